@@ -1,0 +1,97 @@
+"""Single kernels, run through the tape on arrays of one's choice: what the suite of kernels and the peers' table time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import nnkit
+from nnkit.jit import Int, Matrix, kernel
+from nnkit.plan.build import COUNTERS, Layout
+from nnkit.plan.passes import work_tasks
+from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.runtime import store
+from nnkit.runtime.cpu import Memory, Tape
+
+Run = Callable[[int], None]
+Call = tuple[str, Sequence[np.ndarray], Sequence[float]]
+Made = dict[str, tuple[Run, np.ndarray]]
+
+ACTIVATIONS = {"relu": nnkit.ReLU(), "leaky_relu": nnkit.LeakyReLU(0.3), "elu": nnkit.ELU(), "sigmoid": nnkit.Sigmoid(), "tanh": nnkit.Tanh(),
+               "softplus": nnkit.Softplus(), "silu": nnkit.SiLU(), "gelu": nnkit.GELU()}
+OPTIMIZERS = {"sgd": nnkit.SGD(0.01), "sgd_momentum": nnkit.SGD(0.01, momentum=0.9), "adagrad": nnkit.Adagrad(1e-3), "rmsprop": nnkit.RMSprop(1e-3),
+              "adam": nnkit.Adam(1e-3), "adamw": nnkit.AdamW(1e-3)}
+
+
+def on_tape(*calls: Call, tasks: int, threads: int) -> Run:
+    """A function of n that makes the calls (kernel, arrays in the kernel's order, scalars) n times, one after the other, each in that many tasks."""
+    arrays: dict[str, np.ndarray] = {}
+    steps = []
+    for name, operands, scalars in calls:
+        buffers = []
+        for operand in operands:
+            buffers.append(Buffer(f"array{len(arrays)}", operand.shape, operand.dtype.name, "external"))
+            arrays[buffers[-1].name] = operand
+        steps.append(Step(name, "benchmark", "forward", updates=tuple(buffers), scalars=tuple(scalars), tasks=tasks))
+    plan = Plan(mode="predict", batch=1, dtype="float32", steps=tuple(steps), groups=tuple(range(len(steps))))
+    tape = Tape(plan, Memory(Layout("float32", {}, {}, {}, {}, {}, 0, 0)), threads)
+    tape.bind(**arrays)
+    return tape.run
+
+
+@kernel
+def copy(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
+    """y = x: the bandwidth that the others are compared with. Task t covers its share of the rows. Writes y (=)."""
+    for r in range(y.shape[0] * task // tasks, y.shape[0] * (task + 1) // tasks):
+        for c in range(y.shape[1]):
+            y[r, c] = x[r, c]
+
+
+store.USER_KERNELS["user:copy"] = copy
+
+
+def activations(x: np.ndarray, dy: np.ndarray, threads: int, names: Sequence[str] = tuple(ACTIVATIONS)) -> Made:
+    """A copy, then activations and their gradients on matrices [R, C]: what runs each, and where its result stands."""
+    tasks = max(threads, work_tasks(x.size, 2 * x.nbytes, most=len(x) // 8))
+    y, dx = np.empty_like(x), np.empty_like(x)
+    made = {"copy": (on_tape(("user:copy", [y, x], ()), tasks=tasks, threads=threads), y)}
+    for name in names:
+        spec = ACTIVATIONS[name]
+        constants = [*spec.scalars(), 0.0, 0.0, 0.0][:3]
+        family = f"layers.activation.{spec.kernel}"
+        forward = on_tape((f"{family}_forward", [y, x], constants), tasks=tasks, threads=threads)
+        kept = x
+        if spec.keeps == "y":
+            forward(1)
+            kept = y.copy()
+        made[name] = (forward, y)
+        made[f"{name} gradient"] = (on_tape((f"{family}_backward", [dx, dy, kept], constants), tasks=tasks, threads=threads), dx)
+    return made
+
+
+def optimizers(parameters: np.ndarray, gradients: np.ndarray, threads: int, names: Sequence[str] = tuple(OPTIMIZERS)) -> Made:
+    """One step of every optimizer over flat vectors: what runs it, and its parameters."""
+    made = {}
+    for name in names:
+        spec = OPTIMIZERS[name]
+        p = parameters.copy()
+        states = [np.full_like(p, value) for value in spec.states().values()]
+        counters = np.zeros(8, np.int64)
+        counters[COUNTERS["table_size"]] = 1
+        rates = np.array([spec.learning_rate])
+        tasks = max(threads, work_tasks(10 * p.size, p.nbytes * (3 + 2 * len(states)), most=p.size // 4096))
+        calls: list[Call] = [(spec.kernel, [p, *states, gradients, rates, counters], spec.scalars())]
+        if spec.weight_decay:
+            calls.insert(0, ("optimizers.rules.decay_weights", [p, rates, counters], [spec.weight_decay]))
+        made[name] = (on_tape(*calls, tasks=tasks, threads=threads), p)
+    return made
+
+
+def product(n: int, threads: int) -> tuple[Run, np.ndarray, np.ndarray]:
+    """C = A B of n x n matrices by the kernel of Dense: what runs it, C, and what C must be (in float64)."""
+    rng = np.random.default_rng(n)
+    a, b = (rng.standard_normal((n, n), dtype=np.float32) for _ in range(2))
+    c, nothing = np.empty((n, n), np.float32), np.empty(0, np.float32)
+    run = on_tape(("layers.dense.dense_forward", [c, a, b, nothing], ()), tasks=threads, threads=threads)
+    return run, c, a.astype(float) @ b

@@ -1,0 +1,135 @@
+"""PyTorch's side. `torch` is eager, as its tutorials write it; `torch-compile` compiles loss and gradient and takes the fused optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from worker import Job, serve, threads
+
+torch.set_num_threads(threads())
+torch.manual_seed(0)
+
+
+def network(work: str) -> nn.Sequential:
+    if work == "autoencoder":
+        return nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 20))
+    if work == "bigmlp":
+        return nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    if work == "dropout":
+        return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 1))
+    return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 32), nn.LeakyReLU(0.01), nn.Linear(32, 1))
+
+
+def training(work: str, arrays: dict[str, np.ndarray], compiled: bool) -> Job:
+    model = network(work)
+    x = torch.from_numpy(arrays["x"])
+    y = torch.from_numpy(arrays["y"]).long() if work == "bigmlp" else torch.from_numpy(arrays["y"]).reshape(len(x), -1)
+    entropy = nn.CrossEntropyLoss() if work == "bigmlp" else nn.BCEWithLogitsLoss()
+    batch_size = 256 if work == "bigmlp" else 32
+    optimizer = torch.optim.Adam(model.parameters(), fused=compiled or None)
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return entropy(model(x), y)
+
+    step_loss = torch.compile(loss_of) if compiled else loss_of
+
+    def epochs(n: int) -> None:
+        for _ in range(n):
+            for batch in torch.randperm(len(x)).split(batch_size):
+                optimizer.zero_grad(set_to_none=True)
+                step_loss(x[batch], y[batch]).backward()
+                optimizer.step()
+
+    def loss() -> float:
+        model.eval()
+        with torch.no_grad():
+            value = loss_of(x, y).item()
+        model.train()
+        return value
+
+    if work != "predict":
+        return Job({"epoch": epochs}, loss)
+
+    predict_one = torch.compile(model) if compiled else model
+    row = arrays["x"][:1]
+
+    def calls(n: int) -> None:
+        with torch.inference_mode():
+            for _ in range(n):
+                torch.sigmoid(predict_one(torch.from_numpy(row))).numpy()
+
+    return Job({"train": epochs, "call": calls}, loss)
+
+
+def activations(arrays: dict[str, np.ndarray]) -> Job:
+    """Every call writes into memory that is there already, as nnkit's do."""
+    ops = torch.ops.aten
+    x, dy = (torch.from_numpy(arrays[name]) for name in ("x", "dy"))
+    y, dx, sigmoid, tanh = torch.empty_like(x), torch.empty_like(x), torch.sigmoid(x), torch.tanh(x)
+    calls: dict[str, Callable[[], object]] = {
+        "copy": lambda: y.copy_(x),
+        "relu": lambda: torch.clamp_min(x, 0, out=y),
+        "relu gradient": lambda: ops.threshold_backward.grad_input(dy, x, 0, grad_input=dx),
+        "leaky_relu": lambda: ops.leaky_relu.out(x, 0.3, out=y),
+        "leaky_relu gradient": lambda: ops.leaky_relu_backward.grad_input(dy, x, 0.3, False, grad_input=dx),
+        "elu": lambda: ops.elu.out(x, 1, 1, 1, out=y),
+        "elu gradient": lambda: ops.elu_backward.grad_input(dy, 1, 1, 1, False, x, grad_input=dx),
+        "sigmoid": lambda: ops.sigmoid.out(x, out=y),
+        "sigmoid gradient": lambda: ops.sigmoid_backward.grad_input(dy, sigmoid, grad_input=dx),
+        "tanh": lambda: ops.tanh.out(x, out=y),
+        "tanh gradient": lambda: ops.tanh_backward.grad_input(dy, tanh, grad_input=dx),
+        "softplus": lambda: ops.softplus.out(x, 1, 20, out=y),
+        "softplus gradient": lambda: ops.softplus_backward.grad_input(dy, x, 1, 20, grad_input=dx),
+        "silu": lambda: ops.silu.out(x, out=y),
+        "silu gradient": lambda: ops.silu_backward.grad_input(dy, x, grad_input=dx),
+        "gelu": lambda: ops.gelu.out(x, out=y),
+        "gelu gradient": lambda: ops.gelu_backward.grad_input(dy, x, grad_input=dx),
+    }
+    checks = {}
+    for name, call in calls.items():
+        call()
+        checks[name] = (dx if name.endswith("gradient") else y)[:64].numpy().copy()
+    return Job({name: repeated(call) for name, call in calls.items()}, checks=checks)
+
+
+def optimizers(arrays: dict[str, np.ndarray]) -> Job:
+    """The fused form where there is one; RMSprop has none. The settings are Keras' defaults."""
+    made: dict[str, Callable[[list], torch.optim.Optimizer]] = {
+        "sgd": lambda p: torch.optim.SGD(p, 0.01, fused=True),
+        "sgd_momentum": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, fused=True),
+        "adagrad": lambda p: torch.optim.Adagrad(p, 1e-3, initial_accumulator_value=0.1, eps=1e-7, fused=True),
+        "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-3, alpha=0.9, eps=1e-7, foreach=True),
+        "adam": lambda p: torch.optim.Adam(p, 1e-3, eps=1e-7, fused=True),
+        "adamw": lambda p: torch.optim.AdamW(p, 1e-3, eps=1e-7, weight_decay=0.004, fused=True),
+    }
+    items, checks = {}, {}
+    for name, make in made.items():
+        parameters = torch.from_numpy(arrays["parameters"].copy()).requires_grad_()
+        parameters.grad = torch.from_numpy(arrays["gradients"])
+        optimizer = make([parameters])
+        optimizer.step()
+        checks[name] = parameters.detach()[:64].numpy().copy()
+        items[name] = repeated(optimizer.step)
+    return Job(items, checks=checks)
+
+
+def repeated(call: Callable[[], object]) -> Callable[[int], None]:
+    def run(n: int) -> None:
+        for _ in range(n):
+            call()
+    return run
+
+
+def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
+    if work == "activations":
+        return activations(arrays)
+    if work == "optimizers":
+        return optimizers(arrays)
+    return training(work, arrays, compiled=peer == "torch-compile")
+
+
+if __name__ == "__main__":
+    serve(prepare)

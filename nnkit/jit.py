@@ -1,0 +1,235 @@
+"""The only file that names Numba's compile options; the kernel decorator.
+
+A kernel is a plain function on arrays. Its annotations declare what the tape passes to it:
+
+    @kernel
+    def scale_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, factor: Real) -> None:
+        '''y = factor x. Task t covers its share of the rows. Writes y (=).'''
+
+Order of arguments: task and tasks, then arrays that are written (=), arrays that are updated (+= or in place), arrays that are only read,
+scratch, scalars. From that declaration `Kernel.compile` derives the adapter `(words, task, tasks) -> None` that the tape runner calls by
+address. `words` is a run of int64: for an array its address and its dimensions (C-contiguous), for a scalar its value (a real as the bits of
+a float64). `T` arrays and reals take the plan's dtype, float32 or float64.
+
+Kernels trust their arguments: everything was checked at the edge. They do not allocate (compiled without Numba's runtime) and do not raise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import FunctionType
+from typing import Annotated, Any, get_args, get_type_hints
+
+import attrs
+import numpy as np
+from llvmlite import binding as llvm
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = [
+    "Counters", "Double", "Doubles", "Int", "Kernel", "Labels", "Matrix", "ObjectCode", "Ordinals", "Real", "Tensor3", "Vector", "kernel",
+    "object_code", "routine", "scalar", "vector_bytes",
+]
+
+
+@attrs.frozen
+class Argument:
+    """What the tape passes for one argument: an array of `dtype` and `ndim`, or (ndim 0) a scalar. dtype 'T' is the plan's own."""
+
+    dtype: str
+    ndim: int
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{self.ndim}" if self.ndim else self.dtype
+
+
+Vector = Annotated[np.ndarray, Argument("T", 1)]
+Matrix = Annotated[np.ndarray, Argument("T", 2)]
+Tensor3 = Annotated[np.ndarray, Argument("T", 3)]
+Labels = Annotated[np.ndarray, Argument("int32", 1)]          # class labels, indices
+Ordinals = Annotated[np.ndarray, Argument("int64", 1)]        # positions of samples in a data set
+Counters = Annotated[np.ndarray, Argument("int64", 1)]        # what a step counts: see plan.build.COUNTERS
+Doubles = Annotated[np.ndarray, Argument("float64", 1)]       # sums and learning rates, float64 whatever the plan's dtype
+Real = Annotated[float, Argument("T", 0)]
+Double = Annotated[float, Argument("float64", 0)]
+Int = Annotated[int, Argument("int64", 0)]
+
+# error_model: Python's may raise on a division, which is a way out of the loop and stops vectorisation (Adam: 6.5 -> 0.44 us).
+# fastmath: contract alone, so that a * b + c may be one fma; NaN, infinities and the order of sums keep their meaning.
+# _nrt: without Numba's runtime nothing can be allocated or reference-counted.
+KERNEL_OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "_nrt": False}
+# Scalar functions: no fastmath at all, since the exact rounding steps of the vector maths must stay as written; fma is asked for by name.
+SCALAR_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "_nrt": False}
+# The adapter and the tape runner are called by address only: no wrappers for Python or C.
+ADDRESS_OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
+I64 = ir.IntType(64)
+
+
+def cpu_features() -> frozenset[str]:
+    """The instruction sets that Numba compiles for: the machine's, or those that NUMBA_CPU_FEATURES narrows them to."""
+    narrowed = os.environ.get("NUMBA_CPU_FEATURES")
+    if narrowed is not None:
+        return frozenset(word[1:] for word in narrowed.split(",") if word.startswith("+"))
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+def vector_bytes() -> int:
+    """Bytes of the widest vector register worth using: 64 with AVX-512, 32 with AVX2, 16 with NEON and where nothing is known."""
+    features = cpu_features()
+    if "avx512f" in features:
+        return 64
+    return 32 if {"avx2", "fma"} <= features else 16
+
+
+def scalar(function: Callable[..., Any]) -> Any:
+    """A scalar function that kernels call: forced inline, NumPy's error model, no fastmath. LLVM makes vector loops of its callers."""
+    return njit(**SCALAR_OPTIONS)(function)
+
+
+def routine(function: Callable[..., Any]) -> Any:
+    """A function on arrays or addresses that several kernels call; compiled like a kernel, without an adapter."""
+    return njit(**KERNEL_OPTIONS)(function)
+
+
+@attrs.frozen
+class ObjectCode:
+    """Machine code of one entry point: relocatable object, name of the entry, and the outside symbols it calls."""
+
+    data: bytes
+    symbol: str
+    externals: tuple[str, ...]
+
+
+class Kernel:
+    """A kernel: callable on arrays (`k(0, 1, y, x)`, compiled on first call), and compilable to object code for the tape."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        hints = get_type_hints(function, include_extras=True)
+        hints.pop("return", None)
+        names = list(hints)
+        if names[:2] != ["task", "tasks"]:
+            raise TypeError(f"kernel {function.__name__}: the first two arguments must be task and tasks, received {names[:2]}")
+        self.function = function
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+        self.argument_names = tuple(names[2:])
+        self.arguments: tuple[Argument, ...] = tuple(get_args(hints[name])[1] for name in names[2:])
+        self._callable: Any = None
+
+    @property
+    def signature(self) -> str:
+        """The declared arguments as text, e.g. 'T2 T2 T1 int64': a stored kernel is called only with steps of the same signature."""
+        return " ".join(map(str, self.arguments))
+
+    def __call__(self, *arguments: Any) -> None:
+        if self._callable is None:
+            self._callable = njit(**KERNEL_OPTIONS)(self.function)
+        self._callable(*arguments)
+
+    def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
+        """Object code of this kernel for one dtype. With `debug` every index is checked; a wrong one ends the kernel with status 1."""
+        inner = njit(**KERNEL_OPTIONS, boundscheck=debug)(self.function)
+        unpack = _unpacker(self.arguments, dtype)
+
+        def adapter(words, task, tasks):  # type: ignore[no-untyped-def]
+            inner(task, tasks, *unpack(words))
+
+        return object_code(adapter, f"{self.function.__module__}.{self.name}.{dtype}", 3, KERNEL_OPTIONS)
+
+
+class Shared:
+    """A routine that many kernels call and that is slow to compile: compiled once for each dtype, stored like a kernel, called by its symbol.
+
+    Its arguments are int64 but for the last, `like`, an array that gives the element type. Callable from kernels alone.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        self.name = f"{function.__module__.removeprefix('nnkit.').removesuffix('_cpu')}.{function.__name__}"
+        self.arity = function.__code__.co_argcount - 1
+        self.signature = " ".join(["int64"] * self.arity)
+
+    def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
+        """Object code for one dtype."""
+        inner, nothing = njit(**KERNEL_OPTIONS)(self.function), _unpacker((Argument(dtype, 1),), dtype)
+        names = ", ".join(f"a{position}" for position in range(self.arity))
+        # Numba needs a function of fixed arity; the array is a view of whatever stands at the address of its first argument, never read.
+        entry = eval(f"lambda {names}: inner({names}, nothing(here(a0))[0])", {"inner": inner, "nothing": nothing, "here": _address_of})
+        return object_code(entry, f"{self.function.__module__}.{self.function.__name__}.{dtype}", self.arity, KERNEL_OPTIONS)
+
+
+def kernel(function: Callable[..., None]) -> Kernel:
+    """Decorator: the function becomes a `Kernel`."""
+    return Kernel(function)
+
+
+def object_code(function: Callable[..., Any], name: str, arity: int, options: dict[str, Any]) -> ObjectCode:
+    """Compile a function of `arity` int64 arguments; `name` makes its symbol unique. Called as status(return slot, exception slot, arguments)."""
+    renamed = FunctionType(function.__code__, function.__globals__, name.replace(".", "_"), function.__defaults__, function.__closure__)
+    compiled = njit(types.void(*[types.int64] * arity), **{**ADDRESS_OPTIONS, **options})(renamed)
+    overload: Any = compiled.overloads[compiled.signatures[0]]
+    _, kind, (data, bitcode) = overload.library.serialize_using_object_code()
+    assert kind == "object"
+    entry = overload.fndesc.llvm_func_name
+    functions = llvm.parse_bitcode(bitcode).functions if bitcode else ()
+    externals = sorted(f.name for f in functions if f.is_declaration and not f.name.startswith("llvm."))
+    return ObjectCode(data=bytes(data), symbol=entry, externals=tuple(externals))
+
+
+def _unpacker(arguments: tuple[Argument, ...], dtype: str) -> Any:
+    """The intrinsic that turns the tape's words into a tuple of array views and scalars."""
+    def numba_type(argument: Argument) -> types.Type:
+        element = DTYPES[dtype if argument.dtype == "T" else argument.dtype]
+        return types.Array(element, argument.ndim, "C") if argument.ndim else element
+
+    @intrinsic
+    def unpack(typing_context: Any, words: Any) -> Any:
+        members = [numba_type(argument) for argument in arguments]
+        result = types.Tuple(members)
+
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            pointer = builder.inttoptr(values[0], I64.as_pointer())
+            position = 0
+
+            def word() -> Any:
+                nonlocal position
+                position += 1
+                return builder.load(builder.gep(pointer, [ir.Constant(I64, position - 1)]))
+
+            parts = []
+            for member in members:
+                if isinstance(member, types.Array):
+                    parts.append(array_view(context, builder, member, word(), [word() for _ in range(member.ndim)]))
+                elif isinstance(member, types.Float):
+                    value = builder.bitcast(word(), ir.DoubleType())
+                    parts.append(value if member == types.float64 else builder.fptrunc(value, ir.FloatType()))
+                else:
+                    value = word()
+                    parts.append(value if member == types.int64 else builder.trunc(value, context.get_value_type(member)))
+            return context.make_tuple(builder, result, parts)
+        return result(types.int64), codegen
+    return unpack
+
+
+def array_view(context: Any, builder: Any, kind: types.Array, address: Any, dimensions: list[Any]) -> Any:
+    """A C-contiguous array over memory that nobody owns."""
+    element = context.get_data_type(kind.dtype)
+    itemsize = ir.Constant(I64, context.get_abi_sizeof(element))
+    strides: list[Any] = []
+    stride = itemsize
+    for dimension in reversed(dimensions):
+        strides.insert(0, stride)
+        stride = builder.mul(stride, dimension)
+    count = dimensions[0]
+    for dimension in dimensions[1:]:
+        count = builder.mul(count, dimension)
+    view = context.make_array(kind)(context, builder)
+    nobody = ir.Constant(ir.IntType(8).as_pointer(), None)
+    context.populate_array(view, data=builder.inttoptr(address, element.as_pointer()), shape=cgutils.pack_array(builder, dimensions, ty=I64),
+                           strides=cgutils.pack_array(builder, strides, ty=I64), itemsize=itemsize, meminfo=nobody, parent=nobody)
+    return view._getvalue()

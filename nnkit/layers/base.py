@@ -1,0 +1,81 @@
+"""What a layer is: a spec that knows its output's shape, its parameters, and how it lowers itself into steps."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+from nnkit.spec import Spec
+
+if TYPE_CHECKING:
+    from nnkit.initializers import Initializer
+    from nnkit.plan.build import Builder
+    from nnkit.plan.plan import Buffer
+    from nnkit.regularizers import Regularizer
+
+__all__ = ["Layer", "Parameter", "snake_case"]
+
+Shape = tuple[int, ...]
+
+
+def snake_case(name: str) -> str:
+    """Keras' default name of a class: PReLU -> p_re_lu, LayerNormalization -> layer_normalization."""
+    name = re.sub(r"\W+", "", name)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+@attrs.frozen
+class Parameter:
+    """A declared parameter: its shape, how it starts, whether training changes it, and its penalty."""
+
+    shape: Shape
+    initializer: Initializer
+    trainable: bool = True
+    regularizer: Regularizer | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def _check_name(instance: Any, attribute: Any, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", value)):
+        raise ValueError(f"{type(instance).__name__}: name must be made of letters, digits, '_', '.' and '-', received {value!r}")
+
+
+def _check_trainable(instance: Any, attribute: Any, value: object) -> None:
+    if type(value) is not bool:
+        raise ValueError(f"{type(instance).__name__}: trainable must be True or False, received {value!r}")
+
+
+@attrs.frozen(repr=False)
+class Layer(Spec):
+    """Base of all layers.
+
+    name: of the layer in the network and in its parameters' names; by default the class name in snake case, numbered.
+    trainable: False freezes the layer: its parameters stay as they are.
+    Shapes here are without the batch dimension.
+    """
+
+    family: ClassVar[str] = "layer"
+
+    name: str | None = attrs.field(default=None, kw_only=True, validator=_check_name)
+    trainable: bool = attrs.field(default=True, kw_only=True, validator=_check_trainable)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """The output's shape for inputs of these shapes. Raises ValueError where the layer cannot take them."""
+        return shapes[0]
+
+    def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
+        """The layer's parameters by name, for inputs of these shapes."""
+        return {}
+
+    def lower(self, g: Builder, *xs: Buffer) -> Buffer:
+        """Emit the forward steps, hand the backward steps to `g.on_backward`; returns the output."""
+        raise TypeError(f"{type(self).__name__} does not say how it lowers itself")

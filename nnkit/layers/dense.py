@@ -1,0 +1,86 @@
+"""Dense: the fully connected layer. Kernels: dense_cpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from nnkit.initializers import Initializer, initializer_field
+from nnkit.layers.activation import ActivationFunction
+from nnkit.layers.base import Layer, Parameter, Shape
+from nnkit.plan.passes import work_tasks
+from nnkit.regularizers import Regularizer
+from nnkit.spec import boolean, child, integer, spec
+
+if TYPE_CHECKING:
+    from nnkit.plan.build import Builder
+    from nnkit.plan.plan import Buffer
+
+__all__ = ["Dense"]
+
+GRAIN = 32                                               # fewest rows worth a task: every task reads the whole weight
+
+
+@spec()
+class Dense(Layer):
+    """y = activation(x W + b) over the last axis.
+
+    units: size of the output's last axis, at least 1. activation: a spec or its name. use_bias: whether there is a b.
+    kernel_initializer, bias_initializer: how W (parameter "kernel", shape (inputs, units)) and b ("bias", (units,)) start.
+    kernel_regularizer, bias_regularizer: penalties on W and b. activity_regularizer: penalty on the output, divided by the batch size.
+    Input (N, ..., inputs), output (N, ..., units). Same conventions as Keras; PyTorch's Linear keeps the transpose of W.
+
+    >>> Dense(64, activation="relu").output_shape((20,))
+    (64,)
+    """
+
+    units: int = integer(low=1)
+    activation: ActivationFunction = child("activation", default="linear")
+    use_bias: bool = boolean(default=True)
+    kernel_initializer: Initializer = initializer_field(default="glorot_uniform")
+    bias_initializer: Initializer = initializer_field(default="zeros")
+    kernel_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
+    bias_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
+    activity_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """The input's shape with `units` as its last entry."""
+        (shape,) = shapes
+        if not shape:
+            raise ValueError("Dense needs at least one axis besides the batch, received samples of shape ()")
+        return (*shape[:-1], self.units)
+
+    def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
+        """The weight, the bias, and what the activation learns."""
+        (shape,) = shapes
+        found = {"kernel": Parameter((shape[-1], self.units), self.kernel_initializer, regularizer=self.kernel_regularizer)}
+        if self.use_bias:
+            found["bias"] = Parameter((self.units,), self.bias_initializer, regularizer=self.bias_regularizer)
+        return {**found, **self.activation.parameters(self.output_shape(shape))}
+
+    def lower(self, g: Builder, *xs: Buffer) -> Buffer:
+        """dense_forward, then the activation; backward: dW and db from x and dy, dx from dy and the transpose of W."""
+        (x,) = xs
+        y = g.buffer("y", *x.shape[:-1], self.units)
+        weight, bias = g.parameter("kernel"), g.parameter("bias") if self.use_bias else None
+        x2, y2 = x.rows(len(x.shape) - 1), y.rows(len(y.shape) - 1)
+        flops = 2 * x2.shape[0] * weight.size
+        rows = x2.shape[0]
+        none = weight.piece(0)
+        g.step("layers.dense.dense_forward", [y2], [x2, weight, bias or none], rows=rows, grain=GRAIN, flops=flops)
+
+        def backward(dy: Buffer) -> Buffer:
+            dy2 = dy.rows(len(dy.shape) - 1)
+            db = g.gradient("bias") if bias is not None else none
+            tasks = work_tasks(flops, 0, most=-(-weight.shape[0] // GRAIN))
+            g.step("layers.dense.dense_backward_weight", [g.gradient("kernel"), db], [x2, dy2], tasks=tasks, flops=flops)
+            dx = g.buffer("dx", *x.shape)
+            transposed = weight.reshaped(*reversed(weight.shape))
+            if min(weight.shape) > 1:
+                transposed = g.scratch("kernel_transposed", *reversed(weight.shape))
+                tasks = work_tasks(0, 2 * weight.nbytes, most=-(-weight.shape[0] // 16))
+                g.step("prims.matmul.transpose", [transposed], [weight], tasks=tasks)
+            g.step("layers.dense.dense_backward_input", [dx.rows(len(dx.shape) - 1)], [dy2, transposed], rows=rows, grain=GRAIN, flops=flops)
+            return dx
+        g.on_backward(y, [x], backward)
+        return g.penalize(self.activation.lower(g, y), self.activity_regularizer)

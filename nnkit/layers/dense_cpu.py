@@ -1,0 +1,53 @@
+"""Kernels of Dense. R rows (batch times inner axes), I inputs, O outputs (units). Every array named in `writes` is written whole (=)."""
+
+from __future__ import annotations
+
+from nnkit.jit import Int, Matrix, Vector, kernel
+from nnkit.prims.matmul_cpu import product, row_share
+from nnkit.prims.simd_cpu import address, itemsize
+
+__all__ = ["dense_backward_input", "dense_backward_weight", "dense_forward"]
+
+
+@kernel
+def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector) -> None:
+    """y = x W + b. Shapes: y [R, O], x [R, I], weight [I, O], bias [O] or empty. Row-local. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    inputs, outputs = weight.shape
+    size = itemsize(y)
+    first = address(bias) if bias.size else 0
+    product(stop - start, outputs, inputs, address(x) + size * start * inputs, inputs, 1, address(weight), outputs,
+            address(y) + size * start * outputs, outputs, first, 0, y)
+
+
+@kernel
+def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector, x: Matrix, dy: Matrix) -> None:
+    """dW = x^T dy, db = sum of dy over rows. Shapes: dweight [I, O], dbias [O] or empty, x [R, I], dy [R, O].
+
+    Task t covers its share of the rows of dW, and the first one db. Writes dweight and dbias (=).
+    """
+    rows, outputs = dy.shape
+    inputs = x.shape[1]
+    size = itemsize(x)
+    start, stop = row_share(inputs, tasks, task)
+    if outputs == 1:                                     # the row dW^T = dy^T x: whole registers instead of one column
+        product(1, stop - start, rows, address(dy), 1, 1, address(x) + size * start, inputs, address(dweight) + size * start, inputs, 0, 0, x)
+    else:
+        product(stop - start, outputs, rows, address(x) + size * start, 1, inputs, address(dy), outputs,
+                address(dweight) + size * start * outputs, outputs, 0, 0, x)
+    if task == 0 and dbias.size:
+        for o in range(outputs):
+            dbias[o] = 0
+        for r in range(rows):
+            for o in range(outputs):
+                dbias[o] += dy[r, o]
+
+
+@kernel
+def dense_backward_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, transposed: Matrix) -> None:
+    """dx = dy W^T. Shapes: dx [R, I], dy [R, O], transposed [O, I] = W^T. Row-local. Writes dx (=)."""
+    start, stop = row_share(dx.shape[0], tasks, task)
+    outputs, inputs = transposed.shape
+    size = itemsize(dx)
+    product(stop - start, inputs, outputs, address(dy) + size * start * outputs, outputs, 1, address(transposed), inputs,
+            address(dx) + size * start * inputs, inputs, 0, 0, dx)

@@ -1,0 +1,230 @@
+"""Vector code by name: the intrinsics from which the matrix kernels are made.
+
+The width follows the features that Numba compiles for: a register of `vector_bytes()` holds LANES[T] numbers of type T. All take addresses
+and strides in elements; edges are masked, so nothing beyond the array is read or written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nnkit.jit import I64, array_view, vector_bytes
+
+__all__ = ["LANES32", "LANES64", "address", "copy_masked", "itemsize", "lanes", "micro", "part", "sum_run", "transpose_tile"]
+
+LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
+I32, I1 = ir.IntType(32), ir.IntType(1)
+
+
+def _vector(element: types.Float) -> tuple[ir.Type, int, str, int]:
+    """(scalar type, lanes, name as in llvm.fma.v16f32, bytes of one element)."""
+    if element == types.float32:
+        return ir.FloatType(), LANES32, f"v{LANES32}f32", 4
+    return ir.DoubleType(), LANES64, f"v{LANES64}f64", 8
+
+
+class Emitter:
+    """Emits vector instructions for one element type into one function."""
+
+    def __init__(self, builder: Any, element: types.Float) -> None:
+        self.b = builder
+        self.scalar, self.lanes, name, itemsize = _vector(element)
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.mask_type = ir.VectorType(I1, self.lanes)
+        self.align = ir.Constant(I32, itemsize)
+        self.itemsize = itemsize
+        self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
+        pointer = self.vector.as_pointer()
+        get = cgutils.get_or_insert_function
+        module = builder.module
+        self._fma = get(module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fma.{name}")
+        self._load = get(module, ir.FunctionType(self.vector, [pointer, I32, self.mask_type, self.vector]), f"llvm.masked.load.{name}.p0{name}")
+        self._store = get(module, ir.FunctionType(ir.VoidType(), [self.vector, pointer, I32, self.mask_type]), f"llvm.masked.store.{name}.p0{name}")
+
+    def pointer(self, address: Any) -> Any:
+        return self.b.inttoptr(address, self.scalar.as_pointer())
+
+    def at(self, pointer: Any, elements: Any) -> Any:
+        return self.b.gep(pointer, [elements if not isinstance(elements, int) else ir.Constant(I64, elements)])
+
+    def splat(self, value: Any, kind: Any = None) -> Any:
+        vector = kind or self.vector
+        one = self.b.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
+
+    def first(self, count: Any) -> Any:
+        """Mask of the first `count` lanes; all of them where count is larger."""
+        lane = ir.VectorType(I64, self.lanes)
+        return self.b.icmp_signed("<", ir.Constant(lane, list(range(self.lanes))), self.splat(count, lane))
+
+    def load(self, pointer: Any, mask: Any = None) -> Any:
+        place = self.b.bitcast(pointer, self.vector.as_pointer())
+        if mask is None:
+            value = self.b.load(place)
+            value.align = self.itemsize
+            return value
+        return self.b.call(self._load, [place, self.align, mask, self.zero])
+
+    def store(self, value: Any, pointer: Any, mask: Any = None) -> None:
+        place = self.b.bitcast(pointer, self.vector.as_pointer())
+        if mask is None:
+            self.b.store(value, place).align = self.itemsize
+        else:
+            self.b.call(self._store, [value, place, self.align, mask])
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        return self.b.call(self._fma, [a, b, c])
+
+
+@intrinsic
+def address(typing_context: Any, array: Any) -> Any:
+    """The address of an array's first element, as int64."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, values[0])
+        return builder.ptrtoint(view.data, I64)
+    return types.int64(array), codegen
+
+
+@intrinsic
+def part(typing_context: Any, array: Any, start: Any, stop: Any) -> Any:
+    """The elements [start, stop) of a C-contiguous array, as a vector over the same memory.
+
+    Loops that count from 0 over such a part become vector code; loops from an unknown start do not, since a negative index would mean
+    another place.
+    """
+    vector = types.Array(array.dtype, 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, values[0])
+        first = builder.gep(view.data, [values[1]])
+        return array_view(context, builder, vector, builder.ptrtoint(first, I64), [builder.sub(values[2], values[1])])
+    return vector(array, types.int64, types.int64), codegen
+
+
+@intrinsic
+def lanes(typing_context: Any, like: Any) -> Any:
+    """How many numbers of the type of `like` (a number or an array) a vector register holds."""
+    element = like.dtype if isinstance(like, types.Array) else like
+    count = _vector(element)[1]
+    return types.int64(like), lambda context, builder, signature, values: ir.Constant(I64, count)
+
+
+@intrinsic
+def itemsize(typing_context: Any, like: Any) -> Any:
+    """Bytes of one element of the array `like`."""
+    size = _vector(like.dtype)[3]
+    return types.int64(like), lambda context, builder, signature, values: ir.Constant(I64, size)
+
+
+def micro(rows: int, vectors: int, masked: bool) -> Any:
+    """The register-blocked product: C[rows, vectors * LANES] = start + A B, all by address.
+
+    A[i, k] at a + i rsa + k csa; B[k, :] contiguous at b + k rsb; C at c + i rsc; start is C0 at c0 + i rs0 (rs0 = 0: one row, a bias), or
+    zero where c0 is 0. `n`: columns that exist, where `masked`. `like` gives the element type. One accumulator register per (row, vector).
+    """
+    @intrinsic
+    def product(typing_context: Any, depth: Any, a: Any, rsa: Any, csa: Any, b: Any, rsb: Any, c: Any, rsc: Any, c0: Any, rs0: Any, n: Any,
+                like: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, n, _ = values
+            e = Emitter(builder, signature.args[-1].dtype)
+            column = [ir.Constant(I64, j * e.lanes) for j in range(vectors)]
+            masks = [e.first(builder.sub(n, column[j])) if masked else None for j in range(vectors)]
+            tile = [[cgutils.alloca_once_value(builder, e.zero) for _ in range(vectors)] for _ in range(rows)]
+            with builder.if_then(builder.icmp_signed("!=", c0, ir.Constant(I64, 0))):
+                start = e.pointer(c0)
+                for i in range(rows):
+                    row = e.at(start, builder.mul(rs0, ir.Constant(I64, i)))
+                    for j in range(vectors):
+                        builder.store(e.load(e.at(row, column[j]), masks[j]), tile[i][j])
+            a_rows = [e.at(e.pointer(a), builder.mul(rsa, ir.Constant(I64, i))) for i in range(rows)]
+            b_first = e.pointer(b)
+            with cgutils.for_range(builder, depth) as loop:
+                along = builder.mul(loop.index, csa)
+                b_row = e.at(b_first, builder.mul(loop.index, rsb))
+                b_values = [e.load(e.at(b_row, column[j]), masks[j]) for j in range(vectors)]
+                for i in range(rows):
+                    x = e.splat(builder.load(e.at(a_rows[i], along)))
+                    for j in range(vectors):
+                        builder.store(e.fma(x, b_values[j], builder.load(tile[i][j])), tile[i][j])
+            c_first = e.pointer(c)
+            for i in range(rows):
+                row = e.at(c_first, builder.mul(rsc, ir.Constant(I64, i)))
+                for j in range(vectors):
+                    e.store(builder.load(tile[i][j]), e.at(row, column[j]), masks[j])
+            return context.get_dummy_value()
+        return types.void(*[types.int64] * 11, like), codegen
+    return product
+
+
+@intrinsic
+def copy_masked(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
+    """y[:n] = x[:n] by address, n at most one register: one masked load and store."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[-1].dtype)
+        mask = e.first(values[2])
+        e.store(e.load(e.pointer(values[1]), mask), e.pointer(values[0]), mask)
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def transpose_tile(typing_context: Any, y: Any, rsy: Any, x: Any, rsx: Any, rows: Any, columns: Any, like: Any) -> Any:
+    """y[j, i] = x[i, j] for a tile of rows x columns, at most LANES x LANES, by address: butterfly stages of two-source shuffles."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, rsy, x, rsx, rows, columns, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        L = e.lanes
+        index = ir.VectorType(I32, L)
+        mask, written = e.first(columns), e.first(rows)
+        none = ir.Constant(e.mask_type, [0] * L)
+        tile = []
+        for i in range(L):
+            there = builder.icmp_signed("<", ir.Constant(I64, i), rows)
+            place = builder.select(there, builder.mul(rsx, ir.Constant(I64, i)), ir.Constant(I64, 0))
+            tile.append(e.load(e.at(e.pointer(x), place), builder.select(there, mask, none)))
+        distance = L // 2
+        while distance:
+            for i in range(L):
+                if i & distance:
+                    continue
+                p, q = tile[i], tile[i + distance]
+                low = [k if not k & distance else L + k - distance for k in range(L)]
+                high = [k + distance if not k & distance else L + k for k in range(L)]
+                tile[i] = builder.shuffle_vector(p, q, ir.Constant(index, low))
+                tile[i + distance] = builder.shuffle_vector(p, q, ir.Constant(index, high))
+            distance //= 2
+        for j in range(L):
+            with builder.if_then(builder.icmp_signed("<", ir.Constant(I64, j), columns)):
+                e.store(tile[j], e.at(e.pointer(y), builder.mul(rsy, ir.Constant(I64, j))), written)
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 6, like), codegen
+
+
+@intrinsic
+def sum_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
+    """x[0] + ... + x[n - 1] by address: one partial sum per lane, then the lanes pairwise, halving: a tree that depends on n alone."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        total = cgutils.alloca_once_value(builder, e.zero)
+        step = ir.Constant(I64, e.lanes)
+        turns = builder.sdiv(builder.add(n, ir.Constant(I64, e.lanes - 1)), step)
+        with cgutils.for_range(builder, turns) as loop:
+            first = builder.mul(loop.index, step)
+            part = e.load(e.at(e.pointer(x), first), e.first(builder.sub(n, first)))
+            builder.store(builder.fadd(builder.load(total), part), total)
+        value = builder.load(total)
+        width = e.lanes
+        while width > 1:
+            width //= 2
+            order = [k + width if k < width else k for k in range(e.lanes)]
+            value = builder.fadd(value, builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, e.lanes), order)))
+        return builder.extract_element(value, ir.Constant(I32, 0))
+    return like.dtype(types.int64, types.int64, like), codegen

@@ -1,0 +1,225 @@
+"""The CPU runtime: memory of a model, and plans bound to it as tapes of addresses.
+
+`Memory` owns the persistent block and the arena. `Tape` resolves a plan's kernels, checks every step against the signature that its kernel
+declares, and writes the words that the kernels read: addresses, dimensions, scalars. After that a run is one foreign call, without the
+interpreter and without the GIL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from nnkit.plan.build import Layout
+from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
+from nnkit.runtime import store
+
+__all__ = ["Memory", "Tape", "debugging"]
+
+RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 6)
+KERNEL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3)
+RED_ZONE = 64                                            # bytes behind every buffer in debug mode
+RED_BYTE = 0xA5
+
+
+def debugging() -> bool:
+    """Whether NNKIT_DEBUG=1: arena filled with NaN, red zones, checked indices, non-finite values named."""
+    return os.environ.get("NNKIT_DEBUG", "0") not in ("", "0")
+
+
+def aligned_zeros(nbytes: int) -> np.ndarray:
+    """Zeroed bytes that begin at an ALIGNMENT boundary."""
+    raw = np.zeros(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start:start + nbytes]
+
+
+class Memory:
+    """The memory of one model: the persistent block of its layout, and one arena that all of its plans use in turn."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.block = aligned_zeros(layout.nbytes)
+        self.arena = aligned_zeros(0)
+
+    def reserve(self, nbytes: int) -> None:
+        """Make the arena at least this large. Tapes bound before must be bound again: see `Tape.bind`."""
+        if nbytes > self.arena.size:
+            self.arena = aligned_zeros(nbytes)
+
+    def view(self, buffer: Buffer, plan: Plan | None = None) -> np.ndarray:
+        """A live array over a buffer of the persistent block, or of the arena as `plan` lays it out."""
+        start = self.address(buffer, plan)
+        block, base = (self.block, self.block.ctypes.data) if not self._in_arena(buffer, plan) else (self.arena, self.arena.ctypes.data)
+        return block[start - base:start - base + buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
+
+    def _in_arena(self, buffer: Buffer, plan: Plan | None) -> bool:
+        return plan is not None and buffer.inside is None and plan.storage(buffer.name) in plan.offsets
+
+    def address(self, buffer: Buffer, plan: Plan | None = None) -> int:
+        """Where the buffer's first element lies."""
+        if self._in_arena(buffer, plan):
+            assert plan is not None
+            return self.arena.ctypes.data + plan.offsets[plan.storage(buffer.name)]
+        name, elements = buffer.inside or (buffer.name, 0)
+        itemsize = np.dtype(buffer.dtype).itemsize
+        return self.block.ctypes.data + self.layout.offsets[name] + elements * itemsize
+
+
+def words_of(step: Step, addresses: list[int]) -> list[int]:
+    """What the kernel of the step reads: for every array its address and dimensions, then the scalars."""
+    words: list[int] = []
+    for buffer, address in zip(step.buffers, addresses, strict=True):
+        words += [address, *buffer.shape]
+    for value in step.scalars:
+        words.append(value if isinstance(value, int) else struct.unpack("<q", struct.pack("<d", value))[0])
+    return words
+
+
+def check_signature(step: Step, signature: str, dtype: str) -> None:
+    """Refuse a step that does not match what its kernel declares: it would read memory at random. Raises TypeError."""
+    declared = signature.split()
+    found = [f"{'T' if b.dtype == dtype and f'{dtype}{len(b.shape)}' not in declared else b.dtype}{len(b.shape)}" for b in step.buffers]
+    given = [*found, *("int64" if isinstance(value, int) else "T" for value in step.scalars)]
+    same = len(declared) == len(given) and all(
+        a == b or (b == "T" and a == "float64") or a.replace("T", dtype, 1) == b.replace("T", dtype, 1) for a, b in zip(declared, given, strict=True))
+    if not same:
+        raise TypeError(f"step {step.kernel} of layer {step.layer!r} passes ({' '.join(given)}), its kernel declares ({signature})")
+
+
+class Tape:
+    """A plan bound to a model's memory."""
+
+    lock = threading.Lock()                              # Numba's workqueue layer is not re-entrant: one parallel run at a time
+
+    def __init__(self, plan: Plan, memory: Memory, threads: int | None) -> None:
+        self.plan = plan
+        self.memory = memory
+        self.debug = debugging()
+        bounds = plan.group_bounds()
+        self.parallel = threads != 1 and any(plan.steps[start].tasks > 1 for start, _ in bounds) and not self.debug
+        self.threads = threads
+        runner = "runtime.tape.run_parallel" if self.parallel else "runtime.tape.run_serial"
+        kernels = store.entries(plan.kernels, plan.dtype, self.debug)
+        self._run = RUN(store.entries([runner], "any")[runner].address)
+        for step in plan.steps:
+            check_signature(step, kernels[step.kernel].signature, plan.dtype)
+        self.first = np.array([start for start, _ in bounds] + [len(plan.steps)], np.int64)
+        self.tasks = np.array([plan.steps[start].tasks for start, _ in bounds], np.int64)
+        self.kernels = np.array([kernels[step.kernel].address for step in plan.steps], np.int64)
+        self._slots = np.zeros(2, np.int64)
+        self._arena: np.ndarray | None = None
+        self._externals: dict[str, list[tuple[int, int]]] = {}
+        self._kept: dict[str, np.ndarray] = {}
+        memory.reserve(plan.arena_bytes)
+        self._write_words()
+
+    def _write_words(self) -> None:
+        """The words of all steps in one array, and where the words of each step begin."""
+        words: list[int] = []
+        starts: list[int] = []
+        self._externals.clear()
+        for step in self.plan.steps:
+            starts.append(len(words))
+            position = len(words)
+            addresses = []
+            for buffer in step.buffers:
+                external = buffer.role == "external"
+                addresses.append(0 if external else self.memory.address(buffer, self.plan))
+                if external:
+                    self._externals.setdefault(buffer.name, []).append((position, len(buffer.shape)))
+                position += 1 + len(buffer.shape)
+            words += words_of(step, addresses)
+        self.words = np.array(words or [0], np.int64)
+        self.starts = self.words.ctypes.data + 8 * np.array(starts, np.int64)
+        self._arena = self.memory.arena
+        self._arguments = (self._slots.ctypes.data, self._slots.ctypes.data + 8)
+        self._tape = (len(self.tasks), self.first.ctypes.data, self.tasks.ctypes.data, self.kernels.ctypes.data, self.starts.ctypes.data)
+        for name, array in self._kept.items():
+            self._patch(name, array)
+
+    def bind(self, **arrays: np.ndarray) -> None:
+        """Give the external arrays their memory: C-contiguous, of the dtype and trailing shape that the plan names; kept alive until bound anew."""
+        if self._arena is not self.memory.arena:
+            self._write_words()
+        for name, array in arrays.items():
+            name = name.replace("__", "/")
+            if name in self._externals:
+                self._kept[name] = array
+                self._patch(name, array)
+
+    def _patch(self, name: str, array: np.ndarray) -> None:
+        for position, ndim in self._externals[name]:
+            shape = (array.shape[0], array[0].size) if ndim == 2 and array.ndim != 2 and array.shape[0] else array.shape
+            self.words[position] = array.ctypes.data
+            self.words[position + 1:position + 1 + ndim] = shape[:ndim]
+
+    def run(self, steps: int = 1) -> None:
+        """Run the plan `steps` times, one after the other."""
+        if self.debug:
+            for _ in range(steps):
+                self._run_checked()
+        elif self.parallel:
+            with self.lock, using_threads(self.threads):
+                self._run(*self._arguments, steps, *self._tape)
+        else:
+            self._run(*self._arguments, steps, *self._tape)
+
+    # Debug mode: step by step, from Python.
+
+    def _run_checked(self) -> None:
+        """One run: fill the arena with NaN and red zones, then after every step look at zones, indices and values."""
+        self.memory.arena[:self.plan.arena_bytes] = 0xFF                      # all bits set is NaN in every float type
+        zones = self._red_zones()
+        for zone in zones.values():
+            zone[:] = RED_BYTE
+        for index, step in enumerate(self.plan.steps):
+            call = KERNEL(int(self.kernels[index]))
+            for task in range(step.tasks):
+                if call(*self._arguments, int(self.starts[index]), task, step.tasks) > 0:
+                    raise IndexError(f"step {index} ({step.kernel}, layer {step.layer!r}) used an index outside of its array")
+            for name, zone in zones.items():
+                if not (zone == RED_BYTE).all():
+                    raise MemoryError(f"step {index} ({step.kernel}, layer {step.layer!r}) wrote behind buffer {name!r}")
+            self._check_finite(index, step)
+
+    def _red_zones(self) -> Mapping[str, np.ndarray]:
+        """The RED_ZONE bytes behind every buffer of the arena."""
+        sizes: dict[str, int] = {}
+        for buffer in self.plan.buffers.values():
+            name = self.plan.storage(buffer.name)
+            if name in self.plan.offsets:
+                sizes[name] = max(sizes.get(name, 0), -(-buffer.nbytes // ALIGNMENT) * ALIGNMENT)
+        return {name: self.memory.arena[self.plan.offsets[name] + size:self.plan.offsets[name] + size + RED_ZONE] for name, size in sizes.items()}
+
+    def _check_finite(self, index: int, step: Step) -> None:
+        """Name the step and layer where the first non-finite value appears; only steps whose inputs are finite are to blame."""
+        for buffer in step.writes + step.updates:
+            if buffer.role == "external" or not buffer.dtype.startswith("float"):
+                continue
+            values = self.memory.view(buffer, self.plan)
+            if not np.isfinite(values).all():
+                where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+                raise FloatingPointError(f"{buffer.name}{list(where)} is {values[where]} after step {index} ({step.kernel}, layer {step.layer!r})")
+
+
+@contextlib.contextmanager
+def using_threads(threads: int | None) -> Iterator[None]:
+    """Numba's thread count for this thread, set back afterwards. None: as it is."""
+    if threads is None:
+        yield
+        return
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

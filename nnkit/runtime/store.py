@@ -1,0 +1,222 @@
+"""The object store: machine code of kernels, kept on disk and loaded without Numba.
+
+`import numba` and the first load from Numba's own cache cost about 0.45 s. A kernel's object code needs neither: it calls nothing of Numba's,
+so llvmlite alone can load it. Numba is imported only where something must be compiled, or for the parallel tape runner.
+
+One file holds one kernel for one dtype. Its folder is named by everything that the code depends on: the sources of the whole package,
+Numba's and llvmlite's versions, Python's, the CPU's name and features, and the settings that change code generation. So a stale kernel is
+impossible: after any change the folder is another one. Files are written under a temporary name and then renamed, and carry a checksum:
+many processes may share a folder, a torn or foreign file is compiled anew, and a folder that cannot be written just keeps nothing.
+
+The folder is $NNKIT_CACHE_DIR, or the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+from llvmlite import binding as llvm
+
+__all__ = ["Entry", "compiled_count", "entries", "folder", "fingerprint"]
+
+PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+MAGIC = b"nnkit object 1\n"
+NEEDS_NUMBA = ("numba_", "NRT_", "Py", "get_num_threads", "do_scheduling")
+
+
+@attrs.frozen
+class Entry:
+    """A loaded entry point: its address and the signature of the arguments that it takes."""
+
+    name: str
+    address: int
+    signature: str
+
+
+@attrs.frozen
+class Stored:
+    """What a file of the store holds."""
+
+    symbol: str
+    signature: str
+    externals: tuple[str, ...]
+    data: bytes
+
+    def to_bytes(self) -> bytes:
+        header = {"symbol": self.symbol, "signature": self.signature, "externals": self.externals, "sha256": hashlib.sha256(self.data).hexdigest()}
+        return MAGIC + json.dumps(header).encode() + b"\n" + self.data
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Stored | None:
+        """None for anything but a whole, unharmed file."""
+        if not content.startswith(MAGIC):
+            return None
+        line, separator, data = content[len(MAGIC):].partition(b"\n")
+        try:
+            header = json.loads(line)
+            good = bool(separator) and hashlib.sha256(data).hexdigest() == header.pop("sha256")
+            return cls(symbol=header["symbol"], signature=header["signature"], externals=tuple(header["externals"]), data=data) if good else None
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+def default_folder() -> pathlib.Path:
+    """The user's cache folder of this platform."""
+    if sys.platform == "win32":
+        return pathlib.Path(os.environ.get("LOCALAPPDATA", tempfile.gettempdir())) / "nnkit"
+    if sys.platform == "darwin":
+        return pathlib.Path.home() / "Library" / "Caches" / "nnkit"
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "nnkit"
+
+
+@functools.cache
+def fingerprint() -> str:
+    """A hash of all that machine code depends on."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    settings = sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith("NUMBA_") and not key.startswith("NUMBA_NUM_THREADS"))
+    features = sorted(name for name, present in llvm.get_host_cpu_features().items() if present)
+    facts = [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite"), platform.python_version(), platform.machine(), sys.platform,
+             llvm.get_host_cpu_name(), *features, *settings]
+    digest.update("\0".join(facts).encode())
+    return digest.hexdigest()[:20]
+
+
+def folder() -> pathlib.Path:
+    """Where this process's kernels are kept: one folder per fingerprint."""
+    root = os.environ.get("NNKIT_CACHE_DIR")
+    return (pathlib.Path(root) if root else default_folder()) / fingerprint()
+
+
+_lock = threading.RLock()
+_loaded: dict[tuple[str, str, bool], Entry] = {}
+_engines: list[Any] = []                                 # keep machine code alive as long as the process
+_compiled = 0
+
+
+def compiled_count() -> int:
+    """How many kernels this process had to compile."""
+    return _compiled
+
+
+def entries(names: Iterable[str], dtype: str, debug: bool = False) -> dict[str, Entry]:
+    """The entry points of these kernels, by name; loaded from the store, or compiled and kept there.
+
+    A name is "layers.dense.dense_forward": the function dense_forward of nnkit.layers.dense_cpu; "user:name" is a kernel that was
+    registered in this process and is never kept on disk, since its sources are not the package's.
+    """
+    global _compiled
+    with _lock:
+        found = {name: _loaded.get((name, dtype, debug)) for name in dict.fromkeys(names)}
+        for name in [name for name, entry in found.items() if entry is None and not name.startswith("user:")]:
+            stored = _read(name, dtype, debug)
+            if stored is not None:
+                found[name] = _loaded[name, dtype, debug] = _load(name, stored)
+        missing = [name for name, entry in found.items() if entry is None]
+        if missing:
+            _announce(missing)
+        for name in missing:
+            stored = _compile(name, dtype, debug)
+            _compiled += 1
+            if not name.startswith("user:"):
+                _write(name, dtype, debug, stored)
+            found[name] = _loaded[name, dtype, debug] = _load(name, stored)
+        return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def _announce(missing: list[str]) -> None:
+    """Say what is compiled, since it takes seconds; $NNKIT_QUIET=1 silences it."""
+    if not os.environ.get("NNKIT_QUIET"):
+        short = [name.rpartition(".")[2] for name in missing]
+        shown = ", ".join(short[:4]) + (f" and {len(short) - 4} more" if len(short) > 4 else "")
+        print(f"nnkit: compiling {len(short)} kernel{'s' * (len(short) > 1)} for this machine, once ({shown})", file=sys.stderr, flush=True)
+
+
+def _path(name: str, dtype: str, debug: bool) -> pathlib.Path:
+    return folder() / f"{name}.{dtype}{'.debug' if debug else ''}.o"
+
+
+def _read(name: str, dtype: str, debug: bool) -> Stored | None:
+    try:
+        return Stored.from_bytes(_path(name, dtype, debug).read_bytes())
+    except OSError:
+        return None
+
+
+def _write(name: str, dtype: str, debug: bool, stored: Stored) -> None:
+    """Under a temporary name, then renamed: readers see a whole file or none. A folder that cannot be written is no error."""
+    path = _path(name, dtype, debug)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(stored.to_bytes())
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+    except OSError:
+        pass
+
+
+# Kernels registered in this process (a user's own activation, loss, ...): name -> what compiles it.
+USER_KERNELS: dict[str, Callable[[str, bool], Any]] = {}
+
+
+def _compile(name: str, dtype: str, debug: bool) -> Stored:
+    if name in USER_KERNELS:
+        kernel = USER_KERNELS[name]
+    else:
+        module, _, attribute = name.rpartition(".")
+        kernel = getattr(importlib.import_module(f"nnkit.{module}_cpu"), attribute)
+    code = kernel.compile(dtype, debug)
+    return Stored(symbol=code.symbol, signature=kernel.signature, externals=code.externals, data=code.data)
+
+
+def _load(name: str, stored: Stored) -> Entry:
+    """An engine of its own for every object, so that symbols of two objects never meet."""
+    if any(symbol.startswith(NEEDS_NUMBA) for symbol in stored.externals):
+        _register_numba_symbols()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(stored.data))
+    engine.finalize_object()
+    _engines.append(engine)
+    address = engine.get_function_address(stored.symbol)
+    if not address:
+        raise RuntimeError(f"kernel {name}: its object code holds no symbol {stored.symbol}")
+    return Entry(name=name, address=address, signature=stored.signature)
+
+
+def _target_machine() -> Any:
+    _initialize_llvm()
+    return llvm.Target.from_default_triple().create_target_machine(jit=True)
+
+
+@functools.cache
+def _initialize_llvm() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+
+
+@functools.cache
+def _register_numba_symbols() -> None:
+    """The parallel tape runner calls Numba's threading layer: start it and make its symbols known to LLVM."""
+    from numba.core.registry import cpu_target
+    from numba.np.ufunc import parallel
+
+    parallel._launch_threads()
+    cpu_target.target_context  # noqa: B018  (made on first access; registers the helper library)
