@@ -29,9 +29,11 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from nnkit.runtime import store
+
 __all__ = [
     "Counters", "Double", "Doubles", "Int", "Kernel", "Labels", "Matrix", "ObjectCode", "Ordinals", "Real", "Tensor3", "Vector", "kernel",
-    "object_code", "routine", "scalar", "vector_bytes",
+    "object_code", "routine", "scalar", "shared", "vector_bytes",
 ]
 
 
@@ -44,6 +46,16 @@ class Argument:
 
     def __str__(self) -> str:
         return f"{self.dtype}{self.ndim}" if self.ndim else self.dtype
+
+    def words(self, value: Any, dtype: str, name: str) -> list[int]:
+        """The tape's words for a value, where T is `dtype`. Raises TypeError for an array that the kernel cannot take."""
+        expected = dtype if self.dtype == "T" else self.dtype
+        if not self.ndim:
+            return [int(value) if expected == "int64" else int(np.float64(value).view(np.int64))]
+        if not isinstance(value, np.ndarray) or value.dtype != expected or value.ndim != self.ndim or not value.flags.c_contiguous:
+            found = f"{value.dtype} array of {value.ndim} dimensions" if isinstance(value, np.ndarray) else repr(value)
+            raise TypeError(f"{name} must be a C-contiguous {expected} array of {self.ndim} dimensions, received {found}")
+        return [value.ctypes.data, *value.shape]
 
 
 Vector = Annotated[np.ndarray, Argument("T", 1)]
@@ -106,7 +118,7 @@ class ObjectCode:
 
 
 class Kernel:
-    """A kernel: callable on arrays (`k(0, 1, y, x)`, compiled on first call), and compilable to object code for the tape."""
+    """A kernel: callable on arrays (`k(0, 1, y, x)` for task 0 of 1), and compilable to object code for the tape."""
 
     def __init__(self, function: Callable[..., None]) -> None:
         hints = get_type_hints(function, include_extras=True)
@@ -119,17 +131,23 @@ class Kernel:
         self.__doc__ = function.__doc__
         self.argument_names = tuple(names[2:])
         self.arguments: tuple[Argument, ...] = tuple(get_args(hints[name])[1] for name in names[2:])
-        self._callable: Any = None
+        self._entries: dict[str, store.Entry] = {}
 
     @property
     def signature(self) -> str:
         """The declared arguments as text, e.g. 'T2 T2 T1 int64': a stored kernel is called only with steps of the same signature."""
         return " ".join(map(str, self.arguments))
 
-    def __call__(self, *arguments: Any) -> None:
-        if self._callable is None:
-            self._callable = njit(**KERNEL_OPTIONS)(self.function)
-        self._callable(*arguments)
+    def __call__(self, task: int, tasks: int, *values: Any) -> None:
+        """Run the kernel on arrays, by the same machine code that the tape calls. Arrays must be C-contiguous and of the declared dtypes."""
+        dtype = next((str(value.dtype) for value, argument in zip(values, self.arguments, strict=True) if argument.dtype == "T" and argument.ndim),
+                     "float64")
+        words = np.array([word for value, argument, name in zip(values, self.arguments, self.argument_names, strict=True)
+                          for word in argument.words(value, dtype, name)], np.int64)
+        if dtype not in self._entries:
+            self._entries[dtype] = store.load(self.name, store.Stored.of(self.compile(dtype), self.signature))
+        slots = np.zeros(2, np.int64)
+        store.KERNEL(self._entries[dtype].address)(slots.ctypes.data, slots.ctypes.data + 8, words.ctypes.data, task, tasks)
 
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
         """Object code of this kernel for one dtype. With `debug` every index is checked; a wrong one ends the kernel with status 1."""
@@ -145,22 +163,55 @@ class Kernel:
 class Shared:
     """A routine that many kernels call and that is slow to compile: compiled once for each dtype, stored like a kernel, called by its symbol.
 
-    Its arguments are int64 but for the last, `like`, an array that gives the element type. Callable from kernels alone.
+    Its arguments are int64 but for the last, `like`, an array that only gives the element type. Callable from kernels, as `routine` is:
+
+        @shared
+        def product(m, n, ..., like): ...
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
         self.name = f"{function.__module__.removeprefix('nnkit.').removesuffix('_cpu')}.{function.__name__}"
         self.arity = function.__code__.co_argcount - 1
-        self.signature = " ".join(["int64"] * self.arity)
+        self.arguments = (*[Argument("int64", 0)] * self.arity, Argument("T", 1))
+        self.signature = " ".join(map(str, self.arguments))
 
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
-        """Object code for one dtype."""
-        inner, nothing = njit(**KERNEL_OPTIONS)(self.function), _unpacker((Argument(dtype, 1),), dtype)
-        names = ", ".join(f"a{position}" for position in range(self.arity))
-        # Numba needs a function of fixed arity; the array is a view of whatever stands at the address of its first argument, never read.
-        entry = eval(f"lambda {names}: inner({names}, nothing(here(a0))[0])", {"inner": inner, "nothing": nothing, "here": _address_of})
-        return object_code(entry, f"{self.function.__module__}.{self.function.__name__}.{dtype}", self.arity, KERNEL_OPTIONS)
+        """Object code for one dtype; called like a kernel, with the words of its arguments."""
+        inner, unpack = njit(**KERNEL_OPTIONS)(self.function), _unpacker(self.arguments, dtype)
+
+        def adapter(words, task, tasks):  # type: ignore[no-untyped-def]
+            inner(*unpack(words))
+        return object_code(adapter, f"{self.function.__module__}.{self.function.__name__}.{dtype}", 3, KERNEL_OPTIONS)
+
+    def caller(self) -> Any:
+        """The intrinsic by which kernels call the routine: its integers on the stack as words, and an empty array for `like`."""
+        @intrinsic
+        def call(typing_context: Any, *arguments: Any) -> Any:
+            given = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], tuple) else arguments
+            symbol = store.link(self.name, str(given[-1].dtype))
+
+            def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                values = cgutils.unpack_tuple(builder, values[0]) if len(values) == 1 else values
+                byte_pointer = ir.IntType(8).as_pointer()
+                kind = ir.FunctionType(ir.IntType(32), [byte_pointer.as_pointer()] * 2 + [I64] * 3)
+                slots = [cgutils.alloca_once(builder, byte_pointer) for _ in range(2)]
+                words = cgutils.alloca_once(builder, I64, size=self.arity + 2)
+                for position, value in enumerate([*values[:-1], ir.Constant(I64, 0), ir.Constant(I64, 0)]):
+                    builder.store(value, builder.gep(words, [ir.Constant(I64, position)]))
+                entry = cgutils.get_or_insert_function(builder.module, kind, symbol)
+                builder.call(entry, [*slots, builder.ptrtoint(words, I64), ir.Constant(I64, 0), ir.Constant(I64, 1)])
+                return context.get_dummy_value()
+            return types.void(types.StarArgTuple(given)), codegen
+        return call
+
+
+def shared(function: Callable[..., None]) -> Any:
+    """Decorator: a `Shared` routine. The result is what kernels call; it also compiles and signs for the store."""
+    source = Shared(function)
+    call = source.caller()
+    call.compile, call.signature = source.compile, source.signature
+    return call
 
 
 def kernel(function: Callable[..., None]) -> Kernel:

@@ -7,7 +7,7 @@ among tasks.
 
 from __future__ import annotations
 
-from nnkit.jit import Int, Matrix, kernel, routine, vector_bytes
+from nnkit.jit import Int, Matrix, kernel, routine, shared, vector_bytes
 from nnkit.prims.simd_cpu import address, itemsize, lanes, micro, transpose_tile
 
 __all__ = ["product", "row_share", "transpose"]
@@ -65,7 +65,7 @@ def panel(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
         i += HALF if m - i >= HALF else 1
 
 
-@routine
+@shared
 def product(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
     """C[m, n] = C0 + A[m, depth] B[depth, n] by addresses, strides in elements; A may be strided both ways, rows of B and C are contiguous.
 

@@ -8,7 +8,6 @@ interpreter and without the GIL.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import struct
 import threading
@@ -22,8 +21,6 @@ from nnkit.runtime import store
 
 __all__ = ["Memory", "Tape", "debugging"]
 
-RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 6)
-KERNEL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3)
 RED_ZONE = 64                                            # bytes behind every buffer in debug mode
 RED_BYTE = 0xA5
 
@@ -107,7 +104,7 @@ class Tape:
         self.threads = threads
         runner = "runtime.tape.run_parallel" if self.parallel else "runtime.tape.run_serial"
         kernels = store.entries(plan.kernels, plan.dtype, self.debug)
-        self._run = RUN(store.entries([runner], "any")[runner].address)
+        self._run = store.RUN(store.entries([runner], "any")[runner].address)
         for step in plan.steps:
             check_signature(step, kernels[step.kernel].signature, plan.dtype)
         self.first = np.array([start for start, _ in bounds] + [len(plan.steps)], np.int64)
@@ -180,7 +177,7 @@ class Tape:
         for zone in zones.values():
             zone[:] = RED_BYTE
         for index, step in enumerate(self.plan.steps):
-            call = KERNEL(int(self.kernels[index]))
+            call = store.KERNEL(int(self.kernels[index]))
             for task in range(step.tasks):
                 if call(*self._arguments, int(self.starts[index]), task, step.tasks) > 0:
                     raise IndexError(f"step {index} ({step.kernel}, layer {step.layer!r}) used an index outside of its array")

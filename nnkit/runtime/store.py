@@ -13,6 +13,7 @@ The folder is $NNKIT_CACHE_DIR, or the user's cache folder.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import importlib
@@ -30,11 +31,16 @@ from typing import Any
 import attrs
 from llvmlite import binding as llvm
 
-__all__ = ["Entry", "compiled_count", "entries", "folder", "fingerprint"]
+__all__ = ["KERNEL", "RUN", "Entry", "Stored", "compiled_count", "entries", "fingerprint", "folder", "link", "load"]
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 MAGIC = b"nnkit object 1\n"
+SHARED = "nnkit:"                                        # symbols of shared routines: nnkit:<name>:<dtype>
 NEEDS_NUMBA = ("numba_", "NRT_", "Py", "get_num_threads", "do_scheduling")
+
+# How machine code is called, by Numba's convention: status(return slot, exception slot, int64 arguments).
+KERNEL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3)
+RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 6)
 
 
 @attrs.frozen
@@ -58,6 +64,11 @@ class Stored:
     def to_bytes(self) -> bytes:
         header = {"symbol": self.symbol, "signature": self.signature, "externals": self.externals, "sha256": hashlib.sha256(self.data).hexdigest()}
         return MAGIC + json.dumps(header).encode() + b"\n" + self.data
+
+    @classmethod
+    def of(cls, code: Any, signature: str) -> Stored:
+        """From freshly compiled object code."""
+        return cls(symbol=code.symbol, signature=signature, externals=code.externals, data=code.data)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Stored | None:
@@ -125,7 +136,7 @@ def entries(names: Iterable[str], dtype: str, debug: bool = False) -> dict[str, 
         for name in [name for name, entry in found.items() if entry is None and not name.startswith("user:")]:
             stored = _read(name, dtype, debug)
             if stored is not None:
-                found[name] = _loaded[name, dtype, debug] = _load(name, stored)
+                found[name] = _loaded[name, dtype, debug] = load(name, stored)
         missing = [name for name, entry in found.items() if entry is None]
         if missing:
             _announce(missing)
@@ -134,7 +145,7 @@ def entries(names: Iterable[str], dtype: str, debug: bool = False) -> dict[str, 
             _compiled += 1
             if not name.startswith("user:"):
                 _write(name, dtype, debug, stored)
-            found[name] = _loaded[name, dtype, debug] = _load(name, stored)
+            found[name] = _loaded[name, dtype, debug] = load(name, stored)
         return {name: entry for name, entry in found.items() if entry is not None}
 
 
@@ -183,12 +194,21 @@ def _compile(name: str, dtype: str, debug: bool) -> Stored:
     else:
         module, _, attribute = name.rpartition(".")
         kernel = getattr(importlib.import_module(f"nnkit.{module}_cpu"), attribute)
-    code = kernel.compile(dtype, debug)
-    return Stored(symbol=code.symbol, signature=kernel.signature, externals=code.externals, data=code.data)
+    return Stored.of(kernel.compile(dtype, debug), kernel.signature)
 
 
-def _load(name: str, stored: Stored) -> Entry:
+def link(name: str, dtype: str) -> str:
+    """Make a shared routine callable by machine code; returns its symbol. Compiles it where it is not stored."""
+    symbol = f"{SHARED}{name}:{dtype}"
+    llvm.add_symbol(symbol, entries([name], dtype)[name].address)
+    return symbol
+
+
+def load(name: str, stored: Stored) -> Entry:
     """An engine of its own for every object, so that symbols of two objects never meet."""
+    for symbol in stored.externals:
+        if symbol.startswith(SHARED):
+            link(*symbol.removeprefix(SHARED).split(":"))
     if any(symbol.startswith(NEEDS_NUMBA) for symbol in stored.externals):
         _register_numba_symbols()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
