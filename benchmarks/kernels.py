@@ -36,7 +36,7 @@ def on_tape(*calls: Call, tasks: int, threads: int) -> Run:
         steps.append(Step(name, "benchmark", "forward", updates=tuple(buffers), scalars=tuple(scalars), tasks=tasks))
     plan = Plan(mode="predict", batch=1, dtype="float32", steps=tuple(steps), groups=tuple(range(len(steps))))
     tape = Tape(plan, Memory(Layout("float32", {}, {}, {}, {}, {}, 0, 0)), threads)
-    tape.bind(**arrays)
+    tape.bind(arrays)
     return tape.run
 
 

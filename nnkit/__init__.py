@@ -1,0 +1,24 @@
+"""nnkit: neural networks for the NumPy and SciPy world.
+
+A network is declared as frozen records, compiled into a plan, and run by Numba kernels.
+
+>>> import nnkit
+>>> from nnkit import Dense, Input, Sequential
+>>> spec = Sequential([Input((4,)), Dense(8, activation="relu"), Dense(1)])
+>>> model = nnkit.compile(spec, optimizer="adam", loss="mse", seed=0)
+>>> model.parameters["dense/kernel"].shape
+(4, 8)
+"""
+
+from nnkit import metrics
+from nnkit._version import __version__
+from nnkit.initializers import *  # noqa: F403
+from nnkit.layers import *  # noqa: F403
+from nnkit.losses import *  # noqa: F403
+from nnkit.network import Input, Sequential
+from nnkit.optimizers import *  # noqa: F403
+from nnkit.regularizers import *  # noqa: F403
+from nnkit.spec import from_json, to_json
+from nnkit.training.callbacks import Callback, CSVLogger, EarlyStopping, LambdaCallback, ReduceLROnPlateau, TerminateOnNaN
+from nnkit.training.history import History
+from nnkit.training.model import Model, compile

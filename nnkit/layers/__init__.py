@@ -1,0 +1,5 @@
+"""The catalogue of layers and activations: one line for each family."""
+
+from nnkit.layers.activation import *  # noqa: F403
+from nnkit.layers.base import Layer as Layer
+from nnkit.layers.dense import *  # noqa: F403

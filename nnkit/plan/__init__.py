@@ -1,0 +1,1 @@
+"""From a declared network to a list of steps: pure Python, no compilation."""

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from nnkit.optimizers.base import Optimizer
     from nnkit.regularizers import Regularizer
 
-__all__ = ["COUNTERS", "LEARNING_RATES", "SUMS", "Builder", "Layout", "build", "lay_out"]
+__all__ = ["COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout", "build", "lay_out", "shuffle_plan"]
 
 # What a step counts, in the int64 buffer "counters": finished updates; where the batch begins in the order of samples; the seed of all
-# random streams; the update at which the table of learning rates begins, and how many rates it holds.
-COUNTERS = {"step": 0, "position": 1, "seed": 2, "table_start": 3, "table_size": 4}
+# random streams; the update at which the table of learning rates begins, and how many rates it holds; finished epochs.
+COUNTERS = {"step": 0, "position": 1, "seed": 2, "table_start": 3, "table_size": 4, "epoch": 5}
+# Random streams that belong to no layer; layers count from 1: see Builder.stream.
+STREAMS = {"shuffle": 0}
 # Sums over steps, in the float64 buffer "sums": batch loss times batch size; samples; the last batch's loss.
 SUMS = {"loss": 0, "samples": 1, "last": 2}
 # Learning rates of the coming updates, in the float64 buffer "learning_rates".
@@ -266,6 +268,13 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, loss: Loss | N
     if mode != "gradients":
         g.step("prims.feed.advance", updates=[g.state("counters")], scalars=[batch, int(mode == "train")])
     return optimise(Plan(mode=mode, batch=batch, dtype=layout.dtype, steps=tuple(g.steps), outputs=tuple(kept)), gap)
+
+
+def shuffle_plan(layout: Layout) -> Plan:
+    """The plan of one step that draws a new order of the samples."""
+    order = Buffer("order", (0,), "int64", "external")
+    step = Step(kernel="prims.random.shuffle", layer="", phase="feed", writes=(order,), reads=(layout.buffers["counters"],))
+    return optimise(Plan(mode="shuffle", batch=0, dtype=layout.dtype, steps=(step,)))
 
 
 def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Buffer:

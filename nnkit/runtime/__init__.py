@@ -1,0 +1,1 @@
+"""Memory, machine code and the tape that runs a plan."""

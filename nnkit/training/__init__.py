@@ -1,0 +1,1 @@
+"""Model, fit and what belongs to it."""

@@ -1,0 +1,96 @@
+"""A plan and a network as text: the table of steps, the graph in DOT, the summary of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nnkit.plan.arena import in_arena
+from nnkit.plan.plan import Buffer, Plan, Step
+
+if TYPE_CHECKING:
+    from nnkit.network import Graph
+
+__all__ = ["dot", "summary_text", "table"]
+
+COLUMNS = ("step", "group", "phase", "layer", "kernel", "writes", "reads", "tasks", "FLOPs", "bytes", "arena")
+
+
+def columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
+    """Rows of cells as lines of aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
+
+
+def quantity(value: int) -> str:
+    """A count with a thousands separator, or nothing for 0."""
+    return f"{value:,}" if value else ""
+
+
+def shape_text(buffer: Buffer) -> str:
+    """name[shape]."""
+    return f"{buffer.name}[{'x'.join('n' if d == 0 and buffer.role == 'external' else str(d) for d in buffer.shape)}]"
+
+
+def place(plan: Plan, step: Step) -> str:
+    """Where in the arena the first written buffer lies, and whose memory it takes over."""
+    for buffer in step.writes:
+        if in_arena(buffer):
+            storage = plan.storage(buffer.name)
+            return f"{plan.offsets.get(storage, 0):#x}" + (f" in place of {storage}" if storage != buffer.name else "")
+    return ""
+
+
+def table(plan: Plan) -> str:
+    """Every step with its kernel, buffers, tasks, cost and place, then the totals."""
+    rows: list[Sequence[str]] = [COLUMNS]
+    for group, (start, stop) in enumerate(plan.group_bounds()):
+        for index in range(start, stop):
+            step = plan.steps[index]
+            rows.append((str(index), str(group), step.phase, step.layer, step.kernel.rpartition(".")[2],
+                         " ".join(map(shape_text, step.writes + step.updates)), " ".join(map(shape_text, step.reads)),
+                         str(step.tasks), quantity(step.flops), quantity(step.nbytes), place(plan, step)))
+    saved = plan.separate_bytes - plan.arena_bytes
+    share = f" ({saved / plan.separate_bytes:.0%} saved by sharing)" if plan.separate_bytes else ""
+    return "\n".join([
+        f"plan {plan.mode}, batch {plan.batch}, {plan.dtype}: {len(plan.steps)} steps in {len(plan.groups)} groups",
+        *columns(rows, right=frozenset({0, 1, 7, 8, 9})),
+        f"FLOPs per step {plan.flops:,}; arena {plan.arena_bytes:,} bytes{share}",
+    ])
+
+
+def dot(plan: Plan) -> str:
+    """The plan in the DOT language: steps as boxes in clusters of their groups, buffers as edges."""
+    lines = ["digraph plan {", "  rankdir=TB; node [shape=box, fontname=monospace];"]
+    writer: dict[str, int] = {}
+    for group, (start, stop) in enumerate(plan.group_bounds()):
+        lines.append(f"  subgraph cluster_{group} {{ label=\"group {group}, {plan.steps[start].tasks} tasks\";")
+        for index in range(start, stop):
+            step = plan.steps[index]
+            lines.append(f"    s{index} [label=\"{step.kernel.rpartition('.')[2]}\\n{step.layer} {step.phase}\\n{step.flops:,} FLOPs\"];")
+        lines.append("  }")
+    for index, step in enumerate(plan.steps):
+        for buffer in step.reads + step.updates:
+            if buffer.name in writer:
+                lines.append(f"  s{writer[buffer.name]} -> s{index} [label=\"{shape_text(buffer)} {buffer.nbytes:,} B\"];")
+        for buffer in step.writes + step.updates:
+            writer[buffer.name] = index
+    return "\n".join([*lines, "}"])
+
+
+def summary_text(graph: Graph) -> str:
+    """The layers with output shapes and numbers of parameters, then the totals."""
+    rows: list[Sequence[str]] = [("layer", "type", "output shape", "parameters")]
+    declared = graph.parameters()
+    counted: set[str] = set()
+    for node in graph.nodes:
+        own = [f"{node.name}/{name}" for name in node.layer.parameters(*node.input_shapes)]
+        count = sum(declared[name].size for name in own if name not in counted)
+        counted.update(own)
+        frozen = "" if node.layer.trainable or not own else " (frozen)"
+        rows.append((node.name, type(node.layer).__name__, str((None, *node.shape)), f"{count:,}{frozen}"))
+    total = sum(parameter.size for parameter in declared.values())
+    trainable = sum(parameter.size for parameter in declared.values() if parameter.trainable)
+    lines = columns(rows, right=frozenset({3}))
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:], rule, f"parameters: {total:,}, trainable {trainable:,}, not trainable {total - trainable:,}"])

@@ -1,0 +1,28 @@
+"""Kernels that need random numbers of their own: the order of the samples."""
+
+from __future__ import annotations
+
+from nnkit.jit import Counters, Int, Ordinals, kernel
+from nnkit.plan.build import COUNTERS, STREAMS
+from nnkit.scalar import philox
+
+__all__ = ["shuffle"]
+
+SEED, EPOCH, SHUFFLE = COUNTERS["seed"], COUNTERS["epoch"], STREAMS["shuffle"]
+
+
+@kernel
+def shuffle(task: Int, tasks: Int, order: Ordinals, counters: Counters) -> None:
+    """order = a permutation of 0 ... n - 1 that depends on seed and epoch alone (Fisher and Yates; Durstenfeld 1964). One task. Writes order (=).
+
+    A place below i + 1 is the high half of (32 random bits) (i + 1): its chances differ by at most (i + 1) / 2^32.
+    """
+    for i in range(order.size):
+        order[i] = i
+    for block in range((order.size + 3) // 4):
+        words = philox(counters[SEED], SHUFFLE, block, 0, counters[EPOCH], 0)
+        for lane in range(4):
+            i = order.size - 1 - 4 * block - lane
+            if i > 0:
+                j = (int(words[lane]) * (i + 1)) >> 32
+                order[i], order[j] = order[j], order[i]

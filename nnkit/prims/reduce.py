@@ -1,0 +1,66 @@
+"""How a sum over the rows of a matrix is cut into pieces: by shapes alone, so that its bits do not depend on tasks or threads.
+
+A matrix [R, C] whose rows are short is read as one of wider rows: F consecutive rows side by side are a tile row of W = F C elements, which
+keeps vector registers full however few columns there are. The tile rows are cut into K chunks and their columns into strips; a piece is one
+chunk of one strip, small enough for the second-level cache. Partial sums of the chunks are [K, ..., W]; they are folded F to 1 and added in
+the order of k. Kernels: reduce_cpu.py.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from nnkit.plan.passes import work_tasks
+
+__all__ = ["STRIP", "Tiling", "tile_fold"]
+
+TILE = 256                                               # fewest elements of a tile row worth a loop of its own
+STRIP = 512                                              # most columns of a piece: their sums stay in the first-level cache
+PIECE = 32768                                            # elements of a piece, about
+
+
+def tile_fold(rows: int, columns: int) -> int:
+    """F: the power of two that makes F rows of that many columns a tile row of TILE elements, but no more than there are rows."""
+    fold = 1
+    while columns and fold * columns < TILE and 2 * fold <= rows:
+        fold *= 2
+    return fold
+
+
+@attrs.frozen
+class Tiling:
+    """The pieces of a matrix of `rows` rows and `columns` columns."""
+
+    rows: int
+    columns: int
+
+    @property
+    def fold(self) -> int:
+        """F: rows side by side in a tile row, a power of two."""
+        return tile_fold(self.rows, self.columns)
+
+    @property
+    def width(self) -> int:
+        """W: elements of a tile row."""
+        return self.fold * self.columns
+
+    @property
+    def chunk(self) -> int:
+        """Tile rows of a chunk, but for the last one."""
+        full = self.rows // self.fold
+        chunks = max(1, full // max(1, PIECE // max(1, min(self.width, STRIP))))
+        return max(1, -(-full // chunks))
+
+    @property
+    def chunks(self) -> int:
+        """K."""
+        return max(1, -(-(self.rows // self.fold) // self.chunk))
+
+    @property
+    def pieces(self) -> int:
+        """Chunks times strips."""
+        return self.chunks * max(1, -(-self.width // STRIP))
+
+    def tasks(self, flops: int, nbytes: int) -> int:
+        """How many tasks the pieces are worth."""
+        return work_tasks(flops, nbytes, most=self.pieces)

@@ -1,0 +1,168 @@
+"""Sums in vector code, in an order that depends on shapes alone: along a run of elements, and down the columns of a matrix.
+
+Both are made from a rule `terms(e, v, c, sums)`, which emits vector instructions: from the loaded vectors `v` and the constants `c` it makes
+the new values of the running `sums`. Everything goes by addresses, and strides in elements; edges are masked, nothing outside is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nnkit.jit import I64, routine
+from nnkit.prims.simd_cpu import Emitter, address, itemsize, lanes, part
+
+__all__ = ["column_sums", "fold", "piece_bounds", "run_sums", "tile"]
+
+Terms = Callable[[Emitter, list[Any], list[Any], list[Any]], list[Any]]
+
+UNROLLED = 4                                             # independent sums: the latency of an addition is about four additions
+
+
+def run_sums(terms: Terms, inputs: int, totals: int, wide: bool = False) -> Any:
+    """f(n, x0, x1, x2, c, like) -> `totals` sums over the elements of up to three runs x0[:n], ... and one constant c.
+
+    Vector v of the run goes to sum v mod UNROLLED of each lane; then these pairwise, then the lanes pairwise, halving. `wide`: the sums are
+    float64, whatever the type of the elements.
+    """
+    @intrinsic
+    def run(typing_context: Any, n: Any, x0: Any, x1: Any, x2: Any, c: Any, like: Any) -> Any:
+        result = types.float64 if wide else like.dtype
+
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            e = Emitter(builder, signature.args[-1].dtype)
+            n, constants = values[0], [e.splat(values[4])]
+            runs = [e.pointer(value) for value in values[1:1 + inputs]]
+            kind = ir.VectorType(ir.DoubleType(), e.lanes) if wide else e.vector
+            zero = ir.Constant(kind, [0.0] * e.lanes)
+            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(totals)] for _ in range(UNROLLED)]
+            width = ir.Constant(I64, e.lanes * UNROLLED)
+            turns = builder.sdiv(n, width)
+
+            def add(first: Any, places: list[Any], mask: Any) -> None:
+                old = [builder.load(place) for place in places]
+                new = terms(e, [e.load(e.at(x, first), mask) for x in runs], constants, old)
+                for place, before, after in zip(places, old, new, strict=True):
+                    builder.store(after if mask is None else builder.select(mask, after, before), place)
+
+            with cgutils.for_range(builder, turns) as loop:
+                for u in range(UNROLLED):
+                    add(builder.add(builder.mul(loop.index, width), ir.Constant(I64, u * e.lanes)), sums[u], None)
+            done = builder.mul(turns, width)
+            for u in range(UNROLLED):
+                first = builder.add(done, ir.Constant(I64, u * e.lanes))
+                with builder.if_then(builder.icmp_signed("<", first, n)):
+                    add(first, sums[u], e.first(builder.sub(n, first)))
+            found = [_across(e, [builder.load(sums[u][t]) for u in range(UNROLLED)]) for t in range(totals)]
+            return context.make_tuple(builder, signature.return_type, found)
+        return types.UniTuple(result, totals)(*[types.int64] * 4, like.dtype, like), codegen
+    return run
+
+
+def _across(e: Emitter, vectors: list[Any]) -> Any:
+    """The sum of all lanes of all vectors, pairwise."""
+    b = e.b
+    while len(vectors) > 1:
+        vectors = [b.fadd(p, q) for p, q in zip(vectors[::2], vectors[1::2], strict=True)]
+    (value,) = vectors
+    width = e.lanes
+    while width > 1:
+        width //= 2
+        order = [k + width if k < width else k for k in range(e.lanes)]
+        value = b.fadd(value, b.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), e.lanes), order)))
+    return b.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+
+def column_sums(terms: Terms, inputs: int, totals: int, along_columns: bool = False, along_rows: int = 0) -> Any:
+    """f(rows, n, y, rsy, x0, x1, rsx, column, row, like): y[t, :n] = sum t over the rows of one or two matrices x0, x1 of row stride rsx.
+
+    Sums are kept in registers and run in the order of the rows. Constants of the rule: where `along_columns`, column[:n], one number for each
+    column; then `along_rows` numbers row[r, :] for each row.
+    """
+    four, one = _strip(terms, inputs, totals, along_columns, along_rows, 4), _strip(terms, inputs, totals, along_columns, along_rows, 0)
+
+    @routine
+    def down(rows, n, y, rsy, x0, x1, rsx, column, row, like):  # type: ignore[no-untyped-def]
+        size, lane = itemsize(like), lanes(like)
+        j = 0
+        while j < n:
+            at = size * j
+            if n - j >= 4 * lane:
+                four(rows, n - j, y + at, rsy, x0 + at, x1 + at, rsx, column + at, row, like)
+                j += 4 * lane
+            else:
+                one(rows, n - j, y + at, rsy, x0 + at, x1 + at, rsx, column + at, row, like)
+                j += lane
+    return down
+
+
+def _strip(terms: Terms, inputs: int, totals: int, along_columns: bool, along_rows: int, vectors: int) -> Any:
+    """`column_sums` for whole registers of columns, or (vectors 0) for the at most n columns of one masked register."""
+    @intrinsic
+    def strip(typing_context: Any, rows: Any, n: Any, y: Any, rsy: Any, x0: Any, x1: Any, rsx: Any, column: Any, row: Any, like: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            rows, n, y, rsy, x0, x1, rsx, column, row, _ = values
+            e = Emitter(builder, signature.args[-1].dtype)
+            mask = None if vectors else e.first(n)
+            places = [ir.Constant(I64, j * e.lanes) for j in range(vectors or 1)]
+            sums = [[cgutils.alloca_once_value(builder, e.zero) for _ in range(totals)] for _ in places]
+            fixed = [[e.load(e.at(e.pointer(column), place), mask)] if along_columns else [] for place in places]
+            matrices = [e.pointer(x) for x in (x0, x1)[:inputs]]
+            with cgutils.for_range(builder, rows) as loop:
+                start = builder.mul(loop.index, rsx)
+                first = builder.mul(loop.index, ir.Constant(I64, along_rows))
+                numbers = [e.splat(builder.load(e.at(e.pointer(row), builder.add(first, ir.Constant(I64, k))))) for k in range(along_rows)]
+                for j, place in enumerate(places):
+                    loaded = [e.load(e.at(x, builder.add(start, place)), mask) for x in matrices]
+                    new = terms(e, loaded, fixed[j] + numbers, [builder.load(total) for total in sums[j]])
+                    for total, value in zip(sums[j], new, strict=True):
+                        builder.store(value, total)
+            for t in range(totals):
+                target = e.at(e.pointer(y), builder.mul(rsy, ir.Constant(I64, t)))
+                for j, place in enumerate(places):
+                    e.store(builder.load(sums[j][t]), e.at(target, place), mask)
+            return context.get_dummy_value()
+        return types.void(*[types.int64] * 9, like), codegen
+    return strip
+
+
+@routine
+def piece_bounds(piece, rows, columns, fold, chunk, chunks, strip):  # type: ignore[no-untyped-def]
+    """Of a piece of a `Tiling`: its chunk k, the first and last + 1 of its columns, its first tile row, their number, and the rows left over.
+
+    The rows that do not fill a tile row stand behind the last chunk.
+    """
+    k = piece % chunks
+    full = rows // fold
+    start = piece // chunks * strip
+    first = k * chunk
+    count = min(chunk, full - first)
+    left = rows - full * fold if k == chunks - 1 else 0
+    return k, start, min(start + strip, columns * fold), first, count, left
+
+
+@routine
+def fold(x, start, columns, times):  # type: ignore[no-untyped-def]
+    """x[j] += x[columns + j] + x[2 columns + j] + ... for `times` (a power of two) stretches of the array x from element `start`, halving."""
+    half = times // 2
+    while half > 0:
+        low, high = part(x, start, start + half * columns), part(x, start + half * columns, start + 2 * half * columns)
+        for j in range(low.size):
+            low[j] += high[j]
+        half //= 2
+
+
+@routine
+def tile(x, start, columns, times):  # type: ignore[no-untyped-def]
+    """Repeat the first `columns` elements from `start` until there are `times` (a power of two) copies."""
+    done = 1
+    while done < times:
+        low, high = part(x, start, start + done * columns), part(x, start + done * columns, start + 2 * done * columns)
+        for j in range(low.size):
+            high[j] = low[j]
+        done *= 2

@@ -1,0 +1,191 @@
+"""The loop of `fit`: epochs, pieces of about 50 ms, validation, callbacks, progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnkit.plan.build import COUNTERS
+from nnkit.training.callbacks import Callback, as_callbacks, needs_batches
+from nnkit.training.data import Data
+from nnkit.training.feed import as_batch, as_whole, is_batches, split
+from nnkit.training.history import History
+from nnkit.training.progress import Progress
+
+if TYPE_CHECKING:
+    from nnkit.training.model import Model
+
+__all__ = ["Fitting"]
+
+PIECE_SECONDS = 0.05                                     # how long the compiled loop runs before Python looks up: Ctrl-C, progress, callbacks
+
+
+class Fitting:
+    """One call of `fit`. `take` checks the data, `run` trains; everything that can be refused is refused before the first step."""
+
+    def __init__(self, model: Model, *, batch_size: int, epochs: int, initial_epoch: int, shuffle: bool, validation_freq: int,
+                 callbacks: Iterable[Callback] | Callback | None, check_finite: bool) -> None:
+        self.model = model
+        self.batch_size = as_whole(batch_size, 1, "batch_size")
+        self.epochs = as_whole(epochs, 0, "epochs")
+        self.initial_epoch = as_whole(initial_epoch, 0, "initial_epoch")
+        self.validation_freq = as_whole(validation_freq, 1, "validation_freq")
+        self.callbacks = as_callbacks(callbacks)
+        self.by_batch = needs_batches(self.callbacks)
+        self.shuffle = bool(shuffle)
+        self.check_finite = check_finite
+        self.training: Data | None = None
+        self.batches: Callable[[], Iterable[Any]] | None = None
+        self.validation: Data | None = None
+        self.seconds: dict[int, float] = {}              # batch size -> seconds per step, for the length of pieces
+        self.order = np.empty(0, np.int64)
+
+    # The data.
+
+    def take(self, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None, validation_split: float,
+             validation_data: Any) -> None:
+        """Check what the user passed."""
+        model = self.model
+        if y is None and is_batches(x):
+            if validation_split or sample_weight is not None or class_weight is not None:
+                raise ValueError("validation_split, sample_weight and class_weight need arrays x and y, received batches; "
+                                 "put weights into the batches: (x, y, sample_weight)")
+            self.batches = _each_epoch(x, self.epochs - self.initial_epoch)
+        else:
+            self.training = model.data(x, y, sample_weight, class_weight, self.check_finite)
+            kept = split(self.training.n, validation_split)
+            if kept < self.training.n:
+                if validation_data is not None:
+                    raise ValueError("fit: give validation_data or validation_split, not both")
+                self.validation = self.training.part(kept, self.training.n)
+                self.training = self.training.part(0, kept)
+        if validation_data is not None:
+            xv, yv, wv = as_batch(validation_data)
+            self.validation = model.data(xv, yv, wv, check_finite=self.check_finite)
+
+    # The loop.
+
+    def run(self, verbose: int | str) -> History:
+        """Train; callbacks and the progress line end properly however training ends."""
+        model = self.model
+        samples = self.training.n if self.training is not None else None
+        progress = Progress(self.epochs, samples, verbose)
+        history = History({"epochs": self.epochs, "batch_size": self.batch_size, "samples": samples})
+        model.stop_training = False
+        logs: dict[str, float] = {}
+        for callback in self.callbacks:
+            callback.set_model(model)
+        began: list[Callback] = []
+        try:
+            for callback in self.callbacks:
+                began.append(callback)
+                callback.on_train_begin({})
+            for epoch in range(self.initial_epoch, self.epochs):
+                self._call("on_epoch_begin", epoch, {})
+                progress.begin_epoch(epoch)
+                logs = self._epoch(progress)
+                if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
+                    found = model.evaluate_data(self.validation, max(self.batch_size, 256))
+                    logs.update({f"val_{key}": value for key, value in found.items()})
+                self._call("on_epoch_end", epoch, logs)
+                history.record(epoch, logs)
+                progress.end_epoch(logs)
+                if model.stop_training:
+                    break
+        finally:
+            for callback in began:
+                callback.on_train_end(logs)
+            progress.close()
+        return history
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(*arguments)
+
+    def _epoch(self, progress: Progress) -> dict[str, float]:
+        self.model.sums[:] = 0
+        logs = self._epoch_of_arrays(progress) if self.training is not None else self._epoch_of_batches(progress)
+        self.model.counters[COUNTERS["epoch"]] += 1
+        return logs
+
+    def _epoch_of_arrays(self, progress: Progress) -> dict[str, float]:
+        model, data = self.model, self.training
+        assert data is not None
+        order = self._order(data.n)
+        predictions = np.empty((data.n, *model.output_shape), model.dtype) if model.metrics else None
+        model.counters[COUNTERS["position"]] = 0
+        done = batch = 0
+        for size, tape, steps in model.cut(data.n, self.batch_size, "train", predictions is not None):
+            model.bind(tape, data, predictions, order)
+            while steps and not model.stop_training:
+                piece = model.prepare_rates(self._piece(size, steps))
+                if self.by_batch:
+                    self._call("on_train_batch_begin", batch, {})
+                began = time.perf_counter()
+                tape.run(piece)
+                self.seconds[size] = (time.perf_counter() - began) / piece
+                steps -= piece
+                batch += piece
+                done += piece * size
+                self._after_piece(progress, done, batch)
+        logs = {"loss": model.mean_loss()}
+        return {**logs, **model.metric_values(data.targets[order[:done]], None if predictions is None else predictions[:done])}
+
+    def _after_piece(self, progress: Progress, done: int, batch: int) -> None:
+        if self.by_batch:
+            self._call("on_train_batch_end", batch - 1, {"loss": self.model.mean_loss()})
+        if self.callbacks or progress.verbose:
+            logs = {"loss": self.model.mean_loss()}
+            self._call("on_train_piece_end", done, logs)
+            progress.advance(done, logs)
+
+    def _piece(self, size: int, steps: int) -> int:
+        """How many steps the compiled loop may run before Python looks up."""
+        if self.by_batch:
+            return 1
+        known = self.seconds.get(size)
+        return min(steps, max(1, int(PIECE_SECONDS / known))) if known else 1
+
+    def _order(self, n: int) -> np.ndarray:
+        """The order of the samples in this epoch."""
+        if not self.order.size:
+            self.order = np.arange(n)
+        if self.shuffle:
+            tape = self.model.tape("shuffle", 0)
+            tape.bind({"order": self.order})
+            tape.run()
+        return self.order
+
+    def _epoch_of_batches(self, progress: Progress) -> dict[str, float]:
+        model = self.model
+        assert self.batches is not None
+        totals: dict[str, np.ndarray] = {}
+        done = batch = 0
+        for given in self.batches():
+            if model.stop_training:
+                break
+            data = model.data(*as_batch(given), check_finite=self.check_finite)
+            if self.by_batch:
+                self._call("on_train_batch_begin", batch, {})
+            logs = model.train_batch(data)
+            for key in logs:
+                totals[key] = totals.get(key, np.zeros(2)) + (logs[key] * data.n, data.n)
+            batch, done = batch + 1, done + data.n
+            self._after_piece(progress, done, batch)
+        if not done:
+            raise ValueError("x must give at least one batch an epoch, received none: a generator can be gone through only once; "
+                             "pass a list, or a function that returns a new generator")
+        return {**{key: float(total[0] / total[1]) for key, total in totals.items()}, "loss": model.mean_loss()}
+
+
+def _each_epoch(x: Any, epochs: int) -> Callable[[], Iterable[Any]]:
+    """What gives the batches of one epoch."""
+    if callable(x):
+        return x
+    if iter(x) is x and epochs > 1:
+        raise ValueError(f"x is an iterator, which can be gone through once, but {epochs} epochs are asked for; "
+                         "pass a list of batches, or a function that returns a new iterator")
+    return lambda: x

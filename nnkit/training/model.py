@@ -1,0 +1,395 @@
+"""`Model`: a declared network with memory, that trains, evaluates and predicts. `compile` makes it."""
+
+from __future__ import annotations
+
+import collections
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from nnkit.losses.base import Loss
+from nnkit.metrics import Metric, resolve_metric
+from nnkit.network import Sequential
+from nnkit.optimizers.base import Optimizer
+from nnkit.optimizers.schedules import Schedule
+from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, build, lay_out, shuffle_plan
+from nnkit.plan.describe import summary_text
+from nnkit.plan.plan import Plan
+from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
+from nnkit.spec import is_of_family, nearest, resolve
+from nnkit.training.callbacks import Callback
+from nnkit.training.data import Data, as_inputs, input_arrays
+from nnkit.training.feed import as_whole
+from nnkit.training.fitting import Fitting
+from nnkit.training.history import History
+
+__all__ = ["Model", "compile"]
+
+PLANS_KEPT = 32                                          # bound plans a model keeps, one for each mode and batch size
+EVALUATION_BATCH = 256
+POSITION = COUNTERS["position"]
+
+
+def compile(spec: Sequential, *, optimizer: Optimizer | str | None = None, loss: Loss | str | None = None,
+            metrics: Iterable[Any] = (), backend: str = "cpu", dtype: str = "float32", seed: int = 0, threads: int | None = None) -> Model:
+    """A `Model` of the declared network, with its parameters initialised from `seed`.
+
+    Args:
+        spec: the network.
+        optimizer: spec or name; needed by `fit` and `train_on_batch`.
+        loss: spec or name; needed by `fit`, `evaluate` and `gradients`.
+        metrics: metric specs, names ("accuracy" is chosen by the loss) or functions f(y_true, y_pred).
+        backend: "cpu".
+        dtype: "float32" or "float64", of parameters and arithmetic.
+        seed: of initial parameters, the order of samples, dropout and noise. The same seed gives the same bits, for any number of threads.
+        threads: most threads that a step may use; None for as many as there are cores (or NUMBA_NUM_THREADS).
+
+    Raises:
+        ValueError: an unknown name, a loss that does not fit the output, or another wrong argument.
+
+    >>> import nnkit
+    >>> from nnkit import Dense, Input, Sequential
+    >>> model = nnkit.compile(Sequential([Input((3,)), Dense(2)]), seed=1)
+    >>> model.predict([[1, 2, 3], [4, 5, 6]]).shape
+    (2, 2)
+    """
+    if not is_of_family(spec, "network"):
+        raise TypeError(f"compile: spec must be a network such as Sequential, received {spec!r}")
+    optimizer, loss = resolve("optimizer", optimizer), resolve("loss", loss)
+    for value, family in ((optimizer, "optimizer"), (loss, "loss")):
+        if value is not None and not is_of_family(value, family):
+            raise ValueError(f"compile: {family} must be {'an' if family[0] == 'o' else 'a'} {family} spec, its name or None, received {value!r}")
+    if backend != "cpu":
+        raise ValueError(f"compile: backend must be 'cpu', received {backend!r}")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
+    seed = as_whole(seed, 0, "seed")
+    threads = None if threads is None else as_whole(threads, 1, "threads")
+    return Model(spec, optimizer, loss, metrics, dtype, seed, threads)
+
+
+class Model:
+    """A network with memory. Made by `nnkit.compile`.
+
+    Attributes:
+        spec: the declared network. optimizer, loss, metrics: what it was compiled with. dtype, seed, threads: likewise.
+        stop_training: a callback sets it to end training after the present step.
+    """
+
+    def __init__(self, spec: Sequential, optimizer: Optimizer | None, loss: Loss | None, metrics: Iterable[Any], dtype: str, seed: int,
+                 threads: int | None) -> None:
+        self.spec, self.optimizer, self.loss = spec, optimizer, loss
+        self.dtype, self.seed, self.threads = dtype, seed, threads
+        self.stop_training = False
+        self.graph = spec.graph()
+        self.output_shape = self.graph.output_shapes[0]
+        if loss is not None:
+            loss.check(self.output_shape)
+        self.metrics = self._resolve_metrics(metrics)
+        self.layout = lay_out(self.graph, optimizer, dtype)
+        self.memory = Memory(self.layout)
+        self._tapes: collections.OrderedDict[tuple[str, int, bool, bool], Tape] = collections.OrderedDict()
+        self.lock = threading.RLock()
+        self.training = False                            # whether a fit is running
+        self.counters = self.memory.view(self.layout.buffers["counters"])
+        self.sums = self.memory.view(self.layout.buffers["sums"])
+        self._parameters = {name: self.memory.view(buffer) for name, buffer in self.layout.parameters.items()}
+        self._initialise()
+
+    def _resolve_metrics(self, metrics: Iterable[Any]) -> tuple[Metric, ...]:
+        if isinstance(metrics, str) or callable(metrics) or not isinstance(metrics, Iterable):
+            metrics = [metrics]
+        if self.loss is None:
+            if list(metrics):
+                raise ValueError(f"compile: metrics need a loss, received metrics={list(metrics)!r} and no loss")
+            return ()
+        target_shape, _ = self.loss.target(self.output_shape)
+        found = tuple(resolve_metric(metric, self.loss.label, self.output_shape, target_shape=target_shape,
+                                     from_logits=getattr(self.loss, "from_logits", False)) for metric in metrics)
+        labels = ["loss", *(metric.label for metric in found)]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"compile: two metrics have the label {label!r}; give one a name")
+        return found
+
+    def _initialise(self) -> None:
+        """Initial parameters and optimizer state, from the seed alone."""
+        for position, (name, declared) in enumerate(self.layout.declared.items()):
+            values = declared.initializer.values(declared.shape, np.random.default_rng([self.seed, position]))
+            self._parameters[name][...] = values
+        if self.optimizer is not None:
+            for name, start in self.optimizer.states().items():
+                self.memory.view(self.layout.buffers[f"optimizer/{name}"])[...] = start
+            if not isinstance(self.optimizer.learning_rate, Schedule):
+                self._set_rates(np.array([self.optimizer.learning_rate]), 0)
+        self.counters[COUNTERS["seed"]] = self.seed
+
+    # What a model holds.
+
+    @property
+    def parameters(self) -> Mapping[str, np.ndarray]:
+        """Live views of all parameters by name ("dense/kernel"), moving statistics included. Writing into one changes the model."""
+        return MappingProxyType(self._parameters)
+
+    def set_parameters(self, values: Mapping[str, Any]) -> None:
+        """Copy values into the parameters of these names; the others stay.
+
+        Raises ValueError for an unknown name (with the nearest known one) or a wrong shape; then nothing was changed.
+        """
+        checked = {}
+        for name, value in values.items():
+            if name not in self._parameters:
+                raise ValueError(f"unknown parameter {name!r}: {nearest(name, self._parameters)}")
+            array = np.asarray(value)
+            if array.dtype.kind not in "fiub" or array.shape != self._parameters[name].shape:
+                raise ValueError(f"parameter {name!r} must be numbers of shape {self._parameters[name].shape}, "
+                                 f"received {array.dtype} of shape {array.shape}")
+            checked[name] = array
+        with _Use(self, "set_parameters"):
+            for name, array in checked.items():
+                self._parameters[name][...] = array
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next update. Settable, unless a schedule drives it (ValueError)."""
+        rate = self._optimizer("learning_rate").learning_rate
+        if isinstance(rate, Schedule):
+            return float(rate(int(self.counters[COUNTERS["step"]])))
+        return float(self.memory.view(self.layout.buffers["learning_rates"])[0])
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        rate = self._optimizer("learning_rate").learning_rate
+        if isinstance(rate, Schedule):
+            raise ValueError(f"learning_rate cannot be set: the schedule {rate!r} drives it")
+        if not (isinstance(value, (int, float, np.number)) and np.isfinite(value) and value > 0):
+            raise ValueError(f"learning_rate must be a finite number greater than 0, received {value!r}")
+        self._set_rates(np.array([float(value)]), 0)
+
+    def _set_rates(self, rates: np.ndarray, start: int) -> None:
+        """The table of learning rates that the update kernels read: rates[i] is that of update start + i, the last one stays."""
+        self.memory.view(self.layout.buffers["learning_rates"])[:len(rates)] = rates
+        self.counters[COUNTERS["table_start"]] = start
+        self.counters[COUNTERS["table_size"]] = len(rates)
+
+    def prepare_rates(self, steps: int) -> int:
+        """Fill the table for the next updates of a schedule; returns for how many of `steps` it is right."""
+        optimizer = self.optimizer
+        if optimizer is None or not isinstance(optimizer.learning_rate, Schedule):
+            return steps
+        steps = min(steps, LEARNING_RATES)
+        start = int(self.counters[COUNTERS["step"]])
+        self._set_rates(np.asarray(optimizer.learning_rate(np.arange(start, start + steps))), start)
+        return steps
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the last training step (of prediction, without optimizer and loss); print it to see every step."""
+        for (mode, *_), tape in reversed(self._tapes.items()):
+            if mode == "train":
+                return tape.plan
+        mode = "train" if self.optimizer is not None and self.loss is not None else "predict"
+        return self.build_plan(mode, 32)
+
+    def build_plan(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False) -> Plan:
+        """The plan for a mode ("train", "gradients", "evaluate", "predict") and batch size; pure, nothing is compiled or allocated."""
+        return build(self.graph, self.layout, mode, batch, loss=self.loss, optimizer=self.optimizer, keep_predictions=keep_predictions,
+                     input_gradients=input_gradients, gap=RED_ZONE if debugging() else 0)
+
+    def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False) -> Tape:
+        """That plan, bound to the model's memory; the last PLANS_KEPT are kept."""
+        key = (mode, batch, keep_predictions, input_gradients)
+        if key not in self._tapes:
+            plan = shuffle_plan(self.layout) if mode == "shuffle" else self.build_plan(mode, batch, keep_predictions, input_gradients)
+            self._tapes[key] = Tape(plan, self.memory, self._threads())
+            if len(self._tapes) > PLANS_KEPT:
+                self._tapes.popitem(last=False)
+        self._tapes.move_to_end(key)
+        return self._tapes[key]
+
+    def _threads(self) -> int | None:
+        """1 where only one thread can run, so that Numba's threads need not start; joblib's workers say so by NUMBA_NUM_THREADS."""
+        alone = os.environ.get("NUMBA_NUM_THREADS") == "1" or os.cpu_count() == 1
+        return 1 if alone else self.threads
+
+    def summary(self) -> None:
+        """Print the layers with their output shapes and numbers of parameters."""
+        print(summary_text(self.graph))
+
+    def __repr__(self) -> str:
+        return f"<Model of {len(self.graph.nodes)} layers, {sum(p.size for p in self._parameters.values()):,} parameters, {self.dtype}>"
+
+    # What a model does.
+
+    def fit(self, x: Any, y: Any = None, *, batch_size: int = 32, epochs: int = 1, verbose: int | str = "auto",
+            callbacks: Iterable[Callback] | Callback | None = None, validation_split: float = 0.0, validation_data: Any = None,
+            shuffle: bool = True, class_weight: Mapping[int, float] | None = None, sample_weight: Any = None, initial_epoch: int = 0,
+            validation_freq: int = 1, check_finite: bool = False) -> History:
+        """Train for `epochs` passes over the data; returns the history of losses and metrics.
+
+        Args:
+            x, y: arrays (anything that NumPy understands) of one length, or x alone: batches (x, y) or (x, y, sample_weight), from an iterable
+                that can be gone through once an epoch, or from a function that returns such an iterable.
+            batch_size: samples per update, at least 1; the last batch may be smaller. Not for batches.
+            epochs, initial_epoch: train from epoch initial_epoch up to, not including, `epochs`.
+            verbose: 0 quiet, 1 a progress line, 2 a line per epoch, "auto" 1 on a terminal and in a notebook, else 0.
+            callbacks: see `nnkit.Callback`.
+            validation_split: fraction of the samples, taken from the end before shuffling, to evaluate after each epoch.
+            validation_data: (x, y) or (x, y, sample_weight) to evaluate after each epoch (each `validation_freq` epochs).
+            shuffle: draw a new order of the samples for each epoch.
+            class_weight: weight of each class's samples. sample_weight: weight of each sample.
+            check_finite: refuse NaN and infinite values in the data.
+
+        Raises:
+            ValueError, TypeError: data or arguments that do not fit; the model is then as before.
+            RuntimeError: without optimizer or loss, or while another thread uses the model.
+        """
+        self._optimizer("fit")
+        self._loss("fit")
+        with _Use(self, "fit"):
+            fitting = Fitting(self, batch_size=batch_size, epochs=epochs, initial_epoch=initial_epoch, shuffle=shuffle,
+                              validation_freq=validation_freq, callbacks=callbacks, check_finite=check_finite)
+            fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data)
+            return fitting.run(verbose)
+
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False
+                 ) -> dict[str, float]:
+        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}."""
+        batch_size = as_whole(batch_size, 1, "batch_size")
+        data = self.data(x, y, sample_weight, check_finite=check_finite)
+        return self.evaluate_data(data, batch_size)
+
+    def data(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None, check_finite: bool = False) -> Data:
+        """The user's arrays, checked against network and loss."""
+        loss = self._loss("data")
+        return Data.of(x, y, self.graph.input_shapes, loss, self.output_shape, self.dtype, sample_weight, class_weight, check_finite)
+
+    def evaluate_data(self, data: Data, batch_size: int) -> dict[str, float]:
+        """`evaluate` on checked data."""
+        sums = self.sums.copy()
+        predictions = np.empty((data.n, *self.output_shape), self.dtype) if self.metrics else None
+        with _Use(self, "evaluate"):
+            self.sums[:] = 0
+            for _, tape, steps in self.cut(data.n, batch_size, "evaluate", predictions is not None):
+                self.bind(tape, data, predictions)
+                tape.run(steps)
+            logs = {"loss": self.mean_loss()}
+        self.sums[:] = sums
+        return {**logs, **self.metric_values(data.targets, predictions)}
+
+    def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
+        """The network's output for x, as an array (samples, ...)."""
+        inputs = as_inputs(x, self.graph.input_shapes, self.dtype)
+        n = len(inputs[0])
+        predictions = np.empty((n, *self.output_shape), self.dtype)
+        with _Use(self, "predict"):
+            for _, tape, steps in self.cut(n, as_whole(batch_size, 1, "batch_size"), "predict"):
+                tape.bind({**input_arrays(inputs), "predictions": predictions})
+                tape.run(steps)
+        return predictions
+
+    def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None,
+                       check_finite: bool = False) -> dict[str, float]:
+        """One update on one batch; returns its loss and metrics before the update."""
+        self._optimizer("train_on_batch")
+        data = self.data(x, y, sample_weight, class_weight, check_finite)
+        with _Use(self, "train_on_batch"):
+            return self.train_batch(data)
+
+    def train_batch(self, data: Data) -> dict[str, float]:
+        """`train_on_batch` on checked data."""
+        predictions = np.empty((data.n, *self.output_shape), self.dtype) if self.metrics else None
+        self.counters[POSITION] = 0
+        self.prepare_rates(1)
+        tape = self.tape("train", data.n, predictions is not None)
+        self.bind(tape, data, predictions, np.arange(data.n))
+        tape.run()
+        return {"loss": float(self.sums[SUMS["last"]]), **self.metric_values(data.targets, predictions)}
+
+    def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False) -> dict[str, np.ndarray]:
+        """Gradients of the loss (penalties included) by parameter name, for these samples as one batch in training mode; nothing is updated.
+
+        inputs: also the gradient by the input, as "x". Dropout draws the mask that the next update would draw.
+        """
+        self._loss("gradients")
+        data = self.data(x, y, sample_weight)
+        with _Use(self, "gradients"):
+            sums = self.sums.copy()
+            tape = self.tape("gradients", data.n, input_gradients=inputs)
+            self.bind(tape, data)
+            tape.run()
+            self.sums[:] = sums
+            found = {name: self.memory.view(buffer).copy() for name, buffer in self.layout.gradients.items()}
+            for position, buffer in enumerate(tape.plan.outputs):
+                found[f"x{position}" if position else "x"] = self.memory.view(buffer, tape.plan).copy()
+            return found
+
+    # How they do it.
+
+    def bind(self, tape: Tape, data: Data, predictions: np.ndarray | None = None, order: np.ndarray | None = None) -> None:
+        """Give a tape its data set."""
+        arrays = data.arrays()
+        if predictions is not None:
+            arrays["predictions"] = predictions
+        if order is not None:
+            arrays["order"] = order
+        tape.bind(arrays)
+
+    def cut(self, n: int, batch: int, mode: str, keep_predictions: bool = False) -> Iterator[tuple[int, Tape, int]]:
+        """(batch size, tape, steps) for the whole batches, then for the rest."""
+        if n >= batch:
+            yield batch, self.tape(mode, batch, keep_predictions), n // batch
+        if n % batch:
+            yield n % batch, self.tape(mode, n % batch, keep_predictions), 1
+
+    def mean_loss(self) -> float:
+        """The loss over the samples since `sums` was cleared."""
+        samples = self.sums[SUMS["samples"]]
+        return float(self.sums[SUMS["loss"]] / samples) if samples else float("nan")
+
+    def metric_values(self, targets: np.ndarray, predictions: np.ndarray | None) -> dict[str, float]:
+        """The metrics of predictions, by label."""
+        if predictions is None:
+            return {}
+        return {metric.label: metric.result(metric.update(targets, predictions)) for metric in self.metrics}
+
+    def _optimizer(self, action: str) -> Optimizer:
+        if self.optimizer is None:
+            raise RuntimeError(f"{action} needs an optimizer: pass optimizer= to nnkit.compile")
+        return self.optimizer
+
+    def _loss(self, action: str) -> Loss:
+        if self.loss is None:
+            raise RuntimeError(f"{action} needs a loss: pass loss= to nnkit.compile")
+        return self.loss
+
+
+class _Use:
+    """One thread uses a model at a time. While one trains, others are refused, not kept waiting; the training thread itself (its callbacks) may
+    use the model between two pieces of an epoch, so data is read from position 0 here and the position put back afterwards."""
+
+    def __init__(self, model: Model, action: str) -> None:
+        self.model, self.action = model, action
+
+    def __enter__(self) -> None:
+        model = self.model
+        if not model.lock.acquire(blocking=not model.training):
+            raise RuntimeError(f"{self.action}: another thread trains the model; wait until its fit returns")
+        if self.action == "fit":
+            if model.training:
+                model.lock.release()
+                raise RuntimeError("fit: the model is being trained already; wait until its fit returns")
+            model.training = True
+        self.position = int(model.counters[POSITION])
+        model.counters[POSITION] = 0
+
+    def __exit__(self, *error: object) -> None:
+        model = self.model
+        model.counters[POSITION] = self.position
+        if self.action == "fit":
+            model.training = False
+        model.lock.release()

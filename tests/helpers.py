@@ -1,0 +1,238 @@
+"""What the tests of layers, losses and optimizers share: a network bound to memory, its values and gradients, central differences."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+from cases import Case
+from nnkit.losses.base import Loss
+from nnkit.network import Sequential
+from nnkit.plan import passes
+from nnkit.plan.build import COUNTERS, SUMS, build, lay_out
+from nnkit.plan.plan import Plan
+from nnkit.runtime import cpu
+from nnkit.runtime.cpu import Memory, Tape
+
+__all__ = ["Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks"]
+
+# Central differences (L(x + h d) - L(x - h d)) / 2h. Their error is h^2 L'''/6, 2e-11 for derivatives near 1, and the rounding of L, about
+# 1e-16 |L| / h = 1e-11 |L|. So 1e-6 leaves four digits to spare, and a wrong formula is wrong in the first ones. A derivative a thousand times
+# smaller than the terms of L drowns in that rounding, so the error is measured against the derivative or a thousandth of those terms.
+STEP = 1e-5
+TOLERANCE = 1e-6
+FLOOR = 1e-3
+EVERY_ENTRY = 60                                         # arrays up to this size: one difference an entry; larger ones: random directions
+DIRECTIONS = 12
+
+
+@attrs.frozen(repr=False)
+class Probe(Loss):
+    """A loss that is linear in the output: the "targets" are dLoss/dy. Its rows carry the sample weights (0), so its loss is the penalties."""
+
+    def lower(self, g: Any, y: Any, t: Any, w: Any) -> Any:
+        """rows = w; dy = t."""
+        rows = g.buffer("rows", g.batch)
+        g.step("prims.feed.take_vector", [rows], [w, g.state("counters")], rows=g.batch)
+        g.on_backward(rows, [y], lambda _: t)
+        return rows
+
+
+@contextlib.contextmanager
+def debug_mode(on: bool) -> Iterator[None]:
+    """NNKIT_DEBUG for what is built inside."""
+    before = os.environ.get("NNKIT_DEBUG")
+    os.environ["NNKIT_DEBUG"] = str(int(on))
+    try:
+        yield
+    finally:
+        os.environ.pop("NNKIT_DEBUG")
+        if before is not None:
+            os.environ["NNKIT_DEBUG"] = before
+
+
+@contextlib.contextmanager
+def many_tasks() -> Iterator[None]:
+    """Plans built inside cut even the smallest work: up to 7 tasks for row-local groups (3 rows would do), up to 32 for other steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes, "TASK_FLOPS", 1)
+        patch.setattr(passes, "row_tasks", lambda run: max(1, min(7, run[0].rows)))
+        yield
+
+
+@attrs.frozen
+class Results:
+    """What one run in mode "gradients" gives."""
+
+    y: np.ndarray                                        # output, of shape (N, ...)
+    loss: float                                          # of the batch, penalties included
+    dx: np.ndarray                                       # dLoss/dx
+    gradients: Mapping[str, np.ndarray]                  # of the trainable parameters
+    updated: Mapping[str, np.ndarray]                    # the other parameters, after the step
+
+
+class Rig:
+    """A network with a loss, bound to memory of its own."""
+
+    def __init__(self, network: Sequential, parameters: Mapping[str, np.ndarray], batch: int, *, loss: Loss | None = None, dtype: str = "float64",
+                 threads: int = 1, debug: bool = True, seed: int = 11) -> None:
+        self.graph = network.graph()
+        self.layout = lay_out(self.graph, None, dtype)
+        self.memory = Memory(self.layout)
+        self.batch, self.dtype, self.threads, self.debug, self.seed = batch, dtype, threads, debug, seed
+        self.loss = Probe() if loss is None else loss
+        self.parameters = {name: self.memory.view(buffer) for name, buffer in self.layout.parameters.items()}
+        self.start = {name: np.asarray(parameters[name]).astype(dtype) for name in self.parameters}
+        (self.output_shape,) = self.graph.output_shapes
+        self.tapes: dict[str, Tape] = {}
+        self.set_parameters(self.start)
+
+    def set_parameters(self, values: Mapping[str, np.ndarray]) -> None:
+        for name, view in self.parameters.items():
+            view[...] = values[name]
+
+    def tape(self, mode: str) -> Tape:
+        """The plan of a mode, bound; built on first use."""
+        if mode not in self.tapes:
+            with debug_mode(self.debug):
+                gap = cpu.RED_ZONE if self.debug else 0
+                plan = build(self.graph, self.layout, mode, self.batch, loss=self.loss, keep_predictions=True, input_gradients=mode == "gradients", gap=gap)
+                self.tapes[mode] = Tape(plan, self.memory, self.threads)
+        return self.tapes[mode]
+
+    def bind(self, mode: str, x: np.ndarray, t: np.ndarray | None, w: np.ndarray | None) -> np.ndarray:
+        """Bind the data, reset what a step counts; returns the array of predictions, full of NaN."""
+        y = np.full((self.batch, int(np.prod(self.output_shape, dtype=int))), np.nan, self.dtype)
+        arrays = {"x/data": self._floats(x), "predictions": y}
+        if mode != "predict":
+            shape, dtype = self.loss.target(self.output_shape)
+            assert t is not None
+            assert t.shape[1:] == shape
+            arrays["target/data"] = np.ascontiguousarray(t, np.int32) if dtype == "int32" else self._floats(t)
+            arrays["sample_weight/data"] = self._floats(np.zeros(self.batch) if w is None else w)
+        self.tape(mode).bind(arrays)
+        counters = self.memory.view(self.layout.buffers["counters"])
+        counters[:] = 0
+        counters[COUNTERS["seed"]] = self.seed
+        self.memory.view(self.layout.buffers["sums"])[:] = 0
+        return y
+
+    def _floats(self, values: np.ndarray) -> np.ndarray:
+        """Contiguous, a copy only where the type differs; samples without axes as they are."""
+        values = np.ascontiguousarray(values, self.dtype)
+        return values.reshape(len(values), int(np.prod(values.shape[1:], dtype=int))) if values.ndim > 1 else values
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """The output in inference."""
+        y = self.bind("predict", x, None, None)
+        self.tape("predict").run()
+        return y.reshape(self.batch, *self.output_shape)
+
+    def run(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None = None, *, mode: str = "gradients") -> Results:
+        """One step without update. Gradients are NaN before; parameters that a training step changes begin as at the start."""
+        y = self.bind(mode, x, t, w)
+        for name in set(self.parameters) - set(self.layout.gradients):
+            self.parameters[name][...] = self.start[name]
+        for view in self._gradient_views().values():
+            view[...] = np.nan
+        tape = self.tape(mode)
+        tape.run()
+        plan = tape.plan
+        return Results(
+            y=y.reshape(self.batch, *self.output_shape), loss=float(self.memory.view(self.layout.buffers["sums"])[SUMS["last"]]),
+            dx=self.memory.view(plan.outputs[0], plan).reshape(np.shape(x)).copy() if plan.outputs else np.empty(0),
+            gradients={name: view.copy() for name, view in self._gradient_views().items()},
+            updated={name: view.copy() for name, view in self.parameters.items() if name not in self.layout.gradients})
+
+    def _gradient_views(self) -> dict[str, np.ndarray]:
+        return {name: self.memory.view(buffer) for name, buffer in self.layout.gradients.items()}
+
+    def objective(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:
+        """The loss as a function of x and of what stands in `parameters`, with training behaviour; for a Probe sum(t y) + penalties."""
+        y = self.bind("gradients", x, t, w)
+        tape = self.tape("gradients")
+        checked, tape.debug = tape.debug, False          # hundreds of runs: at full speed
+        tape.run()
+        tape.debug = checked
+        loss = float(self.memory.view(self.layout.buffers["sums"])[SUMS["last"]])
+        return loss + float((t.reshape(y.shape) * y).sum()) if isinstance(self.loss, Probe) else loss
+
+    def run_watched(self, mode: str, x: np.ndarray, t: np.ndarray) -> None:
+        """Run step by step; raise AssertionError where a kernel changes an array that its step only reads."""
+        self.bind(mode, x, t, None)
+        tape = self.tape(mode)
+        plan = tape.plan
+        for index, step in enumerate(plan.steps):
+            written = {_place(plan, buffer) for buffer in step.writes + step.updates + step.scratch}
+            views = {b.name: self.memory.view(b, plan) for b in step.reads if b.role != "external" and _place(plan, b) not in written}
+            before = {name: view.copy() for name, view in views.items()}
+            call = cpu.KERNEL(int(tape.kernels[index]))
+            for task in range(step.tasks):
+                status = call(*tape._arguments, int(tape.starts[index]), task, step.tasks)
+                assert status <= 0, f"{step.kernel} used an index outside of its array"
+            for name, view in views.items():
+                assert_same_bits(view, before[name], f"{step.kernel} changed {name}, which it only reads")
+
+
+def _place(plan: Plan, buffer: Any) -> str:
+    return buffer.inside[0] if buffer.inside else plan.storage(buffer.name)
+
+
+def case_parameters(case: Case) -> dict[str, np.ndarray]:
+    """Values for all parameters of a case, float64, from its seed."""
+    rng = np.random.default_rng([case.seed, 1])
+    found = {}
+    for name, declared in case.network.graph().parameters().items():
+        if case.parameters is not None:
+            found[name] = np.asarray(case.parameters(rng, name, declared.shape), np.float64)
+        elif "variance" in name:
+            found[name] = rng.uniform(0.5, 1.5, declared.shape)
+        else:
+            found[name] = rng.standard_normal(declared.shape) / 2
+    return found
+
+
+def assert_same_bits(a: np.ndarray, b: np.ndarray, message: str = "") -> None:
+    """Equal shapes, dtypes and bits: NaN equals NaN, 0 differs from -0."""
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    assert (a.shape, a.dtype) == (b.shape, b.dtype), message
+    assert a.tobytes() == b.tobytes(), message
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float, message: str = "") -> None:
+    """|found - expected| <= tolerance * max(1, largest |expected|), entry by entry; infinities and NaN must agree."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape, f"{message}: shape {found.shape}, expected {expected.shape}"
+    if expected.size:
+        finite = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * finite, err_msg=message)
+
+
+def assert_derivative(objective: Callable[[], float], array: np.ndarray, derivative: np.ndarray, terms: float, rng: np.random.Generator,
+                      message: str) -> None:
+    """`derivative` is that of objective() with respect to `array`, which is moved in place and set back. terms: the size of the loss's terms."""
+    assert array.shape == derivative.shape, f"{message}: a gradient of shape {derivative.shape} for an array of shape {array.shape}"
+    start = array.copy()
+    if array.size <= EVERY_ENTRY:
+        directions = np.eye(array.size).reshape(-1, *array.shape)
+    else:
+        directions = rng.standard_normal((DIRECTIONS, *array.shape))
+    found, expected = np.zeros(len(directions)), np.zeros(len(directions))
+    for k, d in enumerate(directions):
+        sides = []
+        for h in (STEP, -STEP):
+            array[...] = start + h * d
+            sides.append(objective())
+        found[k], expected[k] = float((derivative * d).sum()), (sides[0] - sides[1]) / (2 * STEP)
+    array[...] = start
+    if len(directions):
+        scale = max(np.abs(expected).max(), np.abs(found).max(), FLOOR * terms)
+        error = np.abs(found - expected) / scale
+        worst = int(error.argmax())
+        assert error[worst] < TOLERANCE, f"{message}: derivative {found[worst]!r}, central difference {expected[worst]!r} in direction {worst}"
