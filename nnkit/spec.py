@@ -30,7 +30,7 @@ __all__ = [
 SpecType = TypeVar("SpecType", bound="Spec")
 
 CLASSES: dict[str, type[Spec]] = {}                      # type name -> class, for JSON
-SHORTHANDS: dict[tuple[str, str], type[Spec]] = {}       # (family, shorthand) -> class, for strings
+SHORTHANDS: dict[tuple[str, str], Callable[[], Spec]] = {}       # (family, shorthand) -> what makes the spec: its class, mostly
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -55,7 +55,7 @@ class Spec:
         """The code that makes this spec: required fields by position, others by name and only where they differ from the default."""
         words = []
         by_position = True
-        for field in attrs.fields(type(self)):
+        for field in sorted(attrs.fields(type(self)), key=lambda field: field.kw_only):      # a base's keyword-only fields stand first
             value = getattr(self, field.name)
             if field.default is attrs.NOTHING:
                 words.append(repr(value) if by_position and not field.kw_only else f"{field.alias}={value!r}")

@@ -1,34 +1,43 @@
 """Activations: specs that stand as a layer of their own or as the `activation` of another. Kernels: activation_cpu.py.
 
 An elementwise activation names its scalar functions in activation_cpu.py, says whether its derivative is cheaper from the output y or needs
-the input x, and lists its constants; forward and backward steps follow from that.
+the input x, and lists its constants; forward and backward steps follow from that. Names, defaults and formulas are those of Keras 3.
+NaN in gives NaN out. At a kink the derivative is that of the left side.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from nnkit.layers.base import Layer
-from nnkit.spec import child, real, spec
+from nnkit.layers.base import Layer, Shape
+from nnkit.spec import SHORTHANDS, boolean, child, integer, nearest, real, spec
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["Activation", "ActivationFunction", "LeakyReLU", "Linear", "ReLU", "Sigmoid", "Tanh"]
+__all__ = [
+    "CELU", "ELU", "GELU", "SELU", "Activation", "ActivationFunction", "Exponential", "HardSiLU", "HardSigmoid", "LeakyReLU", "Linear", "LogSoftmax",
+    "Mish", "ReLU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Softsign", "Tanh", "UserActivation", "register_activation",
+]
 
 
 @attrs.frozen(repr=False)
 class ActivationFunction(Layer):
     """Base of all activations. Output and input have the same shape.
 
-    kernel: the name <kernel>_forward and <kernel>_backward begin with. keeps: what backward reads, "x" or "y".
+    kernel: what the names of its two kernels, <module><kernel>_forward and _backward, begin with. keeps: what backward reads, "x" or "y".
     """
 
     family: ClassVar[str] = "activation"
+    module: ClassVar[str] = "layers.activation."
     keeps: ClassVar[str] = "y"
 
     @property
@@ -44,13 +53,13 @@ class ActivationFunction(Layer):
         """y = f(x), elementwise; backward: dx = dy f', with f' from y or from x."""
         (x,) = xs
         scalars = (*self.scalars(), 0.0, 0.0, 0.0)[:3]
-        y = g.buffer(self.kernel, *x.shape)
+        y = g.buffer("y", *x.shape)
         rows = x.shape[0]
-        name = f"layers.activation.{self.kernel}"
+        name = f"{self.module}{self.kernel}"
         g.step(f"{name}_forward", [y.rows()], [x.rows()], scalars=scalars, rows=rows, in_place=True)
 
         def backward(dy: Buffer) -> Buffer:
-            dx = g.buffer(f"{self.kernel}_dx", *x.shape)
+            dx = g.buffer("dx", *x.shape)
             kept = y if self.keeps == "y" else x
             g.step(f"{name}_backward", [dx.rows()], [dy.rows(), kept.rows()], scalars=scalars, rows=rows, in_place=True)
             return dx
@@ -67,12 +76,14 @@ class Linear(ActivationFunction):
         return xs[0]
 
 
+# Piecewise linear.
+
 @spec("relu")
 class ReLU(ActivationFunction):
-    """f(x) = x where x >= threshold, negative_slope (x - threshold) below, and at most max_value.
+    """f(x) = min(x, max_value) where x > threshold, negative_slope (x - threshold) elsewhere. "relu6" is short for ReLU(max_value=6).
 
     max_value: at least 0, or None for no limit. negative_slope: at least 0, default 0. threshold: at least 0, default 0.
-    At the kinks the derivative is that of the left side, as f'(0) = 0 for the plain ReLU.
+    Nair and Hinton, Rectified linear units improve restricted Boltzmann machines, ICML 2010.
     """
 
     max_value: float | None = real(default=None, low=0, none=True)
@@ -95,22 +106,48 @@ class ReLU(ActivationFunction):
         return (math.inf if self.max_value is None else self.max_value, self.negative_slope, self.threshold)
 
 
+SHORTHANDS["activation", "relu6"] = functools.partial(ReLU, max_value=6.0)
+
+
 @spec("leaky_relu")
 class LeakyReLU(ActivationFunction):
-    """f(x) = x where x > 0, negative_slope x elsewhere. negative_slope: at least 0, default 0.3 (Keras; PyTorch's is 0.01)."""
+    """f(x) = x where x > 0, negative_slope x elsewhere. negative_slope: at least 0, default 0.3 (Keras' layer; PyTorch's is 0.01).
+
+    Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, ICML 2013.
+    """
 
     negative_slope: float = real(default=0.3, low=0)
 
-    kernel: ClassVar[str] = "leaky_relu"  # type: ignore[misc]
+    @property
+    def kernel(self) -> str:
+        """Without a slope it is the ReLU, which makes 0 of -infinity."""
+        return "leaky_relu" if self.negative_slope else "relu"
 
     def scalars(self) -> tuple[float, ...]:
         """negative_slope."""
         return (self.negative_slope,)
 
 
+@spec("hard_sigmoid")
+class HardSigmoid(ActivationFunction):
+    """f(x) = min(max(x + 3, 0), 6) / 6, as in Keras 3 and PyTorch; Keras 2 had another slope."""
+
+    kernel: ClassVar[str] = "hard_sigmoid"  # type: ignore[misc]
+
+
+@spec("hard_silu", "hard_swish")
+class HardSiLU(ActivationFunction):
+    """f(x) = x min(max(x + 3, 0), 6) / 6. Howard et al., Searching for MobileNetV3, ICCV 2019."""
+
+    kernel: ClassVar[str] = "hard_silu"  # type: ignore[misc]
+    keeps: ClassVar[str] = "x"
+
+
+# The exponential family.
+
 @spec("sigmoid")
 class Sigmoid(ActivationFunction):
-    """f(x) = 1 / (1 + exp(-x))."""
+    """f(x) = 1 / (1 + e^-x)."""
 
     kernel: ClassVar[str] = "sigmoid"  # type: ignore[misc]
 
@@ -122,11 +159,273 @@ class Tanh(ActivationFunction):
     kernel: ClassVar[str] = "tanh"  # type: ignore[misc]
 
 
+@spec("exponential")
+class Exponential(ActivationFunction):
+    """f(x) = e^x."""
+
+    kernel: ClassVar[str] = "exponential"  # type: ignore[misc]
+
+
+@spec("elu")
+class ELU(ActivationFunction):
+    """f(x) = x where x > 0, alpha (e^x - 1) elsewhere. alpha: at least 0, default 1.
+
+    Clevert, Unterthiner and Hochreiter, Fast and accurate deep network learning by exponential linear units, ICLR 2016.
+    """
+
+    alpha: float = real(default=1.0, low=0)
+
+    kernel: ClassVar[str] = "elu"  # type: ignore[misc]
+
+    def scalars(self) -> tuple[float, ...]:
+        """alpha."""
+        return (self.alpha,)
+
+
+@spec("selu")
+class SELU(ActivationFunction):
+    """f(x) = 1.0507 x where x > 0, 1.0507 * 1.6733 (e^x - 1) elsewhere. Klambauer et al., Self-normalizing neural networks, NIPS 2017."""
+
+    kernel: ClassVar[str] = "selu"  # type: ignore[misc]
+
+
+@spec("celu")
+class CELU(ActivationFunction):
+    """f(x) = x where x > 0, alpha (e^(x / alpha) - 1) elsewhere. alpha: greater than 0, default 1.
+
+    Barron, Continuously differentiable exponential linear units, 2017.
+    """
+
+    alpha: float = real(default=1.0, low=0, low_open=True)
+
+    kernel: ClassVar[str] = "celu"  # type: ignore[misc]
+
+    def scalars(self) -> tuple[float, ...]:
+        """alpha, 1 / alpha."""
+        return (self.alpha, 1 / self.alpha)
+
+
+@spec("gelu")
+class GELU(ActivationFunction):
+    """f(x) = x Phi(x), Phi the normal distribution; approximate: f(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2.
+
+    approximate: default False. Hendrycks and Gimpel, Gaussian error linear units, 2016.
+    """
+
+    approximate: bool = boolean(default=False)
+
+    keeps: ClassVar[str] = "x"
+
+    @property
+    def kernel(self) -> str:
+        """The exact or the approximate form."""
+        return "gelu_tanh" if self.approximate else "gelu"
+
+
+@spec("silu", "swish")
+class SiLU(ActivationFunction):
+    """f(x) = x / (1 + e^-x). Elfwing, Uchibe and Doya, Sigmoid-weighted linear units, 2017; also known as swish."""
+
+    kernel: ClassVar[str] = "silu"  # type: ignore[misc]
+    keeps: ClassVar[str] = "x"
+
+
+@spec("mish")
+class Mish(ActivationFunction):
+    """f(x) = x tanh(log(1 + e^x)). Misra, Mish: a self regularized non-monotonic activation function, BMVC 2020."""
+
+    kernel: ClassVar[str] = "mish"  # type: ignore[misc]
+    keeps: ClassVar[str] = "x"
+
+
+@spec("softplus")
+class Softplus(ActivationFunction):
+    """f(x) = log(1 + e^x)."""
+
+    kernel: ClassVar[str] = "softplus"  # type: ignore[misc]
+
+
+@spec("softsign")
+class Softsign(ActivationFunction):
+    """f(x) = x / (1 + |x|)."""
+
+    kernel: ClassVar[str] = "softsign"  # type: ignore[misc]
+
+
+# Along an axis.
+
+@attrs.frozen(repr=False)
+class AxisActivation(ActivationFunction):
+    """Base of the activations that tie the numbers along one axis together."""
+
+    axis: int = integer(default=-1)
+
+    scratch_rows: ClassVar[bool] = False                 # whether the kernels for the last axis need scratch of x's size
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """The input's shape. Raises ValueError where it has no such axis."""
+        (shape,) = shapes
+        self._axis(len(shape) + 1)
+        return shape
+
+    def _axis(self, ndim: int) -> int:
+        """The axis counted from the front, of ndim with the batch."""
+        if not (1 <= self.axis < ndim or 1 - ndim <= self.axis < 0):
+            raise ValueError(f"{type(self).__name__}: axis must name an axis other than the batch of an input of {ndim} axes, batch included, "
+                             f"received {self.axis}")
+        return self.axis % ndim
+
+    def lower(self, g: Builder, *xs: Buffer) -> Buffer:
+        """Rows [R, C] where nothing but axes of one entry follow the axis, else lines [A, C, B]."""
+        (x,) = xs
+        axis = self._axis(len(x.shape))
+        A, C, B = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1:])
+        last = B == 1
+        shape = (A, C) if last else (A, C, B)
+        name = f"{self.module}{self.kernel}" if last else f"{self.module}{self.kernel}_axis"
+        y = g.buffer("y", *x.shape)
+
+        def scratch(*names: str) -> list[Buffer]:
+            if last:
+                return [g.scratch("terms", A, C)] if self.scratch_rows else []
+            return [g.scratch(of, A, B) for of in names]
+        g.step(f"{name}_forward", [y.reshaped(*shape)], [x.reshaped(*shape)], scratch=scratch("largest", "total"), rows=A, in_place=last)
+
+        def backward(dy: Buffer) -> Buffer:
+            dx = g.buffer("dx", *x.shape)
+            g.step(f"{name}_backward", [dx.reshaped(*shape)], [dy.reshaped(*shape), y.reshaped(*shape)], scratch=scratch("total"), rows=A,
+                   in_place=last)
+            return dx
+        g.on_backward(y, [x], backward)
+        return y
+
+
+@spec("softmax")
+class Softmax(AxisActivation):
+    """f(x)_c = e^(x_c) / sum_k e^(x_k) along an axis, computed from x - max(x).
+
+    axis: of the array with its batch dimension, so never 0; default the last. A line without a finite largest number gives NaN.
+    """
+
+    kernel: ClassVar[str] = "softmax"  # type: ignore[misc]
+
+
+@spec("log_softmax")
+class LogSoftmax(AxisActivation):
+    """f(x)_c = x_c - log sum_k e^(x_k) along an axis, computed from x - max(x).
+
+    axis: of the array with its batch dimension, so never 0; default the last. A line without a finite largest number gives NaN.
+    """
+
+    kernel: ClassVar[str] = "log_softmax"  # type: ignore[misc]
+    scratch_rows: ClassVar[bool] = True
+
+
+# A user's own.
+
+@attrs.frozen
+class Registered:
+    """A registered pair of functions; `number` tells it from an earlier one of the same name."""
+
+    f: Callable[[Any], Any]
+    df: Callable[[Any], Any]
+    keeps: str
+    number: int
+
+
+REGISTERED: dict[str, Registered] = {}
+
+
+def _check_registered(instance: Any, attribute: Any, value: object) -> None:
+    if value not in REGISTERED:
+        tail = f" ({nearest(value, REGISTERED)})" if isinstance(value, str) and REGISTERED else ""
+        raise ValueError(f"UserActivation: no activation {value!r} is registered in this process{tail}; call register_activation first")
+
+
+@spec()
+class UserActivation(ActivationFunction):
+    """An activation that `register_activation` made known. function: its registered name, which is all that JSON keeps of it."""
+
+    function: str = attrs.field(validator=_check_registered)
+
+    module: ClassVar[str] = "user:"
+
+    @property
+    def keeps(self) -> str:  # type: ignore[override]
+        """What it was registered with."""
+        return REGISTERED[self.function].keeps
+
+    @property
+    def kernel(self) -> str:
+        """A name that a later registration does not take over."""
+        return f"{self.function}.{REGISTERED[self.function].number}"
+
+
+def register_activation(name: str, f: Callable[[Any], Any], df: Callable[[Any], Any], keeps: str = "x") -> UserActivation:
+    """Make an elementwise activation of a function and its derivative; afterwards `name` stands for it wherever an activation is asked for.
+
+    Args:
+        name: letters, digits and '_'; not the name of an activation of nnkit's. A name of one's own may be registered anew: models compiled
+            before must be compiled again.
+        f: y = f(x), a plain Python function of one number that Numba can compile (`math` and the functions of `nnkit.scalar` may be called).
+            It is compiled into the loop; constants as type(x)(0.5) keep float32 arithmetic in float32, and without branches the loop
+            becomes vector code.
+        df: the derivative of f, from x (keeps="x") or from y (keeps="y").
+        keeps: what df takes; "y" lets y take the memory of x.
+
+    Returns:
+        UserActivation(name).
+
+    Raises:
+        TypeError: f or df is no plain Python function of one argument.
+        ValueError: the name is taken or malformed, keeps is neither "x" nor "y", Numba cannot compile a function (its reason is given), or df
+            is far from the central differences of f.
+
+    >>> import math
+    >>> import nnkit
+    >>> sine = nnkit.register_activation("sine", lambda x: math.sin(x), lambda x: math.cos(x))
+    >>> nnkit.Dense(8, activation="sine").activation
+    UserActivation('sine')
+    """
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)):
+        raise ValueError(f"register_activation: name must be made of letters, digits and '_', received {name!r}")
+    if ("activation", name) in SHORTHANDS and name not in REGISTERED:
+        raise ValueError(f"register_activation: name must be new, received {name!r}, which is nnkit's own")
+    if keeps not in ("x", "y"):
+        raise ValueError(f"register_activation: keeps must be 'x' or 'y', received {keeps!r}")
+    f, df = _plain_function(f, "f"), _plain_function(df, "df")
+    from nnkit.layers.activation_cpu import check_derivative, compiled_scalar, pointwise   # imports Numba
+    from nnkit.runtime.store import USER_KERNELS
+
+    check_derivative(compiled_scalar(f, "register_activation: f"), compiled_scalar(df, "register_activation: df"), keeps)
+    number = REGISTERED[name].number + 1 if name in REGISTERED else 1
+    forward, backward = pointwise(f, df)
+    USER_KERNELS[f"user:{name}.{number}_forward"], USER_KERNELS[f"user:{name}.{number}_backward"] = forward, backward
+    REGISTERED[name] = Registered(f, df, keeps, number)
+    SHORTHANDS["activation", name] = functools.partial(UserActivation, name)
+    return UserActivation(name)
+
+
+def _plain_function(function: Any, what: str) -> Callable[[Any], Any]:
+    """The Python function, of a function that Numba compiled already the one below it. Raises TypeError for anything else."""
+    function = getattr(function, "py_func", function)
+    if not inspect.isfunction(function):
+        raise TypeError(f"register_activation: {what} must be a plain Python function of one number, received {function!r}")
+    parameters = inspect.signature(function).parameters.values()
+    if len(parameters) != 1 or any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
+        raise TypeError(f"register_activation: {what} must take exactly one number, received {function.__name__}{inspect.signature(function)}")
+    return function
+
+
 @spec()
 class Activation(Layer):
     """A layer that is nothing but an activation: Activation("relu")."""
 
     activation: ActivationFunction = child("activation")
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """The input's shape."""
+        return self.activation.output_shape(*shapes)
 
     def parameters(self, *shapes: Any) -> Any:
         """What the activation learns."""

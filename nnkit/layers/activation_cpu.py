@@ -1,18 +1,30 @@
 """Kernels of the activations: for each a scalar function f and its derivative, side by side; loops over them are made by `pointwise`.
 
 N batch, F features. Forward: y [N, F] = f(x). Backward: dx [N, F] = dy f'(kept), where kept is x or y as the spec's `keeps` says.
+NaN goes through every f. A derivative from y has an absolute error of a few roundings of its largest value, also where it is nearly zero.
+
+Softmax and its logarithm, at the end of the file, work on rows [R, C], or along the middle axis of [A, C, B].
 """
 
 from __future__ import annotations
 
 import inspect
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
-from nnkit.jit import Int, Kernel, Matrix, Real, kernel, scalar
+from numba import types
+from numba.core.errors import NumbaError
+
+from nnkit.jit import Int, Kernel, Matrix, Real, Tensor3, kernel, routine, scalar
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.simd_cpu import address, part
+from nnkit.prims.rows_cpu import divide_by_sum, subtract_largest, subtract_number, subtract_share
+from nnkit.prims.simd_cpu import address, itemsize, part, sum_run
+from nnkit.scalar import EXP_BOTTOM, constant, copysign, exp, expm1, fabs, fma, log, normal_cdf, normal_pdf
+from nnkit.scalar import gelu as gelu_of
 from nnkit.scalar import sigmoid as sigmoid_of
+from nnkit.scalar import softplus as softplus_of
 from nnkit.scalar import tanh as tanh_of
 
 
@@ -52,19 +64,39 @@ def pointwise(f: Callable[..., Any], df: Callable[..., Any]) -> tuple[Kernel, Ke
     return forward, backward
 
 
+# Piecewise linear. Comparisons are turned so that NaN takes the branch that keeps it.
+
 def relu(x):
     """max(x, 0)."""
     T = type(x)
-    return x if x > T(0) else T(0)
+    return T(0) if x <= T(0) else x
 
 
 def relu_derivative(y):
     """1 where x > 0, from y = max(x, 0)."""
     T = type(y)
-    return T(1) if y > T(0) else T(0)
+    return T(0) if y <= T(0) else T(1)
 
 
 relu_forward, relu_backward = pointwise(relu, relu_derivative)
+
+
+def relu_general(x, top, slope, threshold):
+    """min(x, top) where x > threshold, slope (x - threshold) elsewhere."""
+    T = type(x)
+    low = slope * (x - threshold) if slope != T(0) else T(0)      # 0 * -inf would be NaN
+    high = top if x > top else x
+    return low if x <= threshold else high
+
+
+def relu_general_derivative(x, top, slope, threshold):
+    """Slope up to the threshold, 1 up to top, 0 beyond."""
+    T = type(x)
+    high = T(0) if x > top else T(1)
+    return slope if x <= threshold else high
+
+
+relu_general_forward, relu_general_backward = pointwise(relu_general, relu_general_derivative)
 
 
 def leaky_relu(x, slope):
@@ -82,6 +114,44 @@ def leaky_relu_derivative(y, slope):
 leaky_relu_forward, leaky_relu_backward = pointwise(leaky_relu, leaky_relu_derivative)
 
 
+def hard_sigmoid(x):
+    """min(max(x + 3, 0), 6) / 6."""
+    T = type(x)
+    t = x + T(3)
+    t = T(0) if t < T(0) else t
+    return (T(6) if t > T(6) else t) * T(1 / 6)
+
+
+def hard_sigmoid_derivative(y):
+    """1/6 where 0 < y < 1."""
+    T = type(y)
+    right = T(0) if y >= T(1) else T(1 / 6)
+    return T(0) if y <= T(0) else right
+
+
+hard_sigmoid_forward, hard_sigmoid_backward = pointwise(hard_sigmoid, hard_sigmoid_derivative)
+
+
+def hard_silu(x):
+    """X times its hard sigmoid; -0 from x = -3 down to -inf."""
+    T = type(x)
+    x = T(-3) if x < T(-3) else x
+    t = x + T(3)
+    return x * ((T(6) if t > T(6) else t) * T(1 / 6))
+
+
+def hard_silu_derivative(x):
+    """0 up to -3, x/3 + 1/2 up to 3, 1 beyond."""
+    T = type(x)
+    right = T(1) if x > T(3) else fma(x, T(1 / 3), T(0.5))
+    return T(0) if x <= T(-3) else right
+
+
+hard_silu_forward, hard_silu_backward = pointwise(hard_silu, hard_silu_derivative)
+
+
+# The exponential family.
+
 def sigmoid_derivative(y):
     """Y (1 - y)."""
     T = type(y)
@@ -98,3 +168,396 @@ def tanh_derivative(y):
 
 
 tanh_forward, tanh_backward = pointwise(lambda x: tanh_of(x), tanh_derivative)
+
+
+exponential_forward, exponential_backward = pointwise(lambda x: exp(x), lambda y: y)
+
+
+def elu(x, alpha):
+    """X where x > 0, alpha (e^x - 1) elsewhere."""
+    T = type(x)
+    low = alpha * expm1(x)
+    return low if x <= T(0) else x
+
+
+def elu_derivative(y, alpha):
+    """1, or alpha e^x = y + alpha."""
+    T = type(y)
+    return y + alpha if y <= T(0) else T(1)
+
+
+elu_forward, elu_backward = pointwise(elu, elu_derivative)
+
+SELU_SCALE = constant(1.0507009873554804934193349852946)
+SELU_LOW = constant(1.0507009873554804934193349852946 * 1.6732632423543772848170429916717)        # scale alpha
+
+
+def selu(x):
+    """Scale x where x > 0, scale alpha (e^x - 1) elsewhere."""
+    T = type(x)
+    low = SELU_LOW(x) * expm1(x)
+    return low if x <= T(0) else SELU_SCALE(x) * x
+
+
+def selu_derivative(y):
+    """Scale, or scale alpha e^x = y + scale alpha."""
+    T = type(y)
+    return y + SELU_LOW(y) if y <= T(0) else SELU_SCALE(y)
+
+
+selu_forward, selu_backward = pointwise(selu, selu_derivative)
+
+
+def celu(x, alpha, inverse):
+    """X where x > 0, alpha (e^(x / alpha) - 1) elsewhere; inverse is 1 / alpha."""
+    T = type(x)
+    low = alpha * expm1(x * inverse)
+    return low if x <= T(0) else x
+
+
+def celu_derivative(y, alpha, inverse):
+    """1, or e^(x / alpha) = y / alpha + 1."""
+    T = type(y)
+    return fma(y, inverse, T(1)) if y <= T(0) else T(1)
+
+
+celu_forward, celu_backward = pointwise(celu, celu_derivative)
+
+
+def softplus_derivative(y):
+    """1 / (1 + e^-x) = 1 - e^-y."""
+    return -expm1(-y)
+
+
+softplus_forward, softplus_backward = pointwise(lambda x: softplus_of(x), softplus_derivative)
+
+
+def softsign(x):
+    """X / (1 + |x|); 1 and -1 at the infinities."""
+    T = type(x)
+    t = fabs(x)
+    return copysign(T(1), x) if t > T(1e30) else x / (T(1) + t)
+
+
+def softsign_derivative(y):
+    """1 / (1 + |x|)^2 = (1 - |y|)^2."""
+    T = type(y)
+    r = T(1) - fabs(y)
+    return r * r
+
+
+softsign_forward, softsign_backward = pointwise(softsign, softsign_derivative)
+
+
+# x times something that falls to 0 on the left and rises to 1 on the right. Beyond a bound where the factor is 0 (or its derivative is) x stands
+# still, since an infinity times 0 would be NaN.
+
+@scalar
+def within(x, bound):
+    """X, at most `bound` from 0; NaN stays."""
+    x = bound if x > bound else x
+    return -bound if x < -bound else x
+
+
+@scalar
+def sigmoid_pair(x):
+    """s = 1 / (1 + e^-x) and ds/dx = s (1 - s), without cancellation."""
+    T = type(x)
+    e = exp(-fabs(x))
+    r = T(1) / (T(1) + e)
+    return (e if x < T(0) else T(1)) * r, e * r * r
+
+
+def silu(x):
+    """X sigmoid(x)."""
+    x = EXP_BOTTOM(x) if x < EXP_BOTTOM(x) else x
+    return x * sigmoid_of(x)
+
+
+def silu_derivative(x):
+    """S + x s (1 - s)."""
+    x = within(x, -EXP_BOTTOM(x))
+    s, ds = sigmoid_pair(x)
+    return fma(x, ds, s)
+
+
+silu_forward, silu_backward = pointwise(silu, silu_derivative)
+
+MISH_TOP = constant(20.0, 40.0)                          # tanh(softplus(x)) is 1 from here on
+
+
+def mish(x):
+    """X tanh(log(1 + e^x)) = x n / (n + 2), n = e^x (e^x + 2) = (1 + e^x)^2 - 1."""
+    T = type(x)
+    x = EXP_BOTTOM(x) if x < EXP_BOTTOM(x) else x
+    e = exp(MISH_TOP(x) if x > MISH_TOP(x) else x)
+    n = e * (e + T(2))
+    return x * (n / (n + T(2)))
+
+
+def mish_derivative(x):
+    """With w = n / (n + 2): w + x dw/dx, dw/dx = 4 e^x (e^x + 1) / (n + 2)^2."""
+    T = type(x)
+    x = EXP_BOTTOM(x) if x < EXP_BOTTOM(x) else x
+    x = MISH_TOP(x) if x > MISH_TOP(x) else x
+    e = exp(x)
+    n = e * (e + T(2))
+    r = T(1) / (n + T(2))
+    return r * fma(x * r, T(4) * e * (e + T(1)), n)
+
+
+mish_forward, mish_backward = pointwise(mish, mish_derivative)
+
+GELU_TOP = constant(14.0, 40.0)                          # density and tail of the normal distribution count as 0 from here on
+
+
+def gelu_derivative(x):
+    """Phi(x) + x phi(x)."""
+    x = within(x, GELU_TOP(x))
+    return fma(x, normal_pdf(x), normal_cdf(x))
+
+
+gelu_forward, gelu_backward = pointwise(lambda x: gelu_of(x), gelu_derivative)
+
+GELU_TANH_TOP = constant(11.0, 22.0)                     # e^-v is 0 from here on
+GELU_TANH_1 = constant(2 * math.sqrt(2 / math.pi))
+GELU_TANH_3 = constant(2 * math.sqrt(2 / math.pi) * 0.044715)
+
+
+def gelu_tanh(x):
+    """X (1 + tanh(v / 2)) / 2 = x sigmoid(v), v = 2 sqrt(2 / pi) (x + 0.044715 x^3)."""
+    x = -GELU_TANH_TOP(x) if x < -GELU_TANH_TOP(x) else x
+    return x * sigmoid_of(x * fma(x * x, GELU_TANH_3(x), GELU_TANH_1(x)))
+
+
+def gelu_tanh_derivative(x):
+    """S + x s (1 - s) dv/dx."""
+    T = type(x)
+    x = within(x, GELU_TANH_TOP(x))
+    z = x * x
+    s, ds = sigmoid_pair(x * fma(z, GELU_TANH_3(x), GELU_TANH_1(x)))
+    return fma(x * ds, fma(z, T(3) * GELU_TANH_3(x), GELU_TANH_1(x)), s)
+
+
+gelu_tanh_forward, gelu_tanh_backward = pointwise(gelu_tanh, gelu_tanh_derivative)
+
+
+# A user's own activation.
+
+POINTS = (-3.3, -1.7, -0.61, -0.13, 0.21, 0.73, 1.9, 3.1)        # where a user's derivative is checked: both sides of 0, no likely kink
+
+
+def compiled_scalar(function: Callable[..., Any], what: str) -> Any:
+    """The function of one number, compiled for float32 and float64. Raises ValueError with Numba's reason where it cannot be."""
+    compiled = scalar(function)
+    for number in (types.float32, types.float64):
+        try:
+            compiled.compile((number,))
+        except NumbaError as error:
+            text = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
+            text = [line for line in text if line and not line.startswith(("Failed in nopython mode", "During:", "File ", "This error"))]
+            raise ValueError(f"{what} cannot be compiled by Numba: {text[0] if text else type(error).__name__}") from None
+        result = compiled.overloads[(number,)].signature.return_type
+        if not isinstance(result, (types.Float, types.Integer)):
+            raise ValueError(f"{what} must return a number, returns {result}")
+    return compiled
+
+
+def check_derivative(f: Any, df: Any, keeps: str) -> None:
+    """Raise ValueError where df is far from the central difference of f. Error of the difference: 1e-9; tolerance: 1e-4 of the larger of it and 1.
+
+    Points where f is not finite, such as those outside of a logarithm's domain, are passed over.
+    """
+    for x in POINTS:
+        h = 1e-6 * (1 + abs(x))
+        y, difference = f(x), (f(x + h) - f(x - h)) / (2 * h)
+        if not (math.isfinite(y) and math.isfinite(difference)):
+            continue
+        found = df(y if keeps == "y" else x)
+        if not abs(found - difference) <= 1e-4 * max(1.0, abs(difference)):
+            place = f"df(f({x}))" if keeps == "y" else f"df({x})"
+            raise ValueError(f"df must be the derivative of f (keeps={keeps!r}), received {place} = {found:.6g} where the central difference of f "
+                             f"is {difference:.6g}")
+
+
+# Softmax. Rows of C numbers are too short for a vector loop of their own each where C is 10: what goes along a row are registers with masks
+# (prims/rows_cpu.py), and e^x runs over many rows at once. A sum along a row is a tree that depends on C alone.
+
+BLOCK = 2048                                             # elements that stay in the first-level cache between the passes
+
+
+@kernel
+def softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
+    """y = e^(x - max) / sum e^(x - max) along rows. Shapes: y, x [R, C]. Row-local; y may be x. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    C = y.shape[1]
+    row = itemsize(y) * C
+    block = max(1, BLOCK // max(1, C))
+    for first in range(start, stop, block):
+        last = min(stop, first + block)
+        for r in range(first, last):
+            subtract_largest(address(y) + r * row, address(x) + r * row, C, y)
+        ys = part(y, first * C, last * C)
+        for i in range(ys.size):
+            ys[i] = exp(ys[i])
+        for r in range(first, last):
+            divide_by_sum(address(y) + r * row, C, y)
+
+
+@kernel
+def softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix) -> None:
+    """dx = y (dy - sum y dy) along rows. Shapes: dx, dy, y [R, C]. Row-local; dx may be dy. Writes dx (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    C = y.shape[1]
+    row = itemsize(y) * C
+    block = max(1, BLOCK // max(1, C))
+    for first in range(start, stop, block):
+        last = min(stop, first + block)
+        dxs, dys, ys = part(dx, first * C, last * C), part(dy, first * C, last * C), part(y, first * C, last * C)
+        if address(dx) == address(dy):
+            for i in range(dxs.size):
+                dxs[i] *= ys[i]
+        else:
+            for i in range(dxs.size):
+                dxs[i] = dys[i] * ys[i]
+        for r in range(first, last):
+            subtract_share(address(dx) + r * row, address(dx) + r * row, address(y) + r * row, C, y)
+
+
+@kernel
+def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, terms: Matrix) -> None:
+    """y = (x - max) - log sum e^(x - max) along rows. Shapes: y, x, terms [R, C]; terms is scratch. Row-local; y may be x. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    C = y.shape[1]
+    row = itemsize(y) * C
+    block = max(1, BLOCK // max(1, C))
+    for first in range(start, stop, block):
+        last = min(stop, first + block)
+        for r in range(first, last):
+            subtract_largest(address(y) + r * row, address(x) + r * row, C, y)
+        ys, ts = part(y, first * C, last * C), part(terms, first * C, last * C)
+        for i in range(ys.size):
+            ts[i] = exp(ys[i])
+        for r in range(first, last):
+            subtract_number(address(y) + r * row, log(sum_run(address(terms) + r * row, C, y)), C, y)
+
+
+@kernel
+def log_softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix, terms: Matrix) -> None:
+    """dx = dy - e^y sum dy along rows. Shapes: dx, dy, y, terms [R, C]; terms is scratch. Row-local; dx may be dy. Writes dx (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    C = y.shape[1]
+    row = itemsize(y) * C
+    block = max(1, BLOCK // max(1, C))
+    for first in range(start, stop, block):
+        last = min(stop, first + block)
+        ys, ts = part(y, first * C, last * C), part(terms, first * C, last * C)
+        for i in range(ys.size):
+            ts[i] = exp(ys[i])
+        for r in range(first, last):
+            subtract_share(address(dx) + r * row, address(dy) + r * row, address(terms) + r * row, C, y)
+
+
+# Along the middle axis of [A, C, B]: elementwise along b, so plain loops become vector code. Task t covers its share of a.
+
+@routine
+def line(x, a, c):
+    """The B numbers x[a, c, :]."""
+    first = (a * x.shape[1] + c) * x.shape[2]
+    return part(x, first, first + x.shape[2])
+
+
+@routine
+def largest_along(ms, x, a):
+    """ms = max over c of x[a, c, :]. NaN is not the largest, and stays in x - ms."""
+    xs = line(x, a, 0)
+    for b in range(ms.size):
+        ms[b] = xs[b]
+    for c in range(1, x.shape[1]):
+        xs = line(x, a, c)
+        for b in range(ms.size):
+            ms[b] = xs[b] if xs[b] > ms[b] else ms[b]
+
+
+@kernel
+def softmax_axis_forward(task: Int, tasks: Int, y: Tensor3, x: Tensor3, largest: Matrix, total: Matrix) -> None:
+    """y = e^(x - max) / sum e^(x - max) along c. Shapes: y, x [A, C, B]; scratch: largest, total [A, B]. Row-local. Writes y (=)."""
+    A, C, B = y.shape
+    start, stop = row_share(A, tasks, task)
+    for a in range(start, stop if C else start):
+        ms, ts = part(largest, a * B, (a + 1) * B), part(total, a * B, (a + 1) * B)
+        largest_along(ms, x, a)
+        for b in range(ts.size):
+            ts[b] = 0
+        for c in range(C):
+            ys, xs = line(y, a, c), line(x, a, c)
+            for b in range(ts.size):
+                ys[b] = exp(xs[b] - ms[b])
+            for b in range(ts.size):
+                ts[b] += ys[b]
+        for b in range(ts.size):
+            ts[b] = y.dtype.type(1) / ts[b]
+        for c in range(C):
+            ys = line(y, a, c)
+            for b in range(ts.size):
+                ys[b] *= ts[b]
+
+
+@kernel
+def softmax_axis_backward(task: Int, tasks: Int, dx: Tensor3, dy: Tensor3, y: Tensor3, total: Matrix) -> None:
+    """dx = y (dy - sum y dy) along c. Shapes: dx, dy, y [A, C, B]; scratch: total [A, B]. Row-local. Writes dx (=)."""
+    A, C, B = y.shape
+    start, stop = row_share(A, tasks, task)
+    for a in range(start, stop):
+        ts = part(total, a * B, (a + 1) * B)
+        for b in range(ts.size):
+            ts[b] = 0
+        for c in range(C):
+            dys, ys = line(dy, a, c), line(y, a, c)
+            for b in range(ts.size):
+                ts[b] += dys[b] * ys[b]
+        for c in range(C):
+            dxs, dys, ys = line(dx, a, c), line(dy, a, c), line(y, a, c)
+            for b in range(ts.size):
+                dxs[b] = ys[b] * (dys[b] - ts[b])
+
+
+@kernel
+def log_softmax_axis_forward(task: Int, tasks: Int, y: Tensor3, x: Tensor3, largest: Matrix, total: Matrix) -> None:
+    """y = (x - max) - log sum e^(x - max) along c. Shapes: y, x [A, C, B]; scratch: largest, total [A, B]. Row-local. Writes y (=)."""
+    A, C, B = y.shape
+    start, stop = row_share(A, tasks, task)
+    for a in range(start, stop if C else start):
+        ms, ts = part(largest, a * B, (a + 1) * B), part(total, a * B, (a + 1) * B)
+        largest_along(ms, x, a)
+        for b in range(ts.size):
+            ts[b] = 0
+        for c in range(C):
+            xs = line(x, a, c)
+            for b in range(ts.size):
+                ts[b] += exp(xs[b] - ms[b])
+        for b in range(ts.size):
+            ts[b] = log(ts[b])
+        for c in range(C):
+            ys, xs = line(y, a, c), line(x, a, c)
+            for b in range(ts.size):
+                ys[b] = (xs[b] - ms[b]) - ts[b]
+
+
+@kernel
+def log_softmax_axis_backward(task: Int, tasks: Int, dx: Tensor3, dy: Tensor3, y: Tensor3, total: Matrix) -> None:
+    """dx = dy - e^y sum dy along c. Shapes: dx, dy, y [A, C, B]; scratch: total [A, B]. Row-local. Writes dx (=)."""
+    A, C, B = y.shape
+    start, stop = row_share(A, tasks, task)
+    for a in range(start, stop):
+        ts = part(total, a * B, (a + 1) * B)
+        for b in range(ts.size):
+            ts[b] = 0
+        for c in range(C):
+            dys = line(dy, a, c)
+            for b in range(ts.size):
+                ts[b] += dys[b]
+        for c in range(C):
+            dxs, dys, ys = line(dx, a, c), line(dy, a, c), line(y, a, c)
+            for b in range(ts.size):
+                dxs[b] = dys[b] - exp(ys[b]) * ts[b]

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["Loss", "PointwiseLoss"]
+__all__ = ["Loss", "PointwiseLoss", "as_rows", "refuse_outside"]
+
+ENTRY_FLOPS = 20                                         # what an exponential or a logarithm and the arithmetic around it cost
 
 
 @attrs.frozen(repr=False)
 class Loss(Spec):
     """Base of all losses. Per-row values are averaged over all rows of the batch, each multiplied by its sample's weight (Keras'
-    'sum_over_batch_size'); a row is one entry of all axes but the last."""
+    'sum_over_batch_size'); a row is one entry of all axes but the last. An output of one axis, the batch, has rows of one entry."""
 
     family: ClassVar[str] = "loss"
 
@@ -39,7 +41,7 @@ class Loss(Spec):
         return output_shape, "T"
 
     def prepare(self, y: Any, output_shape: Shape, dtype: str, check_finite: bool = False) -> np.ndarray:
-        """The user's targets as a checked C-contiguous array. Raises ValueError where they do not fit."""
+        """The user's targets as a checked C-contiguous array. Raises TypeError or ValueError where they do not fit."""
         return as_samples(y, output_shape, dtype, "y", check_finite)
 
     def lower(self, g: Builder, y: Buffer, t: Buffer, w: Buffer) -> Buffer:
@@ -47,11 +49,26 @@ class Loss(Spec):
         raise TypeError(f"{type(self).__name__} does not say how it lowers itself")
 
 
+def as_rows(y: Buffer) -> Buffer:
+    """An output or its targets as (R, J): all axes but the last are rows."""
+    return y.rows(max(1, len(y.shape) - 1))
+
+
+def refuse_outside(y: np.ndarray, low: float, high: float, rule: str) -> None:
+    """Raise ValueError for the first target below low or above high; `rule` follows "y must". NaN passes: check_finite asks for that."""
+    if y.size and (y.min() < low or y.max() > high or np.isnan(y.min())):
+        wrong = (y < low) | (y > high)
+        if wrong.any():
+            place = tuple(map(int, np.unravel_index(int(wrong.argmax()), y.shape)))
+            raise ValueError(f"y must {rule}, received {y[place].item():.9g} at position {place if len(place) > 1 else place[0]}")
+
+
 @attrs.frozen(repr=False)
 class PointwiseLoss(Loss):
-    """A loss that is the mean over the last axis of l(y, t), elementwise. Kernels <family>.<kernel>_forward and _backward."""
+    """A loss that is the mean (or sum) over the last axis of l(y, t), elementwise. Kernels <module>_cpu.<kernel>_forward and _backward."""
 
     module: ClassVar[str] = "regression"
+    mean: ClassVar[bool] = True
 
     @property
     def kernel(self) -> str:
@@ -67,21 +84,21 @@ class PointwiseLoss(Loss):
         return {}
 
     def lower(self, g: Builder, y: Buffer, t: Buffer, w: Buffer) -> Buffer:
-        """rows = w mean_j l(y, t); dy = w / (R J) l'(y, t)."""
-        y2, t2 = y.rows(len(y.shape) - 1), t.rows(len(t.shape) - 1)
-        rows = g.buffer("rows", y2.shape[0])
-        terms = g.scratch("terms", *y2.shape)
+        """rows = w share sum_j l(y, t); dy = w share / R l'(y, t); share is 1 / J for a mean, 1 for a sum."""
+        y2, t2 = as_rows(y), as_rows(t)
+        R, J = y2.shape
+        rows = g.buffer("rows", R)
+        terms = g.scratch("terms", R, J)
         name = f"losses.{self.module}.{self.kernel}"
-        scalars = (*self.scalars(), 0.0, 0.0)[:2]
-        local = y2.shape[0]
+        scalars = (1.0 / J if self.mean and J else 1.0, *self.scalars(), 0.0, 0.0)[:3]
 
         def fused(part: str) -> dict[str, str]:
             return {below: f"losses.{self.module}.{kernel}_{part}" for below, kernel in self.logits().items()}
-        g.step(f"{name}_forward", [rows], [y2, t2, w], scratch=[terms], scalars=scalars, rows=local, logits=fused("forward"))
+        g.step(f"{name}_forward", [rows], [y2, t2, w], scratch=[terms], scalars=scalars, rows=R, flops=ENTRY_FLOPS * R * J, logits=fused("forward"))
 
         def backward(_: Buffer) -> Buffer:
             dy = g.buffer("dy", *y.shape)
-            g.step(f"{name}_backward", [dy.rows(len(y.shape) - 1)], [y2, t2, w], scalars=scalars, rows=local, logits=fused("backward"))
+            g.step(f"{name}_backward", [as_rows(dy)], [y2, t2, w], scalars=scalars, rows=R, flops=ENTRY_FLOPS * R * J, logits=fused("backward"))
             return dy
         g.on_backward(rows, [y], backward)
         return rows

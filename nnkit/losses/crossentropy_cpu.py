@@ -1,10 +1,18 @@
-"""Kernels of the cross-entropies."""
+"""Kernels of the cross-entropies. R rows, C classes (entries of a row), N samples (R / N rows each).
+
+The categorical ones come in two forms, for probabilities y and for logits z, with one list of arguments, so that a pass can put one in place of
+the other. Forward keeps for backward, in the form for probabilities, q = y / sum y or its logarithm and scale = 1 / sum y; in the form for
+logits, e = exp(z - max z) and scale = 1 / sum e.
+"""
 
 from __future__ import annotations
 
-from nnkit.jit import scalar
+from nnkit.jit import Int, Labels, Matrix, Real, Vector, kernel, routine, scalar
 from nnkit.losses.pointwise_cpu import pointwise_loss
-from nnkit.scalar import log, sigmoid, softplus
+from nnkit.losses.rows_cpu import blend_run, dot_run, max_run, shift_run, weigh, weigh_matrix
+from nnkit.prims.matmul_cpu import row_share
+from nnkit.prims.simd_cpu import address, itemsize, part, sum_run
+from nnkit.scalar import GATE_TOP, exp_normal, log, sigmoid, softplus
 
 
 @scalar
@@ -52,3 +60,286 @@ def binary_crossentropy_logits_derivative(z, t, smoothing):
 
 binary_crossentropy_logits_forward, binary_crossentropy_logits_backward = pointwise_loss(
     binary_crossentropy_logits, binary_crossentropy_logits_derivative)
+
+
+@scalar
+def clipped_to_one(y):
+    """Y within [1e-7, 1]; NaN stays NaN."""
+    T = type(y)
+    return T(1e-7) if y < T(1e-7) else (T(1) if y > T(1) else y)
+
+
+def kl_divergence(y, t):
+    """T log(t / y), both within [1e-7, 1]."""
+    t = clipped_to_one(t)
+    return t * log(t / clipped_to_one(y))
+
+
+def kl_divergence_derivative(y, t):
+    """-t / y, 0 where y was clipped."""
+    T = type(y)
+    p = clipped_to_one(y)
+    return -clipped_to_one(t) / p if p == y else T(0)
+
+
+kl_divergence_forward, kl_divergence_backward = pointwise_loss(kl_divergence, kl_divergence_derivative)
+
+
+# What the categorical forms share.
+
+@scalar
+def exp_or_zero(x):
+    """e^x for x <= 0; 0 where it would be below the normal numbers."""
+    T = type(x)
+    e = exp_normal(-GATE_TOP(x) if x < -GATE_TOP(x) else x)
+    return T(0) if x < -GATE_TOP(x) else e
+
+
+@routine
+def shift_rows(e, z, start, stop):
+    """e = z - max z, row by row, for rows [start, stop): no exponential can overflow, and the largest is 1."""
+    C = z.shape[1]
+    row = itemsize(z) * C
+    for r in range(start, stop):
+        here = address(z) + r * row
+        shift_run(address(e) + r * row, here, max_run(here, C, z), C, z)
+
+
+@routine
+def exp_rows(e, start, stop):
+    """e = exp(e) for rows [start, stop), elementwise: one long loop also where rows are short."""
+    C = e.shape[1]
+    es = part(e, start * C, stop * C)
+    for i in range(es.size):
+        es[i] = exp_or_zero(es[i])
+
+
+@routine
+def normalize_rows(q, scale, y, start, stop):
+    """q = y / sum y, scale = 1 / sum y, for rows [start, stop)."""
+    C = y.shape[1]
+    T = y.dtype.type
+    for r in range(start, stop):
+        scale[r] = T(1) / sum_run(address(y) + itemsize(y) * r * C, C, y)
+        qs, ys = part(q, r * C, (r + 1) * C), part(y, r * C, (r + 1) * C)
+        for c in range(C):
+            qs[c] = ys[c] * scale[r]
+
+
+# Categorical: targets t [R, C], of which t (1 - s) + s / C is meant, s the smoothing.
+
+@kernel
+def categorical_crossentropy_forward(task: Int, tasks: Int, rows: Vector, kept: Matrix, scale: Vector, y: Matrix, t: Matrix, w: Vector,
+                                     smoothing: Real) -> None:
+    """rows[r] = -w sum_c t log q, q = y / sum y within [1e-7, 1 - 1e-7]; kept = log q; scale = 1 / sum y.
+
+    Shapes: rows, scale [R], kept, y, t [R, C], w [N]. Row-local. Writes rows, kept and scale (=).
+    """
+    start, stop = row_share(y.shape[0], tasks, task)
+    C = y.shape[1]
+    T = y.dtype.type
+    row = itemsize(y) * C
+    normalize_rows(kept, scale, y, start, stop)
+    ks = part(kept, start * C, stop * C)
+    for i in range(ks.size):
+        ks[i] = log(clipped(ks[i]))
+    for r in range(start, stop):
+        logs = address(kept) + r * row
+        rows[r] = -(T(1) - smoothing) * dot_run(address(t) + r * row, logs, C, y)
+        if smoothing != T(0):
+            rows[r] -= smoothing / T(C) * sum_run(logs, C, y)
+    weigh(rows, w, start, stop)
+
+
+@kernel
+def categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, y: Matrix, t: Matrix, w: Vector, kept: Matrix, scale: Vector,
+                                      smoothing: Real) -> None:
+    """dy[r, c] = w / R scale (sum t - t / q), where t counts as 0 if its q was clipped.
+
+    Shapes: dy, y, t, kept [R, C], scale [R], w [N]. Row-local. Writes dy (=).
+    """
+    start, stop = row_share(y.shape[0], tasks, task)
+    R, C = y.shape
+    T = y.dtype.type
+    base = smoothing / T(C)
+    for r in range(start, stop):
+        ds, ys, ts = part(dy, r * C, (r + 1) * C), part(y, r * C, (r + 1) * C), part(t, r * C, (r + 1) * C)
+        for c in range(C):
+            q = ys[c] * scale[r]
+            ds[c] = ts[c] * (T(1) - smoothing) + base if clipped(q) == q else T(0)
+        total = sum_run(address(dy) + itemsize(dy) * r * C, C, dy)
+        factor = scale[r] / T(R)
+        for c in range(C):
+            ds[c] = factor * (total - ds[c] / clipped(ys[c] * scale[r]))
+    weigh_matrix(dy, w, start, stop)
+
+
+@kernel
+def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector, kept: Matrix, scale: Vector, z: Matrix, t: Matrix, w: Vector,
+                                            smoothing: Real) -> None:
+    """rows[r] = w sum_c t (log sum e - (z - max z)), e = exp(z - max z); kept = e; scale = sum t / sum e.
+
+    Shapes: rows, scale [R], kept, z, t [R, C], w [N]. Row-local. Writes rows, kept and scale (=).
+    """
+    start, stop = row_share(z.shape[0], tasks, task)
+    C = z.shape[1]
+    T = z.dtype.type
+    row = itemsize(z) * C
+    shift_rows(kept, z, start, stop)
+    for r in range(start, stop):
+        shifted, targets = address(kept) + r * row, address(t) + r * row
+        rows[r] = (T(1) - smoothing) * dot_run(targets, shifted, C, z)
+        scale[r] = (T(1) - smoothing) * sum_run(targets, C, z) + smoothing
+        if smoothing != T(0):
+            rows[r] += smoothing / T(C) * sum_run(shifted, C, z)
+    exp_rows(kept, start, stop)
+    for r in range(start, stop):
+        total = sum_run(address(kept) + r * row, C, z)
+        rows[r] = scale[r] * log(total) - rows[r]
+        scale[r] /= total
+    weigh(rows, w, start, stop)
+
+
+@kernel
+def categorical_crossentropy_logits_backward(task: Int, tasks: Int, dz: Matrix, z: Matrix, t: Matrix, w: Vector, kept: Matrix, scale: Vector,
+                                             smoothing: Real) -> None:
+    """dz[r, c] = w / R (scale e - t), which is softmax(z) sum t - t. Shapes: dz, z, t, kept [R, C], scale [R], w [N]. Row-local. Writes dz (=)."""
+    start, stop = row_share(dz.shape[0], tasks, task)
+    R, C = dz.shape
+    T = dz.dtype.type
+    row = itemsize(dz) * C
+    per_sample = R // w.size
+    for r in range(start, stop):
+        factor = weight_of(w, r, per_sample) / T(R)
+        blend_run(address(dz) + r * row, factor * scale[r], address(kept) + r * row, -factor * (T(1) - smoothing), address(t) + r * row,
+                  -factor * smoothing / T(C), C, dz)
+
+
+@routine
+def weight_of(w, r, per_sample):
+    """The weight of the row's sample."""
+    return w[r] if per_sample == 1 else w[r // per_sample]
+
+
+# Sparse: labels t [R]. Where `valid` has an entry, rows whose label is `ignore` count 0, and the others `valid` times.
+
+@kernel
+def valid_share(task: Int, tasks: Int, valid: Vector, t: Labels, ignore: Int) -> None:
+    """valid[0] = R / number of labels that are not `ignore`, 0 where there are none. Shapes: valid [1], t [R]. One task. Writes valid (=)."""
+    T = valid.dtype.type
+    count = 0
+    for r in range(t.size):
+        count += t[r] != ignore
+    valid[0] = T(t.size) / T(count) if count else T(0)
+
+
+@routine
+def weigh_valid(rows, t, w, valid, ignore, start, stop):
+    """rows[r] *= w of the row's sample and the share of valid rows; 0 where the label is ignored, whatever stood there."""
+    weigh(rows, w, start, stop)
+    if valid.size:
+        T = rows.dtype.type
+        for r in range(start, stop):
+            rows[r] = T(0) if t[r] == ignore else rows[r] * valid[0]
+
+
+@routine
+def label_of(t, r, valid, ignore):
+    """The row's label; class 0 stands in for an ignored one, which may be no class."""
+    return 0 if valid.size and t[r] == ignore else t[r]
+
+
+@routine
+def row_factor(t, w, r, per_sample, valid, ignore):
+    """w / R of a row, times the share of valid rows; 0 where the label is ignored."""
+    T = w.dtype.type
+    factor = weight_of(w, r, per_sample) / T(t.size)
+    if valid.size:
+        factor = T(0) if t[r] == ignore else factor * valid[0]
+    return factor
+
+
+@kernel
+def sparse_categorical_crossentropy_forward(task: Int, tasks: Int, rows: Vector, kept: Matrix, scale: Vector, y: Matrix, t: Labels, w: Vector,
+                                            valid: Vector, ignore: Int) -> None:
+    """rows[r] = -w log q[t], q = y / sum y within [1e-7, 1 - 1e-7]; kept = q, not clipped; scale = 1 / sum y.
+
+    Shapes: rows, scale, t [R], kept, y [R, C], w [N], valid [1] or empty. Row-local. Writes rows, kept and scale (=).
+    """
+    start, stop = row_share(y.shape[0], tasks, task)
+    normalize_rows(kept, scale, y, start, stop)
+    for r in range(start, stop):
+        rows[r] = kept[r, label_of(t, r, valid, ignore)]
+    own = part(rows, start, stop)
+    for r in range(own.size):
+        own[r] = -log(clipped(own[r]))
+    weigh_valid(rows, t, w, valid, ignore, start, stop)
+
+
+@kernel
+def sparse_categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, y: Matrix, t: Labels, w: Vector, kept: Matrix, scale: Vector,
+                                             valid: Vector, ignore: Int) -> None:
+    """dy[r, c] = w / R scale (1 - [c = t] / q[t]), 0 where q[t] was clipped.
+
+    Shapes: dy, y, kept [R, C], scale, t [R], w [N], valid [1] or empty. Row-local. Writes dy (=).
+    """
+    start, stop = row_share(y.shape[0], tasks, task)
+    R, C = y.shape
+    T = y.dtype.type
+    per_sample = R // w.size
+    for r in range(start, stop):
+        label = label_of(t, r, valid, ignore)
+        q = kept[r, label]
+        factor = row_factor(t, w, r, per_sample, valid, ignore)
+        factor = factor * scale[r] if factor != T(0) and clipped(q) == q else T(0)
+        ds = part(dy, r * C, (r + 1) * C)
+        for c in range(C):
+            ds[c] = factor
+        ds[label] = factor - factor / clipped(q) if factor != T(0) else T(0)
+
+
+@kernel
+def sparse_categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector, kept: Matrix, scale: Vector, z: Matrix, t: Labels,
+                                                   w: Vector, valid: Vector, ignore: Int) -> None:
+    """rows[r] = w (log sum e - (z[t] - max z)), e = exp(z - max z); kept = e; scale = 1 / sum e.
+
+    Shapes: rows, scale, t [R], kept, z [R, C], w [N], valid [1] or empty. Row-local. Writes rows, kept and scale (=).
+    """
+    start, stop = row_share(z.shape[0], tasks, task)
+    C = z.shape[1]
+    T = z.dtype.type
+    shift_rows(kept, z, start, stop)
+    for r in range(start, stop):
+        rows[r] = kept[r, label_of(t, r, valid, ignore)]
+    exp_rows(kept, start, stop)
+    for r in range(start, stop):
+        scale[r] = sum_run(address(kept) + itemsize(z) * r * C, C, z)
+    own, scales = part(rows, start, stop), part(scale, start, stop)
+    for r in range(own.size):
+        own[r] = log(scales[r]) - own[r]
+        scales[r] = T(1) / scales[r]
+    weigh_valid(rows, t, w, valid, ignore, start, stop)
+
+
+@kernel
+def sparse_categorical_crossentropy_logits_backward(task: Int, tasks: Int, dz: Matrix, z: Matrix, t: Labels, w: Vector, kept: Matrix,
+                                                    scale: Vector, valid: Vector, ignore: Int) -> None:
+    """dz[r, c] = w / R (scale e - [c = t]), which is softmax(z) - [c = t].
+
+    Shapes: dz, z, kept [R, C], scale, t [R], w [N], valid [1] or empty. Row-local. Writes dz (=).
+    """
+    start, stop = row_share(dz.shape[0], tasks, task)
+    R, C = dz.shape
+    T = dz.dtype.type
+    row = itemsize(dz) * C
+    per_sample = R // w.size
+    for r in range(start, stop):
+        factor = row_factor(t, w, r, per_sample, valid, ignore)
+        if factor == T(0):                               # 0 whatever stands in an ignored row
+            ds = part(dz, r * C, (r + 1) * C)
+            for c in range(C):
+                ds[c] = 0
+        else:
+            es = address(kept) + r * row
+            blend_run(address(dz) + r * row, factor * scale[r], es, T(0), es, T(0), C, dz)
+            dz[r, label_of(t, r, valid, ignore)] -= factor

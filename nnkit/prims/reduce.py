@@ -14,7 +14,7 @@ from nnkit.plan.passes import work_tasks
 
 __all__ = ["STRIP", "Tiling", "tile_fold"]
 
-TILE = 256                                               # fewest elements of a tile row worth a loop of its own
+TILE = 64                                                # fewest elements of a tile row: four registers of 512 bits
 STRIP = 512                                              # most columns of a piece: their sums stay in the first-level cache
 PIECE = 32768                                            # elements of a piece, about
 
@@ -29,15 +29,11 @@ def tile_fold(rows: int, columns: int) -> int:
 
 @attrs.frozen
 class Tiling:
-    """The pieces of a matrix of `rows` rows and `columns` columns."""
+    """The pieces of a matrix of `rows` rows and `columns` columns. fold: F, rows side by side in a tile row, a power of two."""
 
     rows: int
     columns: int
-
-    @property
-    def fold(self) -> int:
-        """F: rows side by side in a tile row, a power of two."""
-        return tile_fold(self.rows, self.columns)
+    fold: int = attrs.field(default=attrs.Factory(lambda self: tile_fold(self.rows, self.columns), takes_self=True))
 
     @property
     def width(self) -> int:

@@ -1,0 +1,388 @@
+"""Model: fit, evaluate, predict, gradients; what is refused, and that a refused call changes nothing."""
+
+import _thread
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import nnkit
+from nnkit import Adam, BatchNormalization, Callback, Dense, Dropout, Input, Sequential
+
+SPEC = Sequential([Input((6,)), Dense(8, activation="relu"), Dense(1, activation="sigmoid")])
+SOFTMAX = Sequential([Input((6,)), Dense(8, activation="tanh"), Dense(3, activation="softmax")])
+
+
+def data(n=100, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 6))
+    return x, (x[:, 0] + x[:, 1] * x[:, 2] > 0).astype(float)
+
+
+def compiled(spec=SPEC, loss="binary_crossentropy", **options):
+    return nnkit.compile(spec, optimizer=options.pop("optimizer", "adam"), loss=loss, **options)
+
+
+def snapshot(model):
+    return {**{name: array.copy() for name, array in model.parameters.items()}, "block": model.memory.block.copy()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
+# Training.
+
+def test_fit_learns_and_reports():
+    x, y = data(400)
+    model = compiled(optimizer=Adam(0.01), metrics=["accuracy"])
+    history = model.fit(x, y, epochs=30, validation_split=0.25, verbose=0)
+    assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy"]
+    assert len(history["loss"]) == 30
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    assert history["val_accuracy"][-1] > 0.8             # measured 0.9 for this seed
+    assert model.evaluate(x[300:], y[300:]) == {"loss": history["val_loss"][-1], "accuracy": history["val_accuracy"][-1]}
+
+
+def test_one_epoch_is_what_numpy_computes():
+    """Two updates of SGD in float64, the last batch smaller, against the same in NumPy."""
+    x, y = data(10)
+    model = compiled(Sequential([Input((6,)), Dense(1)]), loss="mse", optimizer=nnkit.SGD(0.1), dtype="float64")
+    w, b = (model.parameters[name].copy() for name in ("dense/kernel", "dense/bias"))
+    losses = []
+    for part in (slice(0, 6), slice(6, 10)):
+        error = x[part] @ w + b - y[part, None]
+        losses.append((len(error), np.mean(error ** 2)))
+        w = w - 0.1 * 2 * x[part].T @ error / len(error)
+        b = b - 0.1 * 2 * error.sum(0) / len(error)
+    history = model.fit(x, y, batch_size=6, shuffle=False, verbose=0)
+    np.testing.assert_allclose(model.parameters["dense/kernel"], w, rtol=1e-12)     # float64 rounding of a few dozen operations
+    np.testing.assert_allclose(model.parameters["dense/bias"], b, rtol=1e-12)
+    np.testing.assert_allclose(history["loss"][0], sum(n * loss for n, loss in losses) / 10, rtol=1e-12)
+
+
+def test_fit_equals_train_on_batch():
+    x, y = data(64)
+    first, second = compiled(seed=4), compiled(seed=4)
+    first.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    for _ in range(2):
+        for start in range(0, 64, 16):
+            logs = second.train_on_batch(x[start:start + 16], y[start:start + 16])
+    assert same(first.parameters, second.parameters)
+    assert set(logs) == {"loss"}
+
+
+def test_batches_are_taken_from_iterables_and_functions():
+    x, y = data(64)
+    batches = [(x[i:i + 16], y[i:i + 16]) for i in range(0, 64, 16)]
+    whole, listed, made = compiled(seed=4), compiled(seed=4), compiled(seed=4)
+    expected = whole.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    assert listed.fit(batches, epochs=2, verbose=0)["loss"] == expected["loss"]
+    made.fit(lambda: iter(batches), epochs=2, verbose=0)
+    assert same(whole.parameters, listed.parameters)
+    assert same(whole.parameters, made.parameters)
+    with pytest.raises(ValueError, match="x is an iterator, which can be gone through once, but 2 epochs are asked for"):
+        compiled().fit(iter(batches), epochs=2)
+
+
+def test_sample_weights_and_class_weights():
+    x, y = data(40)
+    weighted, repeated, by_class = compiled(seed=1), compiled(seed=1), compiled(seed=1)
+    weights = np.where(y > 0, 3.0, 1.0)
+    a = weighted.gradients(x, y, sample_weight=weights)
+    by_class.train_on_batch(x, y, class_weight={0: 1.0, 1: 3.0})
+    weighted.train_on_batch(x, y, sample_weight=weights)
+    assert same(weighted.parameters, by_class.parameters)
+    # Weight 3 is three copies of a sample; the mean is over the number of samples.
+    index = np.repeat(np.arange(40), weights.astype(int))
+    b = repeated.gradients(x[index], y[index])
+    for name in a:
+        np.testing.assert_allclose(a[name] * 40 / len(index), b[name], rtol=1e-4, atol=1e-7)      # float32 sums in another order
+
+
+def test_gradients_change_nothing_and_include_the_input():
+    x, y = data(20)
+    model = compiled(Sequential([Input((6,)), Dense(5), BatchNormalization(), Dropout(0.3), Dense(1)]), loss="mse", dtype="float64")
+    before = snapshot(model)
+    found = model.gradients(x, y, inputs=True)
+    again = model.gradients(x, y, inputs=True)
+    after = snapshot(model)
+    before.pop("block"), after.pop("block")
+    assert same(before, after)
+    assert same(found, again)
+    assert found["x"].shape == x.shape
+    assert set(found) == {"x", "dense/kernel", "dense/bias", "batch_normalization/gamma", "batch_normalization/beta", "dense_1/kernel", "dense_1/bias"}
+
+
+def test_training_goes_on_where_it_stopped():
+    x, y = data(64)
+    once, twice = compiled(seed=2), compiled(seed=2)
+    once.fit(x, y, epochs=4, verbose=0)
+    twice.fit(x, y, epochs=2, verbose=0)
+    history = twice.fit(x, y, epochs=4, initial_epoch=2, verbose=0)
+    assert same(once.parameters, twice.parameters)
+    assert history.epoch == [2, 3]
+
+
+def test_a_schedule_drives_the_rate():
+    x, y = data(64)
+    schedule = nnkit.PiecewiseConstantDecay([3], [0.1, 0.01])
+    model = compiled(Sequential([Input((6,)), Dense(1)]), loss="mse", optimizer=nnkit.SGD(schedule), dtype="float64")
+    byhand = compiled(Sequential([Input((6,)), Dense(1)]), loss="mse", optimizer=nnkit.SGD(0.1), dtype="float64")
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    for step in range(8):
+        byhand.learning_rate = schedule(step)
+        byhand.train_on_batch(x[8 * step:8 * step + 8], y[8 * step:8 * step + 8])
+    assert same(model.parameters, byhand.parameters)
+    assert model.learning_rate == 0.01
+    with pytest.raises(ValueError, match="learning_rate cannot be set: the schedule"):
+        model.learning_rate = 0.1
+
+
+def test_penalties_count_in_loss_and_gradient():
+    x, y = data(30)
+    plain = compiled(Sequential([Input((6,)), Dense(1)]), loss="mse", dtype="float64", seed=3)
+    spec = Sequential([Input((6,)), Dense(1, kernel_regularizer=nnkit.L1L2(0.1, 0.2), bias_regularizer="l2")])
+    penalized = compiled(spec, loss="mse", dtype="float64", seed=3)
+    for model in (plain, penalized):
+        model.set_parameters({"dense/bias": [0.5]})
+    w = plain.parameters["dense/kernel"]
+    extra = 0.1 * np.abs(w).sum() + 0.2 * (w ** 2).sum() + 0.01 * 0.25
+    assert penalized.evaluate(x, y)["loss"] == pytest.approx(plain.evaluate(x, y)["loss"] + extra, rel=1e-12)
+    a, b = plain.gradients(x, y), penalized.gradients(x, y)
+    np.testing.assert_allclose(b["dense/kernel"], a["dense/kernel"] + 0.1 * np.sign(w) + 0.4 * w, rtol=1e-12)
+    np.testing.assert_allclose(b["dense/bias"], a["dense/bias"] + 0.01, rtol=1e-12)
+
+
+# Prediction and evaluation.
+
+def test_predict_takes_what_numpy_takes_and_cuts_batches():
+    pandas = pytest.importorskip("pandas")
+    x, _ = data(50)
+    model = compiled()
+    expected = model.predict(x.astype(np.float32))
+    for given in (x, x.tolist(), np.asfortranarray(x), pandas.DataFrame(x), x[::1]):
+        assert np.array_equal(model.predict(given), expected)
+    for batch_size in (1, 7, 50, 1000):
+        assert np.array_equal(model.predict(x, batch_size=batch_size), expected)
+    assert model.predict(x[:1]).shape == (1, 1)
+
+
+def test_evaluate_does_not_depend_on_batches():
+    x, y = data(50)
+    model = compiled(metrics=["accuracy", "auc", lambda t, p: float(np.mean(p))])
+    a, b = model.evaluate(x, y, batch_size=50), model.evaluate(x, y, batch_size=7)
+    assert list(a) == ["loss", "accuracy", "auc", "<lambda>"]
+    assert a == pytest.approx(b, rel=1e-6)               # float32 losses, summed in float64 in another grouping
+
+
+def test_a_model_without_optimizer_and_loss_predicts():
+    model = nnkit.compile(SPEC)
+    assert model.predict(data(3)[0]).shape == (3, 1)
+    assert model.plan.mode == "predict"
+    with pytest.raises(RuntimeError, match="fit needs an optimizer: pass optimizer= to nnkit.compile"):
+        model.fit(*data())
+    with pytest.raises(RuntimeError, match="evaluate needs a loss"):
+        model.evaluate(*data())
+
+
+def test_parameters_are_live_views():
+    model = compiled()
+    x, _ = data(3)
+    model.parameters["dense_1/kernel"][...] = 0
+    model.parameters["dense_1/bias"][...] = 0
+    assert np.array_equal(model.predict(x), np.full((3, 1), 0.5, np.float32))
+    with pytest.raises(TypeError):
+        model.parameters["dense/kernel"] = 0
+
+
+# Callbacks.
+
+class Recorder(Callback):
+    def __init__(self):
+        self.calls = []
+
+    def on_train_batch_end(self, batch, logs):
+        self.calls.append(batch)
+        self.model.predict(np.zeros((2, 6)))             # may use the model between two batches
+        self.model.evaluate(*data(5))
+
+
+def test_batch_hooks_may_use_the_model_and_change_no_bit():
+    x, y = data(40)
+    recorder = Recorder()
+    watched, alone = compiled(seed=1), compiled(seed=1)
+    history = watched.fit(x, y, batch_size=16, epochs=2, callbacks=recorder, verbose=0)
+    assert history["loss"] == alone.fit(x, y, batch_size=16, epochs=2, verbose=0)["loss"]
+    assert same(watched.parameters, alone.parameters)
+    assert recorder.calls == [0, 1, 2, 0, 1, 2]
+
+
+def test_early_stopping_restores_the_best_weights():
+    x, y = data(60)
+    stopping = nnkit.EarlyStopping(monitor="loss", patience=1, restore_best_weights=True, mode="max")       # the loss falls: stop soon
+    model = compiled(optimizer=Adam(0.01), seed=1)
+    history = model.fit(x, y, epochs=10, callbacks=[stopping], verbose=0)
+    assert len(history["loss"]) == 2
+    once = compiled(optimizer=Adam(0.01), seed=1)
+    once.fit(x, y, epochs=1, verbose=0)
+    assert same(model.parameters, once.parameters)
+
+
+def test_terminate_on_nan():
+    x, y = data(40)
+    model = compiled(Sequential([Input((6,)), Dense(1)]), loss="mse", optimizer=nnkit.SGD(1e30))
+    history = model.fit(x, y, epochs=20, callbacks=[nnkit.TerminateOnNaN()], verbose=0)
+    assert len(history["loss"]) < 20
+
+
+# What is refused.
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda m: m.fit(np.zeros((10, 5)), np.zeros(10)), ValueError, "x must have shape (samples, 6), received (10, 5)"),
+    (lambda m: m.fit(np.zeros((10, 6)), np.zeros(9)), ValueError, "10"),
+    (lambda m: m.fit(np.zeros((0, 6)), np.zeros(0)), ValueError, "x must hold at least one sample"),
+    (lambda m: m.fit(np.array([[object()] * 6]), np.zeros(1)), TypeError, "x must"),
+    (lambda m: m.fit(*data(), batch_size=0), ValueError, "batch_size must be"),
+    (lambda m: m.fit(*data(), batch_size=2.5), ValueError, "batch_size"),
+    (lambda m: m.fit(*data(), epochs=-1), ValueError, "epochs"),
+    (lambda m: m.fit(*data(), validation_split=1.0), ValueError, "validation_split"),
+    (lambda m: m.fit(*data(), validation_split=0.1, validation_data=data()), ValueError, "give validation_data or validation_split, not both"),
+    (lambda m: m.fit(*data(), sample_weight=np.ones(3)), ValueError, "sample_weight must have shape (100,)"),
+    (lambda m: m.fit(*data(), callbacks=[3]), TypeError, "callbacks must be Callback objects, received 3"),
+    (lambda m: m.fit(*data(), verbose=7), ValueError, "verbose must be 'auto', 0, 1 or 2, received 7"),
+    (lambda m: m.fit(np.full((4, 6), np.nan), np.zeros(4), check_finite=True), ValueError, "x must be finite"),
+    (lambda m: m.fit(np.zeros((4, 6)), np.full(4, 2.0)), ValueError, "y"),
+    (lambda m: m.set_parameters({"dense/kernel": np.zeros((6, 8)), "dense/bias": np.zeros(3)}), ValueError,
+     "parameter 'dense/bias' must be numbers of shape (8,), received float64 of shape (3,)"),
+    (lambda m: m.set_parameters({"dense/kernel": np.ones((6, 8)), "dense/bia": np.zeros(8)}), ValueError,
+     "unknown parameter 'dense/bia': did you mean 'dense/bias'?"),
+    (lambda m: m.predict(np.zeros((3, 7))), ValueError, "x must have shape (samples, 6), received (3, 7)"),
+    (lambda m: m.gradients(np.zeros((3, 6)), np.zeros((3, 2))), ValueError, "y"),
+    (lambda m: setattr(m, "learning_rate", -1.0), ValueError, "learning_rate must be a finite number greater than 0, received -1.0"),
+], ids=lambda value: getattr(value, "__name__", str(value))[:40])
+def test_a_refused_call_says_why_and_changes_nothing(call, error, message):
+    model = compiled()
+    model.fit(*data(20), verbose=0)
+    before = snapshot(model)
+    with pytest.raises(error, match=re.escape(message)):
+        call(model)
+    assert same(before, snapshot(model))
+    model.fit(*data(20), verbose=0)                      # still usable
+
+
+@pytest.mark.parametrize(("make", "error", "message"), [
+    (lambda: nnkit.compile(SPEC, optimizer="adamm"), ValueError, "unknown optimizer 'adamm': did you mean 'adam'?"),
+    (lambda: nnkit.compile(SPEC, loss="mqe"), ValueError, "unknown loss 'mqe': did you mean 'mse'?"),
+    (lambda: nnkit.compile(SPEC, loss="mse", metrics=["acuracy"]), ValueError, "unknown metric 'acuracy': did you mean 'accuracy'?"),
+    (lambda: nnkit.compile(SPEC, metrics=["accuracy"]), ValueError, "metrics need a loss"),
+    (lambda: nnkit.compile(SPEC, loss="sparse_categorical_crossentropy"), ValueError, "binary_crossentropy"),
+    (lambda: nnkit.compile([Dense(3)]), TypeError, "spec must be a network such as Sequential"),
+    (lambda: nnkit.compile(SPEC, dtype="float16"), ValueError, "dtype must be 'float32' or 'float64', received 'float16'"),
+    (lambda: nnkit.compile(SPEC, backend="tpu"), ValueError, "backend must be 'cpu', received 'tpu'"),
+    (lambda: nnkit.compile(SPEC, seed=-1), ValueError, "seed"),
+    (lambda: nnkit.compile(SPEC, threads=0), ValueError, "threads"),
+    (lambda: nnkit.compile(SPEC, optimizer=Dense(3)), ValueError, "compile: optimizer must be an optimizer spec, its name or None, received Dense(3)"),
+    (lambda: nnkit.compile(SPEC, loss="mse", metrics=["mae", "mae"]), ValueError, "two metrics have the label 'mae'; give one a name"),
+], ids=lambda value: str(value)[:30])
+def test_compile_refuses(make, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        make()
+
+
+def test_labels_out_of_range_are_refused():
+    model = compiled(SOFTMAX, loss="sparse_categorical_crossentropy")
+    x, _ = data(4)
+    for y, message in (([0, 1, 2, 3], "from 0 to 2, received 3 at position 3"), ([0, -1, 2, 0], "received -1 at position 1"),
+                       ([0, 1.5, 2, 0], "y must hold whole numbers, received 1.5 at position 1")):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            model.fit(x, y)
+
+
+def test_fit_during_fit_is_refused():
+    model = compiled()
+    x, y = data(50)
+    found = []
+
+    class Intruder(Callback):
+        def on_epoch_end(self, epoch, logs):
+            for action in (lambda: model.fit(x, y), lambda: model.predict(x)):
+                def attempt(action=action):
+                    try:
+                        action()
+                    except RuntimeError as error:
+                        found.append(str(error))
+                thread = threading.Thread(target=attempt)
+                thread.start()
+                thread.join(timeout=60)
+            with pytest.raises(RuntimeError, match="fit: the model is being trained already"):
+                model.fit(x, y)
+
+    model.fit(x, y, callbacks=[Intruder()], verbose=0)
+    assert found == ["fit: another thread trains the model; wait until its fit returns", "predict: another thread trains the model; wait until its fit returns"]
+    model.fit(x, y, verbose=0)
+
+
+def test_ctrl_c_leaves_the_model_usable():
+    x, y = data(200)
+    model = compiled()
+    model.fit(x, y, verbose=0)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ended = []
+
+    class End(Callback):
+        def on_train_end(self, logs):
+            ended.append(True)
+    timer = threading.Timer(0.3, _thread.interrupt_main)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(x, y, epochs=10**9, callbacks=[End()], verbose=0)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, previous)
+    assert ended == [True]
+    assert np.isfinite(model.fit(x, y, verbose=0)["loss"][0])
+
+
+def test_a_compiled_epoch_is_left_every_piece():
+    """A long epoch runs in pieces of about 50 ms: Python gets its turn many times, whatever the size of the epoch."""
+    x, y = data(1 << 18)
+    seen = []
+
+    class Watch(Callback):
+        def on_train_piece_end(self, samples, logs):
+            seen.append((samples, time.perf_counter()))
+            if len(seen) == 4:
+                self.model.stop_training = True
+    compiled().fit(x, y, batch_size=1, epochs=1, callbacks=[Watch()], verbose=0)
+    assert len(seen) == 4
+    assert seen[-1][0] < 1 << 18                         # stop_training ended the epoch between two pieces
+
+
+def test_compile_and_fit_do_not_leak():
+    """Memory stays flat over many models: nothing global keeps them. Counted by live objects, not by the process's size."""
+    program = textwrap.dedent("""
+        import gc, resource, numpy as np, nnkit
+        from nnkit import Sequential, Input, Dense
+        x, y = np.random.default_rng(0).standard_normal((64, 20)), np.zeros(64)
+        def once(seed):
+            spec = Sequential([Input((20,)), Dense(64, activation="relu"), Dense(1, activation="sigmoid")])
+            model = nnkit.compile(spec, optimizer="adam", loss="binary_crossentropy", seed=seed, threads=1)
+            model.fit(x, y, verbose=0)
+        for seed in range(30): once(seed)
+        gc.collect(); objects = len(gc.get_objects()); size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for seed in range(300): once(seed)
+        gc.collect(); print(len(gc.get_objects()) - objects, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - size)
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    objects, kilobytes = map(int, done.stdout.split())
+    assert objects < 100                                 # 300 models of some hundred objects each would be tens of thousands
+    assert kilobytes < 4096                              # and 300 arenas of 120 kB each about 36 MB; allocators wander by a few hundred kB

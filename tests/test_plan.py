@@ -1,0 +1,158 @@
+"""The plan: passes, liveness, what it prints."""
+
+import attrs
+import pytest
+
+import nnkit
+from nnkit import Adam, Dense, Input, Sequential
+from nnkit.plan import passes
+from nnkit.plan.arena import lives
+from nnkit.plan.build import build, lay_out
+from nnkit.plan.plan import Buffer, Plan, Step
+
+
+def plan_of(layers, mode="train", batch=32, loss="binary_crossentropy", **options):
+    graph = Sequential(layers).graph()
+    optimizer = Adam()
+    layout = lay_out(graph, optimizer, "float32")
+    return build(graph, layout, mode, batch, loss=nnkit.spec.resolve("loss", loss), optimizer=optimizer, **options)
+
+
+def kernels(plan):
+    return [step.kernel.rpartition(".")[2] for step in plan.steps]
+
+
+CLASSIFIER = [Input((20,)), Dense(64, activation="relu"), Dense(32, activation="tanh"), Dense(1, activation="sigmoid")]
+
+
+def test_sigmoid_and_cross_entropy_fuse():
+    names = kernels(plan_of(CLASSIFIER))
+    assert "binary_crossentropy_logits_forward" in names
+    assert "binary_crossentropy_logits_backward" in names
+    assert not any(name.startswith("sigmoid") for name in names)
+
+
+def test_the_sigmoid_stays_where_predictions_are_kept():
+    names = kernels(plan_of(CLASSIFIER, keep_predictions=True))
+    assert "sigmoid_forward" in names
+    assert "sigmoid_backward" not in names
+    assert "binary_crossentropy_logits_backward" in names
+
+
+def test_another_loss_does_not_fuse():
+    names = kernels(plan_of(CLASSIFIER, loss="mse"))
+    assert "sigmoid_forward" in names
+    assert "sigmoid_backward" in names
+
+
+def test_the_gradient_of_the_input_is_dropped_unless_asked_for():
+    first = [step for step in plan_of(CLASSIFIER).steps if step.layer == "dense"]
+    assert not any(step.kernel.endswith("dense_backward_input") for step in first)
+    asked = plan_of(CLASSIFIER, mode="gradients", input_gradients=True)
+    assert [buffer.shape for buffer in asked.outputs] == [(32, 20)]
+    assert any(step.kernel.endswith("dense_backward_input") for step in asked.steps if step.layer == "dense")
+
+
+def test_frozen_layers_have_no_gradient_steps():
+    layers = [Input((5,)), Dense(4, activation="relu", trainable=False), Dense(3, trainable=False), Dense(1)]
+    backward = [step.layer for step in plan_of(layers, loss="mse").steps if step.phase == "backward"]
+    assert set(backward) == {"loss", "dense_2"}
+
+
+def test_a_frozen_layer_between_passes_the_gradient_on():
+    layers = [Input((5,)), Dense(4), Dense(3, trainable=False), Dense(1)]
+    steps = [(step.layer, step.kernel.rpartition(".")[2]) for step in plan_of(layers, loss="mse").steps if step.phase == "backward"]
+    assert ("dense_1", "dense_backward_input") in steps
+    assert ("dense_1", "dense_backward_weight") not in steps
+    assert ("dense", "dense_backward_weight") in steps
+
+
+def test_prediction_keeps_only_forward_steps():
+    plan = plan_of(CLASSIFIER, mode="predict")
+    assert {step.phase for step in plan.steps} == {"forward"}
+    assert kernels(plan)[-2:] == ["scatter", "advance"]
+
+
+def test_every_buffer_is_written_before_it_is_read():
+    for mode in ("train", "gradients", "evaluate", "predict"):
+        plan = plan_of(CLASSIFIER, mode=mode)
+        written = set()
+        for step in plan.steps:
+            for buffer in step.reads + step.updates:
+                if buffer.name in plan.offsets or plan.storage(buffer.name) in plan.offsets:
+                    assert buffer.name in written, (mode, step.kernel, buffer.name)
+            written.update(buffer.name for buffer in step.writes)
+
+
+def check_no_overlap(plan):
+    """Buffers that share bytes are never alive in the same group."""
+    life = lives(plan)
+    sizes = {}
+    for buffer in plan.buffers.values():
+        name = plan.storage(buffer.name)
+        sizes[name] = max(sizes.get(name, 0), buffer.nbytes)
+    names = sorted(plan.offsets)
+    for i, a in enumerate(names):
+        for b in names[i + 1:]:
+            apart = life[a][1] < life[b][0] or life[b][1] < life[a][0]
+            disjoint = plan.offsets[a] + sizes[a] <= plan.offsets[b] or plan.offsets[b] + sizes[b] <= plan.offsets[a]
+            assert apart or disjoint, (a, b)
+    assert all(offset % 64 == 0 for offset in plan.offsets.values())
+    assert plan.arena_bytes <= plan.separate_bytes
+
+
+def test_live_buffers_never_overlap_and_sharing_saves(monkeypatch):
+    monkeypatch.setattr(passes, "TASK_FLOPS", 1000)      # many groups, so that lives end
+    deep = [Input((50,)), *[Dense(50, activation="relu") for _ in range(8)], Dense(1, activation="sigmoid")]
+    for mode in ("train", "predict", "evaluate"):
+        plan = plan_of(deep, mode=mode, batch=200)
+        check_no_overlap(plan)
+    # Prediction of a deep chain needs two buffers at a time, in whatever groups; training needs all activations.
+    assert plan_of(deep, mode="train", batch=200).arena_bytes < plan_of(deep, mode="train", batch=200).separate_bytes
+
+
+def test_activations_run_in_place():
+    plan = plan_of(CLASSIFIER, mode="predict")
+    assert plan.storage("dense/relu") == plan.storage("dense/y") == "dense/y"
+
+
+def test_in_place_is_refused_where_the_input_is_read_later():
+    x, y, z = (Buffer(name, (4, 4), "float32", "activation") for name in "xyz")
+    out = Buffer("out", (0, 4), "float32", "external")
+    first = Step("k.a", "", "forward", writes=(x,))
+    second = Step("k.b", "", "forward", writes=(y,), reads=(x,), in_place=True)
+    third = Step("k.c", "", "forward", writes=(z,), reads=(y, x), in_place=True)
+    last = Step("k.d", "", "forward", writes=(out,), reads=(z,))
+    plan = passes.in_place(Plan("predict", 4, "float32", (first, second, third, last)))
+    assert plan.shared == {"z": "y"}
+
+
+def test_the_number_of_tasks_depends_on_shapes_and_groups_are_split_alike():
+    plan = plan_of([Input((784,)), Dense(1024, activation="relu"), Dense(1024, activation="relu"), Dense(1, activation="sigmoid")], batch=256)
+    assert max(step.tasks for step in plan.steps) > 1
+    for start, stop in plan.group_bounds():
+        assert len({step.tasks for step in plan.steps[start:stop]}) == 1
+        if plan.steps[start].tasks > 1 and stop - start > 1:
+            assert all(step.rows == 256 for step in plan.steps[start:stop])
+    assert max(step.tasks for step in plan_of(CLASSIFIER).steps) == 1
+
+
+def test_a_plan_prints_its_steps_bytes_and_graph():
+    plan = plan_of(CLASSIFIER)
+    text = str(plan)
+    for word in ("dense_forward", "dense/kernel[20x64]", "adam_update", "in place of dense/y", f"{plan.flops:,}", f"{plan.arena_bytes:,} bytes"):
+        assert word in text
+    graph = plan.to_dot()
+    assert graph.startswith("digraph plan {")
+    assert graph.count("[label=\"dense_forward") == 3
+    assert graph.rstrip().endswith("}")
+
+
+def test_a_view_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="buffer x of shape \\(4, 4\\) cannot be seen with shape \\(5, 3\\): the sizes differ"):
+        Buffer("x", (4, 4), "float32", "activation").reshaped(5, 3)
+
+
+def test_plans_are_frozen():
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        plan_of(CLASSIFIER).batch = 3

@@ -1,0 +1,99 @@
+"""Specs: values that check themselves, print as code, and go to JSON and back."""
+
+import re
+
+import pytest
+
+import nnkit
+from nnkit import Adam, Dense, Dropout, GlorotUniform, Input, LeakyReLU, Sequential, from_json, to_json
+from nnkit.spec import CLASSES, Spec, child, integer, spec
+
+NAMESPACE = vars(nnkit)
+
+
+@spec("demo_spec_test")
+class DemoOfSpecs(Spec):
+    family = "demo"
+    count: int = integer(low=1)
+    other: Spec | None = child("demo", default=None, none=True)
+
+
+def network():
+    return Sequential([Input((20,)), Dense(64, activation="relu"), Dropout(0.5), Dense(3, activation=LeakyReLU(0.01), name="out")])
+
+
+def test_specs_are_values():
+    assert network() == network()
+    assert hash(network()) == hash(network())
+    assert Dense(3) != Dense(4)
+    with pytest.raises(AttributeError):
+        Dense(3).units = 4
+
+
+def test_repr_is_the_code_that_makes_it():
+    assert repr(Dense(3)) == "Dense(3)"
+    assert repr(Dense(3, activation="relu", use_bias=False)) == "Dense(3, activation=ReLU(), use_bias=False)"
+    assert eval(repr(network()), dict(NAMESPACE)) == network()
+
+
+@pytest.mark.parametrize("value", [network(), Adam(0.01, clipnorm=1.0), GlorotUniform(seed=3), Dense(2, kernel_regularizer=nnkit.L2(0.1))], ids=repr)
+def test_json_round_trip(value):
+    assert from_json(to_json(value)) == value
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("nonsense", "a spec must be JSON text"),
+    ("[1]", "a spec must be a JSON object with format 1 and a spec, received format 'list'"),
+    ('{"format": 2, "spec": {}}', "received format 2"),
+    ('{"format": 1, "spec": {"type": "Dens", "units": 1}}', "unknown spec type 'Dens': did you mean 'Dense'?"),
+    ('{"format": 1, "spec": {"type": "Dense", "unit": 1}}', "Dense has no field 'unit': did you mean 'units'?"),
+    ('{"format": 1, "spec": {"type": "Dense", "units": 0}}', "Dense: units must be a whole number at least 1, received 0"),
+])
+def test_bad_json_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        from_json(text)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: Dense(0), "Dense: units must be a whole number at least 1, received 0"),
+    (lambda: Dense(2.5), "Dense: units must be a whole number at least 1, received 2.5"),
+    (lambda: Dense(True), "Dense: units must be a whole number at least 1, received True"),
+    (lambda: Dense(2, activation="rellu"), "unknown activation 'rellu': did you mean 'relu'?"),
+    (lambda: Dense(2, activation=3), "Dense: activation must be an activation spec or its name, received 3"),
+    (lambda: Dense(2, use_bias=1), "Dense: use_bias must be True or False, received 1"),
+    (lambda: Dense(2, name="a/b"), "Dense: name must be made of letters, digits, '_', '.' and '-', received 'a/b'"),
+    (lambda: Dense(2, trainable=0), "Dense: trainable must be True or False, received 0"),
+    (lambda: LeakyReLU(float("nan")), "LeakyReLU: negative_slope must be a finite number at least 0, received nan"),
+    (lambda: Adam(beta_1=1.0), "Adam: beta_1 must be a finite number at least 0 and less than 1, received 1.0"),
+    (lambda: Adam(clipnorm=1.0, clipvalue=1.0), "at most one of clipnorm, clipvalue and global_clipnorm may be given"),
+    (lambda: DemoOfSpecs(1, other=Dense(2)), "DemoOfSpecs: other must be a demo spec or its name or None, received Dense(2)"),
+])
+def test_a_wrong_field_is_refused(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize(("layers", "message"), [
+    ([], "Sequential: layers must be a list of layers that begins with an Input, received ()"),
+    ([Dense(3)], "the first layer must be Input(shape), received Dense(3) at position 0"),
+    ([Input((3,)), Input((3,))], "Input must come first and once, received Input((3,)) at position 1"),
+    ([Input((3,)), "relu"], "Sequential: layers[1] must be a layer, received 'relu'"),
+    ([Input((3,)), Dense(2, name="a"), Dense(2, name="a")], "two layers have the name 'a'; names must differ"),
+    ([Input(()), Dense(2)], "layer 'dense' (number 1) cannot follow: Dense needs at least one axis besides the batch"),
+])
+def test_a_wrong_network_is_refused(layers, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Sequential(layers)
+
+
+def test_layers_are_named_as_in_keras():
+    graph = Sequential([Input((4,)), Dense(3), Dense(3, name="dense_1"), Dense(3), LeakyReLU()]).graph()
+    assert [node.name for node in graph.nodes] == ["input", "dense", "dense_1", "dense_2", "leaky_re_lu"]
+
+
+def test_two_specs_of_one_class_name_in_two_modules_are_refused():
+    class Dense(Spec):
+        pass
+    with pytest.raises(ValueError, match="a spec named 'Dense' exists already in nnkit.layers.dense"):
+        spec()(Dense)
+    assert CLASSES["Dense"].__module__ == "nnkit.layers.dense"
