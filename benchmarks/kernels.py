@@ -8,7 +8,7 @@ import numpy as np
 
 import nnkit
 from nnkit.jit import Int, Matrix, kernel
-from nnkit.plan.build import COUNTERS, Layout
+from nnkit.plan.build import COUNTERS, Builder, Layout, lay_out
 from nnkit.plan.passes import work_tasks
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.runtime import store
@@ -71,20 +71,24 @@ def activations(x: np.ndarray, dy: np.ndarray, threads: int, names: Sequence[str
 
 
 def optimizers(parameters: np.ndarray, gradients: np.ndarray, threads: int, names: Sequence[str] = tuple(OPTIMIZERS)) -> Made:
-    """One step of every optimizer over flat vectors: what runs it, and its parameters."""
+    """One step of every optimizer over flat vectors, with the steps and tasks that a model of so many parameters has."""
     made = {}
+    graph = nnkit.Sequential([nnkit.Input((parameters.size,)), nnkit.Dense(1, use_bias=False)]).graph()
     for name in names:
         spec = OPTIMIZERS[name]
-        p = parameters.copy()
-        states = [np.full_like(p, value) for value in spec.states().values()]
-        counters = np.zeros(8, np.int64)
-        counters[COUNTERS["table_size"]] = 1
-        rates = np.array([spec.learning_rate])
-        tasks = max(threads, work_tasks(10 * p.size, p.nbytes * (3 + 2 * len(states)), most=p.size // 4096))
-        calls: list[Call] = [(spec.kernel, [p, *states, gradients, rates, counters], spec.scalars())]
-        if spec.weight_decay:
-            calls.insert(0, ("optimizers.rules.decay_weights", [p, rates, counters], [spec.weight_decay]))
-        made[name] = (on_tape(*calls, tasks=tasks, threads=threads), p)
+        layout = lay_out(graph, spec, "float32")
+        builder = Builder(layout, 1, "train")
+        spec.lower(builder, layout)
+        memory = Memory(layout)
+        vectors = {key: memory.view(buffer) for key, buffer in layout.buffers.items()}
+        vectors["parameters"][:parameters.size] = parameters
+        vectors["gradients"][:parameters.size] = gradients
+        vectors["learning_rates"][0] = spec.learning_rate
+        vectors["counters"][COUNTERS["table_size"]] = 1
+        for state, start in spec.states().items():
+            vectors[f"optimizer/{state}"][:] = start
+        plan = Plan(mode="train", batch=1, dtype="float32", steps=tuple(builder.steps), groups=tuple(range(len(builder.steps))))
+        made[name] = (Tape(plan, memory, threads).run, vectors["parameters"][:parameters.size])
     return made
 
 

@@ -86,8 +86,9 @@ class Sequential(Spec):
     layers: tuple[Layer, ...] = attrs.field(converter=lambda layers: tuple(layers) if isinstance(layers, (list, tuple)) else layers)
     name: str | None = attrs.field(default=None, kw_only=True)
 
-    @layers.validator
-    def _check_layers(self, attribute: Any, layers: Any) -> None:
+    def __attrs_post_init__(self) -> None:
+        """Refuse what is no chain of layers."""
+        layers: Any = self.layers
         if not isinstance(layers, tuple) or not layers:
             raise ValueError(f"Sequential: layers must be a list of layers that begins with an Input, received {layers!r}")
         for position, layer in enumerate(layers):

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-
 from cases import Case
+
 from nnkit.losses.base import Loss
 from nnkit.network import Sequential
 from nnkit.plan import passes
@@ -102,7 +102,8 @@ class Rig:
         if mode not in self.tapes:
             with debug_mode(self.debug):
                 gap = cpu.RED_ZONE if self.debug else 0
-                plan = build(self.graph, self.layout, mode, self.batch, loss=self.loss, keep_predictions=True, input_gradients=mode == "gradients", gap=gap)
+                plan = build(self.graph, self.layout, mode, self.batch, loss=self.loss, keep_predictions=True,
+                             input_gradients=mode == "gradients", gap=gap)
                 self.tapes[mode] = Tape(plan, self.memory, self.threads)
         return self.tapes[mode]
 

@@ -5,7 +5,8 @@ import numpy as np
 
 def batch_normalization(spec, parameters, x, training=False):
     """Channel by channel; a frozen layer, and inference, use the moving averages."""
-    cells = np.moveaxis(x, spec.axis, 0).reshape(x.shape[spec.axis], -1)
+    first = np.moveaxis(x, spec.axis, 0)
+    cells = first.reshape(len(first), int(np.prod(first.shape[1:])))
     y = np.empty_like(cells)
     for c in range(len(cells)):
         if training and spec.trainable:
@@ -16,8 +17,7 @@ def batch_normalization(spec, parameters, x, training=False):
         gamma = parameters["gamma"][c] if spec.scale else 1.0
         beta = parameters["beta"][c] if spec.center else 0.0
         y[c] = gamma * (cells[c] - mean) / np.sqrt(variance + spec.epsilon) + beta
-    shape = np.moveaxis(x, spec.axis, 0).shape
-    return np.moveaxis(y.reshape(shape), 0, spec.axis)
+    return np.moveaxis(y.reshape(first.shape), 0, spec.axis)
 
 
 def layer_normalization(spec, parameters, x, training=False):

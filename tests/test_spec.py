@@ -94,6 +94,6 @@ def test_layers_are_named_as_in_keras():
 def test_two_specs_of_one_class_name_in_two_modules_are_refused():
     class Dense(Spec):
         pass
-    with pytest.raises(ValueError, match="a spec named 'Dense' exists already in nnkit.layers.dense"):
+    with pytest.raises(ValueError, match=r"a spec named 'Dense' exists already in nnkit\.layers\.dense"):
         spec()(Dense)
     assert CLASSES["Dense"].__module__ == "nnkit.layers.dense"

@@ -49,9 +49,9 @@ def ratio(result: Result, item: str, base: Result | None) -> str:
     return f"{statistics.median(a / b for a, b in zip(result.times[item], base.times[item], strict=False)):.3g}"
 
 
-def goal(work: Work, peer: str) -> str:
-    if peer == "nnkit" and work.seconds:
-        return f"at most {duration(work.seconds)}"
+def goal(work: Work, peer: str, item: str) -> str:
+    if (peer, item) in work.limits:
+        return f"at most {duration(work.limits[peer, item])}"
     return f"at least {work.targets[peer]:g}" if peer in work.targets else ""
 
 
@@ -68,7 +68,7 @@ def table(name: str, results: list[Result]) -> str:
                 loss = "" if result.loss is None else f"{result.loss:.3f}"
                 memory = "" if result.megabytes is None else f"{result.megabytes:.0f}"
                 cells = (result.peer, item, duration(min(seconds)), duration(statistics.median(seconds)), ratio(result, item, base),
-                         goal(work, result.peer), loss, memory)
+                         goal(work, result.peer, item), loss, memory)
                 rows.append("| " + " | ".join(cells) + " |")
     rows += [f"\n{result.peer}: {result.problem}; not timed" for result in results if result.problem]
     return f"**{name}**: {work.title}; one {work.unit}\n\n" + "\n".join(rows) + "\n"

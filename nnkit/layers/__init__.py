@@ -3,3 +3,5 @@
 from nnkit.layers.activation import *  # noqa: F403
 from nnkit.layers.base import Layer as Layer
 from nnkit.layers.dense import *  # noqa: F403
+from nnkit.layers.norm import *  # noqa: F403
+from nnkit.layers.prelu import *  # noqa: F403

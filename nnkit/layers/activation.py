@@ -53,13 +53,13 @@ class ActivationFunction(Layer):
         """y = f(x), elementwise; backward: dx = dy f', with f' from y or from x."""
         (x,) = xs
         scalars = (*self.scalars(), 0.0, 0.0, 0.0)[:3]
-        y = g.buffer("y", *x.shape)
+        y = g.buffer(self.kernel, *x.shape)
         rows = x.shape[0]
         name = f"{self.module}{self.kernel}"
         g.step(f"{name}_forward", [y.rows()], [x.rows()], scalars=scalars, rows=rows, in_place=True)
 
         def backward(dy: Buffer) -> Buffer:
-            dx = g.buffer("dx", *x.shape)
+            dx = g.buffer(f"{self.kernel}_dx", *x.shape)
             kept = y if self.keeps == "y" else x
             g.step(f"{name}_backward", [dx.rows()], [dy.rows(), kept.rows()], scalars=scalars, rows=rows, in_place=True)
             return dx
@@ -260,8 +260,6 @@ class AxisActivation(ActivationFunction):
 
     axis: int = integer(default=-1)
 
-    scratch_rows: ClassVar[bool] = False                 # whether the kernels for the last axis need scratch of x's size
-
     def output_shape(self, *shapes: Shape) -> Shape:
         """The input's shape. Raises ValueError where it has no such axis."""
         (shape,) = shapes
@@ -283,16 +281,14 @@ class AxisActivation(ActivationFunction):
         last = B == 1
         shape = (A, C) if last else (A, C, B)
         name = f"{self.module}{self.kernel}" if last else f"{self.module}{self.kernel}_axis"
-        y = g.buffer("y", *x.shape)
+        y = g.buffer(self.kernel, *x.shape)
 
         def scratch(*names: str) -> list[Buffer]:
-            if last:
-                return [g.scratch("terms", A, C)] if self.scratch_rows else []
-            return [g.scratch(of, A, B) for of in names]
+            return [] if last else [g.scratch(of, A, B) for of in names]
         g.step(f"{name}_forward", [y.reshaped(*shape)], [x.reshaped(*shape)], scratch=scratch("largest", "total"), rows=A, in_place=last)
 
         def backward(dy: Buffer) -> Buffer:
-            dx = g.buffer("dx", *x.shape)
+            dx = g.buffer(f"{self.kernel}_dx", *x.shape)
             g.step(f"{name}_backward", [dx.reshaped(*shape)], [dy.reshaped(*shape), y.reshaped(*shape)], scratch=scratch("total"), rows=A,
                    in_place=last)
             return dx
@@ -318,7 +314,6 @@ class LogSoftmax(AxisActivation):
     """
 
     kernel: ClassVar[str] = "log_softmax"  # type: ignore[misc]
-    scratch_rows: ClassVar[bool] = True
 
 
 # A user's own.

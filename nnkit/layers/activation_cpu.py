@@ -19,9 +19,9 @@ from numba.core.errors import NumbaError
 
 from nnkit.jit import Int, Kernel, Matrix, Real, Tensor3, kernel, routine, scalar
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.rows_cpu import divide_by_sum, subtract_largest, subtract_number, subtract_share
+from nnkit.prims.rows_cpu import BLOCK, block_like, fill_run, largest_run
 from nnkit.prims.simd_cpu import address, itemsize, part, sum_run
-from nnkit.scalar import EXP_BOTTOM, constant, copysign, exp, expm1, fabs, fma, log, normal_cdf, normal_pdf
+from nnkit.scalar import EXP_BOTTOM, by_type, constant, copysign, exp, exp_normal, expm1, fabs, fma, log, normal_cdf, normal_pdf, polynomial
 from nnkit.scalar import gelu as gelu_of
 from nnkit.scalar import sigmoid as sigmoid_of
 from nnkit.scalar import softplus as softplus_of
@@ -308,13 +308,35 @@ def mish_derivative(x):
 
 mish_forward, mish_backward = pointwise(mish, mish_derivative)
 
-GELU_TOP = constant(14.0, 40.0)                          # density and tail of the normal distribution count as 0 from here on
+GELU_TOP = constant(13.0, 40.0)                          # density and tail of the normal distribution count as 0 from here on
+# Phi(-t) / phi(t) / k in k = 1 / (1 + 0.2316419 t), t >= 0: Abramowitz and Stegun 26.2.17. Phi(-t) is right to 7.5e-8.
+TAIL = polynomial((.319381530, -.356563782, 1.781477937, -1.821255978, 1.330274429))
+
+
+@scalar
+def _gelu_derivative_single(x):
+    """One exponential and one division; absolute error within 3e-7."""
+    T = type(x)
+    x = within(x, GELU_TOP(x))
+    t = fabs(x)
+    density = T(1 / math.sqrt(2 * math.pi)) * exp_normal(T(-0.5) * x * x)
+    k = T(1) / fma(T(0.2316419), t, T(1))
+    tail = density * k * TAIL(k)
+    return fma(x, density, tail if x < T(0) else T(1) - tail)
+
+
+@scalar
+def _gelu_derivative_double(x):
+    x = within(x, GELU_TOP(x))
+    return fma(x, normal_pdf(x), normal_cdf(x))
+
+
+_gelu_derivative = by_type(_gelu_derivative_single, _gelu_derivative_double)
 
 
 def gelu_derivative(x):
     """Phi(x) + x phi(x)."""
-    x = within(x, GELU_TOP(x))
-    return fma(x, normal_pdf(x), normal_cdf(x))
+    return _gelu_derivative(x)
 
 
 gelu_forward, gelu_backward = pointwise(lambda x: gelu_of(x), gelu_derivative)
@@ -380,10 +402,36 @@ def check_derivative(f: Any, df: Any, keeps: str) -> None:
                              f"is {difference:.6g}")
 
 
-# Softmax. Rows of C numbers are too short for a vector loop of their own each where C is 10: what goes along a row are registers with masks
-# (prims/rows_cpu.py), and e^x runs over many rows at once. A sum along a row is a tree that depends on C alone.
+# Softmax. Along a row its largest number and its sum are found by single instructions on registers (prims/rows_cpu.py); everything else is done
+# for a block of rows at once, with each row's number repeated along it. A row longer than a block is a block of its own, gone through in
+# pieces. A sum along a row is a tree that depends on C alone.
 
-BLOCK = 2048                                             # elements that stay in the first-level cache between the passes
+@routine
+def rows_at_once(C):
+    """How many rows of C numbers make a block."""
+    return max(1, BLOCK // max(1, C))
+
+
+@routine
+def exp_of_difference(y, x, numbers):
+    """y = e^(x - numbers); y may be x."""
+    if address(y) == address(x):
+        for i in range(y.size):
+            y[i] = exp(y[i] - numbers[i])
+    else:
+        for i in range(y.size):
+            y[i] = exp(x[i] - numbers[i])
+
+
+@routine
+def difference(y, x, numbers):
+    """y = x - numbers; y may be x."""
+    if address(y) == address(x):
+        for i in range(y.size):
+            y[i] -= numbers[i]
+    else:
+        for i in range(y.size):
+            y[i] = x[i] - numbers[i]
 
 
 @kernel
@@ -391,17 +439,21 @@ def softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
     """y = e^(x - max) / sum e^(x - max) along rows. Shapes: y, x [R, C]. Row-local; y may be x. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     C = y.shape[1]
-    row = itemsize(y) * C
-    block = max(1, BLOCK // max(1, C))
-    for first in range(start, stop, block):
-        last = min(stop, first + block)
+    row, place = itemsize(y) * C, block_like(y)
+    T = y.dtype.type
+    for first in range(start, stop, rows_at_once(C)):
+        last = min(stop, first + rows_at_once(C))
         for r in range(first, last):
-            subtract_largest(address(y) + r * row, address(x) + r * row, C, y)
-        ys = part(y, first * C, last * C)
-        for i in range(ys.size):
-            ys[i] = exp(ys[i])
+            fill_run(address(place) + (r - first) * row, largest_run(address(x) + r * row, C, x), min(C, BLOCK), x)
+        for piece in range(first * C, last * C, BLOCK):
+            end = min(last * C, piece + BLOCK)
+            exp_of_difference(part(y, piece, end), part(x, piece, end), place)
         for r in range(first, last):
-            divide_by_sum(address(y) + r * row, C, y)
+            fill_run(address(place) + (r - first) * row, T(1) / sum_run(address(y) + r * row, C, y), min(C, BLOCK), x)
+        for piece in range(first * C, last * C, BLOCK):
+            ys = part(y, piece, min(last * C, piece + BLOCK))
+            for i in range(ys.size):
+                ys[i] *= place[i]
 
 
 @kernel
@@ -409,10 +461,9 @@ def softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix) -
     """dx = y (dy - sum y dy) along rows. Shapes: dx, dy, y [R, C]. Row-local; dx may be dy. Writes dx (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     C = y.shape[1]
-    row = itemsize(y) * C
-    block = max(1, BLOCK // max(1, C))
-    for first in range(start, stop, block):
-        last = min(stop, first + block)
+    row, place = itemsize(y) * C, block_like(y)
+    for first in range(start, stop, rows_at_once(C)):
+        last = min(stop, first + rows_at_once(C))
         dxs, dys, ys = part(dx, first * C, last * C), part(dy, first * C, last * C), part(y, first * C, last * C)
         if address(dx) == address(dy):
             for i in range(dxs.size):
@@ -421,60 +472,78 @@ def softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix) -
             for i in range(dxs.size):
                 dxs[i] = dys[i] * ys[i]
         for r in range(first, last):
-            subtract_share(address(dx) + r * row, address(dx) + r * row, address(y) + r * row, C, y)
+            fill_run(address(place) + (r - first) * row, sum_run(address(dx) + r * row, C, dx), min(C, BLOCK), dx)
+        for piece in range(first * C, last * C, BLOCK):
+            end = min(last * C, piece + BLOCK)
+            dxs, ys = part(dx, piece, end), part(y, piece, end)
+            for i in range(dxs.size):
+                dxs[i] -= ys[i] * place[i]
 
 
 @kernel
-def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, terms: Matrix) -> None:
-    """y = (x - max) - log sum e^(x - max) along rows. Shapes: y, x, terms [R, C]; terms is scratch. Row-local; y may be x. Writes y (=)."""
+def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
+    """y = (x - max) - log sum e^(x - max) along rows. Shapes: y, x [R, C]. Row-local; y may be x. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     C = y.shape[1]
-    row = itemsize(y) * C
-    block = max(1, BLOCK // max(1, C))
-    for first in range(start, stop, block):
-        last = min(stop, first + block)
+    row, place, terms = itemsize(y) * C, block_like(y), block_like(y)
+    for first in range(start, stop, rows_at_once(C)):
+        last = min(stop, first + rows_at_once(C))
         for r in range(first, last):
-            subtract_largest(address(y) + r * row, address(x) + r * row, C, y)
-        ys, ts = part(y, first * C, last * C), part(terms, first * C, last * C)
-        for i in range(ys.size):
-            ts[i] = exp(ys[i])
-        for r in range(first, last):
-            subtract_number(address(y) + r * row, log(sum_run(address(terms) + r * row, C, y)), C, y)
+            fill_run(address(place) + (r - first) * row, largest_run(address(x) + r * row, C, x), min(C, BLOCK), x)
+        total = y.dtype.type(0)
+        for piece in range(first * C, last * C, BLOCK):
+            end = min(last * C, piece + BLOCK)
+            ys = part(y, piece, end)
+            difference(ys, part(x, piece, end), place)
+            for i in range(ys.size):
+                terms[i] = exp(ys[i])
+            if C > BLOCK:
+                total += sum_run(address(terms), end - piece, y)
+        for r in range(last - first):                    # sum r goes where row 0, ..., r were summed before
+            terms[r] = total if C > BLOCK else sum_run(address(terms) + r * row, C, y)
+        for r in range(last - first):
+            terms[r] = log(terms[r])
+        for r in range(last - first):
+            fill_run(address(place) + r * row, terms[r], min(C, BLOCK), y)
+        for piece in range(first * C, last * C, BLOCK):
+            ys = part(y, piece, min(last * C, piece + BLOCK))
+            for i in range(ys.size):
+                ys[i] -= place[i]
 
 
 @kernel
-def log_softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix, terms: Matrix) -> None:
-    """dx = dy - e^y sum dy along rows. Shapes: dx, dy, y, terms [R, C]; terms is scratch. Row-local; dx may be dy. Writes dx (=)."""
+def log_softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix) -> None:
+    """dx = dy - e^y sum dy along rows. Shapes: dx, dy, y [R, C]. Row-local; dx may be dy. Writes dx (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     C = y.shape[1]
-    row = itemsize(y) * C
-    block = max(1, BLOCK // max(1, C))
-    for first in range(start, stop, block):
-        last = min(stop, first + block)
-        ys, ts = part(y, first * C, last * C), part(terms, first * C, last * C)
-        for i in range(ys.size):
-            ts[i] = exp(ys[i])
+    row, place = itemsize(y) * C, block_like(y)
+    for first in range(start, stop, rows_at_once(C)):
+        last = min(stop, first + rows_at_once(C))
         for r in range(first, last):
-            subtract_share(address(dx) + r * row, address(dy) + r * row, address(terms) + r * row, C, y)
+            fill_run(address(place) + (r - first) * row, sum_run(address(dy) + r * row, C, dy), min(C, BLOCK), dy)
+        for piece in range(first * C, last * C, BLOCK):
+            end = min(last * C, piece + BLOCK)
+            dxs, dys, ys = part(dx, piece, end), part(dy, piece, end), part(y, piece, end)
+            if address(dx) == address(dy):
+                for i in range(dxs.size):
+                    dxs[i] -= exp(ys[i]) * place[i]
+            else:
+                for i in range(dxs.size):
+                    dxs[i] = dys[i] - exp(ys[i]) * place[i]
 
 
 # Along the middle axis of [A, C, B]: elementwise along b, so plain loops become vector code. Task t covers its share of a.
 
 @routine
-def line(x, a, c):
-    """The B numbers x[a, c, :]."""
-    first = (a * x.shape[1] + c) * x.shape[2]
-    return part(x, first, first + x.shape[2])
-
-
-@routine
 def largest_along(ms, x, a):
     """ms = max over c of x[a, c, :]. NaN is not the largest, and stays in x - ms."""
-    xs = line(x, a, 0)
+    _, C, B = x.shape
+    xs = part(x, a * C * B, (a * C + 1) * B)
     for b in range(ms.size):
         ms[b] = xs[b]
     for c in range(1, x.shape[1]):
-        xs = line(x, a, c)
+        first = (a * C + c) * B
+        xs = part(x, first, first + B)
         for b in range(ms.size):
             ms[b] = xs[b] if xs[b] > ms[b] else ms[b]
 
@@ -490,7 +559,8 @@ def softmax_axis_forward(task: Int, tasks: Int, y: Tensor3, x: Tensor3, largest:
         for b in range(ts.size):
             ts[b] = 0
         for c in range(C):
-            ys, xs = line(y, a, c), line(x, a, c)
+            first = (a * C + c) * B
+            ys, xs = part(y, first, first + B), part(x, first, first + B)
             for b in range(ts.size):
                 ys[b] = exp(xs[b] - ms[b])
             for b in range(ts.size):
@@ -498,7 +568,8 @@ def softmax_axis_forward(task: Int, tasks: Int, y: Tensor3, x: Tensor3, largest:
         for b in range(ts.size):
             ts[b] = y.dtype.type(1) / ts[b]
         for c in range(C):
-            ys = line(y, a, c)
+            first = (a * C + c) * B
+            ys = part(y, first, first + B)
             for b in range(ts.size):
                 ys[b] *= ts[b]
 
@@ -513,11 +584,13 @@ def softmax_axis_backward(task: Int, tasks: Int, dx: Tensor3, dy: Tensor3, y: Te
         for b in range(ts.size):
             ts[b] = 0
         for c in range(C):
-            dys, ys = line(dy, a, c), line(y, a, c)
+            first = (a * C + c) * B
+            dys, ys = part(dy, first, first + B), part(y, first, first + B)
             for b in range(ts.size):
                 ts[b] += dys[b] * ys[b]
         for c in range(C):
-            dxs, dys, ys = line(dx, a, c), line(dy, a, c), line(y, a, c)
+            first = (a * C + c) * B
+            dxs, dys, ys = part(dx, first, first + B), part(dy, first, first + B), part(y, first, first + B)
             for b in range(ts.size):
                 dxs[b] = ys[b] * (dys[b] - ts[b])
 
@@ -533,13 +606,15 @@ def log_softmax_axis_forward(task: Int, tasks: Int, y: Tensor3, x: Tensor3, larg
         for b in range(ts.size):
             ts[b] = 0
         for c in range(C):
-            xs = line(x, a, c)
+            first = (a * C + c) * B
+            xs = part(x, first, first + B)
             for b in range(ts.size):
                 ts[b] += exp(xs[b] - ms[b])
         for b in range(ts.size):
             ts[b] = log(ts[b])
         for c in range(C):
-            ys, xs = line(y, a, c), line(x, a, c)
+            first = (a * C + c) * B
+            ys, xs = part(y, first, first + B), part(x, first, first + B)
             for b in range(ts.size):
                 ys[b] = (xs[b] - ms[b]) - ts[b]
 
@@ -554,10 +629,12 @@ def log_softmax_axis_backward(task: Int, tasks: Int, dx: Tensor3, dy: Tensor3, y
         for b in range(ts.size):
             ts[b] = 0
         for c in range(C):
-            dys = line(dy, a, c)
+            first = (a * C + c) * B
+            dys = part(dy, first, first + B)
             for b in range(ts.size):
                 ts[b] += dys[b]
         for c in range(C):
-            dxs, dys, ys = line(dx, a, c), line(dy, a, c), line(y, a, c)
+            first = (a * C + c) * B
+            dxs, dys, ys = part(dx, first, first + B), part(dy, first, first + B), part(y, first, first + B)
             for b in range(ts.size):
                 dxs[b] = dys[b] - exp(ys[b]) * ts[b]

@@ -179,14 +179,16 @@ def batch_norm_statistics(task: Int, tasks: Int, statistics: Matrix, moving_mean
     mean, squares = part(statistics, start, stop), part(statistics, width + start, width + stop)
     first = part(partial, start, stop)
     for c in range(mean.size):
-        mean[c] = first[c]
         squares[c] = T(0)
     scale = T(1) / T(max(1, rows))
-    for k in range(1, chunks):
+    for k in range(1, chunks):                           # first what the means differ by, so that a large mean is rounded once
         share_k = T(min(chunk, rows - k * chunk)) * scale
         m = part(partial, 3 * k * old + start, 3 * k * old + stop)
         for c in range(mean.size):
-            mean[c] += share_k * (m[c] - first[c])
+            squares[c] += share_k * (m[c] - first[c])
+    for c in range(mean.size):
+        mean[c] = first[c] + squares[c]
+        squares[c] = T(0)
     for k in range(chunks):
         n = T(min(chunk, rows - k * chunk))
         m, s = part(partial, 3 * k * old + start, 3 * k * old + stop), part(partial, (3 * k + 1) * old + start, (3 * k + 1) * old + stop)

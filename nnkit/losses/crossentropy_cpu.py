@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from nnkit.jit import Int, Labels, Matrix, Real, Vector, kernel, routine, scalar
 from nnkit.losses.pointwise_cpu import pointwise_loss
-from nnkit.losses.rows_cpu import blend_run, dot_run, max_run, shift_run, weigh, weigh_matrix
+from nnkit.losses.rows_cpu import blend_run, dot_run, fill_run, max_run, scale_run, shift_run, weigh
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, itemsize, part, sum_run
 from nnkit.scalar import GATE_TOP, exp_normal, log, sigmoid, softplus
@@ -96,16 +96,6 @@ def exp_or_zero(x):
 
 
 @routine
-def shift_rows(e, z, start, stop):
-    """e = z - max z, row by row, for rows [start, stop): no exponential can overflow, and the largest is 1."""
-    C = z.shape[1]
-    row = itemsize(z) * C
-    for r in range(start, stop):
-        here = address(z) + r * row
-        shift_run(address(e) + r * row, here, max_run(here, C, z), C, z)
-
-
-@routine
 def exp_rows(e, start, stop):
     """e = exp(e) for rows [start, stop), elementwise: one long loop also where rows are short."""
     C = e.shape[1]
@@ -120,10 +110,9 @@ def normalize_rows(q, scale, y, start, stop):
     C = y.shape[1]
     T = y.dtype.type
     for r in range(start, stop):
-        scale[r] = T(1) / sum_run(address(y) + itemsize(y) * r * C, C, y)
-        qs, ys = part(q, r * C, (r + 1) * C), part(y, r * C, (r + 1) * C)
-        for c in range(C):
-            qs[c] = ys[c] * scale[r]
+        row = itemsize(y) * r * C
+        scale[r] = T(1) / sum_run(address(y) + row, C, y)
+        scale_run(address(q) + row, scale[r], address(y) + row, C, y)
 
 
 # Categorical: targets t [R, C], of which t (1 - s) + s / C is meant, s the smoothing.
@@ -145,7 +134,7 @@ def categorical_crossentropy_forward(task: Int, tasks: Int, rows: Vector, kept: 
         ks[i] = log(clipped(ks[i]))
     for r in range(start, stop):
         logs = address(kept) + r * row
-        rows[r] = -(T(1) - smoothing) * dot_run(address(t) + r * row, logs, C, y)
+        rows[r] = -(T(1) - smoothing) * dot_run(address(t) + r * row, logs, T(0), C, y)
         if smoothing != T(0):
             rows[r] -= smoothing / T(C) * sum_run(logs, C, y)
     weigh(rows, w, start, stop)
@@ -154,24 +143,26 @@ def categorical_crossentropy_forward(task: Int, tasks: Int, rows: Vector, kept: 
 @kernel
 def categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, y: Matrix, t: Matrix, w: Vector, kept: Matrix, scale: Vector,
                                       smoothing: Real) -> None:
-    """dy[r, c] = w / R scale (sum t - t / q), where t counts as 0 if its q was clipped.
+    """dy[r, c] = w / R scale (sum t - t / q), q = e^kept, where t counts as 0 if its q was clipped.
 
     Shapes: dy, y, t, kept [R, C], scale [R], w [N]. Row-local. Writes dy (=).
     """
     start, stop = row_share(y.shape[0], tasks, task)
     R, C = y.shape
     T = y.dtype.type
+    row = itemsize(y) * C
+    per_sample = R // w.size
+    low, high = log(clipped(T(0))), log(clipped(T(1)))
     base = smoothing / T(C)
+    ds, ts, ks = part(dy, start * C, stop * C), part(t, start * C, stop * C), part(kept, start * C, stop * C)
+    for i in range(ds.size):
+        share = (ts[i] * (T(1) - smoothing) + base) * exp_normal(-ks[i])
+        ds[i] = T(0) if ks[i] <= low or ks[i] >= high else share
     for r in range(start, stop):
-        ds, ys, ts = part(dy, r * C, (r + 1) * C), part(y, r * C, (r + 1) * C), part(t, r * C, (r + 1) * C)
-        for c in range(C):
-            q = ys[c] * scale[r]
-            ds[c] = ts[c] * (T(1) - smoothing) + base if clipped(q) == q else T(0)
-        total = sum_run(address(dy) + itemsize(dy) * r * C, C, dy)
-        factor = scale[r] / T(R)
-        for c in range(C):
-            ds[c] = factor * (total - ds[c] / clipped(ys[c] * scale[r]))
-    weigh_matrix(dy, w, start, stop)
+        here = address(dy) + r * row
+        factor = weight_of(w, r, per_sample) / T(R) * scale[r]
+        total = dot_run(here, address(y) + r * row, T(0), C, y) * scale[r]            # sum of t / q times q, q not clipped
+        blend_run(here, -factor, here, T(0), here, factor * total, C, y)
 
 
 @kernel
@@ -185,13 +176,15 @@ def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector,
     C = z.shape[1]
     T = z.dtype.type
     row = itemsize(z) * C
-    shift_rows(kept, z, start, stop)
     for r in range(start, stop):
-        shifted, targets = address(kept) + r * row, address(t) + r * row
-        rows[r] = (T(1) - smoothing) * dot_run(targets, shifted, C, z)
+        logits, targets = address(z) + r * row, address(t) + r * row
+        largest = max_run(logits, C, z)
+        shift_run(address(kept) + r * row, logits, largest, C, z)
+        rows[r] = (T(1) - smoothing) * dot_run(targets, logits, largest, C, z)
         scale[r] = (T(1) - smoothing) * sum_run(targets, C, z) + smoothing
-        if smoothing != T(0):
-            rows[r] += smoothing / T(C) * sum_run(shifted, C, z)
+    if smoothing != T(0):
+        for r in range(start, stop):
+            rows[r] += smoothing / T(C) * sum_run(address(kept) + r * row, C, z)
     exp_rows(kept, start, stop)
     for r in range(start, stop):
         total = sum_run(address(kept) + r * row, C, z)
@@ -287,15 +280,15 @@ def sparse_categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, 
     R, C = y.shape
     T = y.dtype.type
     per_sample = R // w.size
+    row = itemsize(y) * C
+    for r in range(start, stop):
+        q = kept[r, label_of(t, r, valid, ignore)]
+        factor = row_factor(t, w, r, per_sample, valid, ignore)
+        fill_run(address(dy) + r * row, factor * scale[r] if factor != T(0) and clipped(q) == q else T(0), C, y)
     for r in range(start, stop):
         label = label_of(t, r, valid, ignore)
-        q = kept[r, label]
-        factor = row_factor(t, w, r, per_sample, valid, ignore)
-        factor = factor * scale[r] if factor != T(0) and clipped(q) == q else T(0)
-        ds = part(dy, r * C, (r + 1) * C)
-        for c in range(C):
-            ds[c] = factor
-        ds[label] = factor - factor / clipped(q) if factor != T(0) else T(0)
+        if dy[r, label] != T(0):
+            dy[r, label] -= dy[r, label] / clipped(kept[r, label])
 
 
 @kernel
@@ -308,12 +301,14 @@ def sparse_categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: 
     start, stop = row_share(z.shape[0], tasks, task)
     C = z.shape[1]
     T = z.dtype.type
-    shift_rows(kept, z, start, stop)
+    row = itemsize(z) * C
     for r in range(start, stop):
-        rows[r] = kept[r, label_of(t, r, valid, ignore)]
+        largest = max_run(address(z) + r * row, C, z)
+        shift_run(address(kept) + r * row, address(z) + r * row, largest, C, z)
+        rows[r] = z[r, label_of(t, r, valid, ignore)] - largest
     exp_rows(kept, start, stop)
     for r in range(start, stop):
-        scale[r] = sum_run(address(kept) + itemsize(z) * r * C, C, z)
+        scale[r] = sum_run(address(kept) + r * row, C, z)
     own, scales = part(rows, start, stop), part(scale, start, stop)
     for r in range(own.size):
         own[r] = log(scales[r]) - own[r]
@@ -336,10 +331,8 @@ def sparse_categorical_crossentropy_logits_backward(task: Int, tasks: Int, dz: M
     for r in range(start, stop):
         factor = row_factor(t, w, r, per_sample, valid, ignore)
         if factor == T(0):                               # 0 whatever stands in an ignored row
-            ds = part(dz, r * C, (r + 1) * C)
-            for c in range(C):
-                ds[c] = 0
+            fill_run(address(dz) + r * row, factor, C, dz)
         else:
-            es = address(kept) + r * row
-            blend_run(address(dz) + r * row, factor * scale[r], es, T(0), es, T(0), C, dz)
-            dz[r, label_of(t, r, valid, ignore)] -= factor
+            scale_run(address(dz) + r * row, factor * scale[r], address(kept) + r * row, C, dz)
+    for r in range(start, stop):
+        dz[r, label_of(t, r, valid, ignore)] -= row_factor(t, w, r, per_sample, valid, ignore)

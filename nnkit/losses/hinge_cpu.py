@@ -56,7 +56,7 @@ def categorical_hinge_forward(task: Int, tasks: Int, rows: Vector, others: Matri
     for i in range(ns.size):
         ns[i] = (T(1) - ts[i]) * ys[i]
     for r in range(start, stop):
-        margin = T(1) + max_run(address(others) + r * row, C, y) - dot_run(address(t) + r * row, address(y) + r * row, C, y)
+        margin = T(1) + max_run(address(others) + r * row, C, y) - dot_run(address(t) + r * row, address(y) + r * row, T(0), C, y)
         rows[r] = T(0) if margin < T(0) else margin
     weigh(rows, w, start, stop)
 

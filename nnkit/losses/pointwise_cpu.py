@@ -32,14 +32,10 @@ def pointwise_loss(f: Callable[..., Any], df: Callable[..., Any]) -> tuple[Kerne
         constants = (p0, p1)[:count]
         J = y.shape[1]
         ys, ts = part(y, start * J, stop * J), part(t, start * J, stop * J)
-        if J == 1:
-            own = part(rows, start, stop)
-            for i in range(own.size):
-                own[i] = inner(ys[i], ts[i], *constants)
-        else:
-            ls = part(terms, start * J, stop * J)
-            for i in range(ls.size):
-                ls[i] = inner(ys[i], ts[i], *constants)
+        ls = part(rows, start, stop) if J == 1 else part(terms, start * J, stop * J)
+        for i in range(ls.size):
+            ls[i] = inner(ys[i], ts[i], *constants)
+        if J != 1:
             for r in range(start, stop):
                 rows[r] = sum_run(address(terms) + itemsize(terms) * r * J, J, terms) * share
         weigh(rows, w, start, stop)

@@ -1,7 +1,8 @@
 """What losses do along a row: maximum, shift, product sum, blend, and each row's sample weight. All by address, in whole masked registers.
 
 A row of 10 classes is one register. Loops over rows that short would be scalar code, since LLVM turns only the part of a loop that fills
-several registers into vectors. Every sum is a tree that depends on the row's length alone.
+several registers into vectors; and each costs 0.1 s to compile. Every sum is a tree that depends on the row's length alone.
+A masked store is not forwarded to a load that follows soon: what a kernel has just written to a row it reads in a later pass over the rows.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, routine
-from nnkit.prims.simd_cpu import I32, Emitter, part
+from nnkit.prims.simd_cpu import I32, Emitter, address, itemsize
 
-__all__ = ["blend_run", "dot_run", "max_run", "shift_run", "weigh", "weigh_matrix"]
+__all__ = ["blend_run", "dot_run", "fill_run", "max_run", "multiply", "scale_run", "shift_run", "weigh", "weigh_matrix"]
 
 
 def _each_register(builder: Any, e: Emitter, n: Any, visit: Callable[[Any, Any], None]) -> None:
@@ -75,21 +76,64 @@ def shift_run(typing_context: Any, y: Any, x: Any, shift: Any, n: Any, like: Any
 
 
 @intrinsic
-def dot_run(typing_context: Any, t: Any, x: Any, n: Any, like: Any) -> Any:
-    """The sum of t[i] x[i], i < n, in which t[i] = 0 counts as 0 whatever x[i] is: 0 log 0 = 0."""
+def dot_run(typing_context: Any, t: Any, x: Any, shift: Any, n: Any, like: Any) -> Any:
+    """The sum of t[i] (x[i] - shift), i < n, in which t[i] = 0 counts as 0 whatever x[i] is: 0 log 0 = 0."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        t, x, n, _ = values
+        t, x, shift, n, _ = values
         e = Emitter(builder, signature.args[-1].dtype)
         total = cgutils.alloca_once_value(builder, e.zero)
+        shifts = e.splat(shift)
 
         def visit(first: Any, mask: Any) -> None:
             factor = e.load(e.at(e.pointer(t), first), mask)
-            term = builder.fmul(factor, e.load(e.at(e.pointer(x), first), mask))
+            term = builder.fmul(factor, builder.fsub(e.load(e.at(e.pointer(x), first), mask), shifts))
             term = builder.select(builder.fcmp_ordered("==", factor, e.zero), e.zero, term)
             builder.store(builder.fadd(builder.load(total), term), total)
         _each_register(builder, e, n, visit)
         return _fold(builder, e, builder.load(total), builder.fadd)
-    return like.dtype(types.int64, types.int64, types.int64, like), codegen
+    return like.dtype(types.int64, types.int64, like.dtype, types.int64, like), codegen
+
+
+@intrinsic
+def scale_run(typing_context: Any, y: Any, a: Any, x: Any, n: Any, like: Any) -> Any:
+    """y[:n] = a x[:n]; y may be x."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, a, x, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        a = e.splat(a)
+
+        def visit(first: Any, mask: Any) -> None:
+            e.store(builder.fmul(a, e.load(e.at(e.pointer(x), first), mask)), e.at(e.pointer(y), first), mask)
+        _each_register(builder, e, n, visit)
+        return context.get_dummy_value()
+    return types.void(types.int64, like.dtype, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def multiply(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
+    """y[:n] *= x[:n]."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, x, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+
+        def visit(first: Any, mask: Any) -> None:
+            here = e.at(e.pointer(y), first)
+            e.store(builder.fmul(e.load(here, mask), e.load(e.at(e.pointer(x), first), mask)), here, mask)
+        _each_register(builder, e, n, visit)
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def fill_run(typing_context: Any, y: Any, a: Any, n: Any, like: Any) -> Any:
+    """y[:n] = a."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, a, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        a = e.splat(a)
+        _each_register(builder, e, n, lambda first, mask: e.store(a, e.at(e.pointer(y), first), mask))
+        return context.get_dummy_value()
+    return types.void(types.int64, like.dtype, types.int64, like), codegen
 
 
 @intrinsic
@@ -113,13 +157,15 @@ def blend_run(typing_context: Any, y: Any, a: Any, x: Any, b: Any, t: Any, c: An
 def weigh(rows, w, start, stop):
     """rows[r] *= w of the row's sample, for rows [start, stop) of R; samples N have R / N rows each."""
     per_sample = rows.size // w.size
-    if per_sample == 1:                                  # without the division, which no vector unit has
-        own, weights = part(rows, start, stop), part(w, start, stop)
-        for r in range(own.size):
-            own[r] *= weights[r]
-    else:
-        for r in range(start, stop):
-            rows[r] *= w[r // per_sample]
+    if per_sample == 1:
+        multiply(address(rows) + itemsize(rows) * start, address(w) + itemsize(w) * start, stop - start, rows)
+        return
+    n, left = start // per_sample, per_sample - start % per_sample
+    for r in range(start, stop):
+        rows[r] *= w[n]
+        left -= 1
+        if left == 0:
+            n, left = n + 1, per_sample
 
 
 @routine
@@ -129,16 +175,13 @@ def weigh_matrix(dy, w, start, stop):
     T = dy.dtype.type
     per_sample = R // w.size
     if per_sample == 1 and J == 1:
-        own, weights = part(dy, start, stop), part(w, start, stop)
-        for r in range(own.size):
-            own[r] *= weights[r]
+        multiply(address(dy) + itemsize(dy) * start, address(w) + itemsize(w) * start, stop - start, dy)
         return
     n, left = start // per_sample, per_sample - start % per_sample
     for r in range(start, stop):
         if w[n] != T(1):
-            row = part(dy, r * J, (r + 1) * J)
-            for j in range(J):
-                row[j] *= w[n]
+            row = address(dy) + itemsize(dy) * r * J
+            scale_run(row, w[n], row, J, dy)
         left -= 1
         if left == 0:
             n, left = n + 1, per_sample

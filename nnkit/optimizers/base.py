@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from nnkit.layers.base import snake_case
 from nnkit.optimizers.schedules import Schedule, schedule_field
 from nnkit.plan.passes import work_tasks
 from nnkit.spec import Spec, real
@@ -15,7 +14,11 @@ from nnkit.spec import Spec, real
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder, Layout
 
-__all__ = ["Optimizer"]
+__all__ = ["PIECE", "SHARE", "WIDTH", "Optimizer"]
+
+SHARE = 4096                # fewest elements worth a task
+PIECE = 16_384              # elements whose squares are summed into one number before these are summed
+WIDTH = 64                  # partial sums of a piece that run side by side
 
 
 @attrs.frozen(repr=False)
@@ -23,14 +26,15 @@ class Optimizer(Spec):
     """Base of all optimizers.
 
     learning_rate: positive number, schedule, or function of the number of finished updates.
-    weight_decay: decoupled: before the rule, w -= lr weight_decay w; None for none.
-    clipnorm: each parameter's gradient is scaled down to this norm; clipvalue: each entry is cut to [-clipvalue, clipvalue];
-    global_clipnorm: all gradients together are scaled down to this norm. At most one of the three.
+    weight_decay: decoupled: before the rule, w -= lr weight_decay w, for all trainable parameters; at least 0; None (default) for none.
+    clipnorm: the gradient of each parameter (a whole array) is scaled down to this norm where it is longer: g clipnorm / max(|g|, clipnorm).
+    clipvalue: each entry of a gradient is cut to [-clipvalue, clipvalue]. global_clipnorm: all gradients together are scaled down to this norm.
+    At most one of the three, greater than 0; None (default) for none. Clipping comes first, then the decay, then the rule.
     """
 
     family: ClassVar[str] = "optimizer"
 
-    learning_rate: float | Schedule = schedule_field(default=0.001)
+    learning_rate: float | Schedule = schedule_field(default=0.001)  # noqa: RUF009
     weight_decay: float | None = real(default=None, low=0, none=True, kw_only=True)
     clipnorm: float | None = real(default=None, low=0, low_open=True, none=True, kw_only=True)
     clipvalue: float | None = real(default=None, low=0, low_open=True, none=True, kw_only=True)
@@ -51,31 +55,38 @@ class Optimizer(Spec):
         return ()
 
     @property
-    def kernel(self) -> str:
-        """The rule's kernel."""
-        return f"optimizers.rules.{snake_case(type(self).__name__)}_update"
+    def rule(self) -> str:
+        """The kernel's name without _update."""
+        return type(self).__name__.lower()
 
     def lower(self, g: Builder, layout: Layout) -> None:
-        """Clip the gradients, decay the weights, then one sweep of the rule over all trainable parameters."""
+        """Clip the gradients, then one sweep over all trainable parameters: weight decay and the rule."""
         size = layout.trainable_size
         if not size:
             return
         self._lower_clipping(g, layout)
-        parameters = g.state("parameters").piece(size)
-        rates = [g.state("learning_rates"), g.state("counters")]
+        parameters, gradients = g.state("parameters").piece(size), g.state("gradients")
         states = [g.state(f"optimizer/{name}") for name in self.states()]
-        gradients = g.state("gradients")
-        tasks = work_tasks(10 * size, gradients.nbytes * (3 + 2 * len(states)), most=-(-size // 4096))
-        if self.weight_decay:
-            g.step("optimizers.rules.decay_weights", updates=[parameters], reads=rates, scalars=[self.weight_decay], tasks=tasks, flops=2 * size)
-        g.step(self.kernel, updates=[parameters, *states], reads=[gradients, *rates], scalars=self.scalars(), tasks=tasks, flops=10 * size)
+        scalars = [*(*self.scalars(), 0.0, 0.0, 0.0)[:3], self.weight_decay or 0.0]
+        tasks = work_tasks(10 * size, gradients.nbytes * (3 + 2 * len(states)), most=-(-size // SHARE))
+        reads = [gradients, g.state("learning_rates"), g.state("counters")]
+        g.step(f"optimizers.rules.{self.rule}_update", updates=[parameters, *states], reads=reads, scalars=scalars, tasks=tasks, flops=10 * size)
 
     def _lower_clipping(self, g: Builder, layout: Layout) -> None:
+        """At most one of the three; the norm in pieces that tasks share, then the scaling."""
         gradients = g.state("gradients")
         if self.clipvalue is not None:
-            g.step("optimizers.rules.clip_by_value", updates=[gradients], scalars=[self.clipvalue])
-        if self.global_clipnorm is not None:
-            g.step("optimizers.rules.clip_by_norm", updates=[gradients], scalars=[self.global_clipnorm])
-        if self.clipnorm is not None:
-            for piece in layout.gradients.values():
-                g.step("optimizers.rules.clip_by_norm", updates=[piece.flat()], scalars=[self.clipnorm])
+            tasks = work_tasks(2 * gradients.size, 2 * gradients.nbytes, most=-(-gradients.size // SHARE))
+            g.step("optimizers.rules.clip_by_value", updates=[gradients], scalars=[self.clipvalue], tasks=tasks, flops=2 * gradients.size)
+        limit = self.clipnorm or self.global_clipnorm
+        if limit is None:
+            return
+        for piece in [gradients] if self.clipnorm is None else layout.gradients.values():
+            if not piece.size:
+                continue
+            vector, pieces = piece.flat(), -(-piece.size // PIECE)
+            sums = g.scratch("square_sums", pieces * WIDTH, dtype="float64")
+            work = 2 * piece.size, piece.nbytes
+            g.step("optimizers.rules.square_sums", [sums], [vector], tasks=work_tasks(*work, most=pieces), flops=work[0])
+            g.step("optimizers.rules.clip_by_norm", updates=[vector], reads=[sums], scalars=[limit],
+                   tasks=work_tasks(*work, most=-(-piece.size // SHARE)), flops=work[0])

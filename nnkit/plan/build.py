@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from nnkit.plan.arena import aligned
-from nnkit.plan.passes import optimise
+from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import ALIGNMENT, ITEMSIZE, Buffer, Plan, Step
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ STREAMS = {"shuffle": 0}
 SUMS = {"loss": 0, "samples": 1, "last": 2}
 # Learning rates of the coming updates, in the float64 buffer "learning_rates".
 LEARNING_RATES = 1024
+
+# Elements of a parameter or activity whose penalty is summed in one go.
+PENALTY_BLOCK = 32768
 
 Backward = Callable[[Buffer], "Buffer | tuple[Buffer | None, ...] | None"]
 
@@ -157,14 +160,25 @@ class Builder:
         if regularizer is None or self.mode == "predict":
             return y
         l1, l2 = regularizer.l1 / self.batch, regularizer.l2 / self.batch
-        self.step("losses.penalty.penalty", [self.penalty()], [y.flat()], scalars=[l1, l2])
+        self.add_penalty(y, l1, l2)
 
         def backward(dy: Buffer) -> Buffer:
             dx = self.buffer("activity_dx", *y.shape)
-            self.step("losses.penalty.penalty_gradient", [dx.flat()], [dy.flat(), y.flat()], scalars=[l1, l2], in_place=True)
+            reads = [dy.rows(), y.rows()]
+            self.step("losses.penalty.penalty_gradient", [dx.rows()], reads, scalars=[l1, l2], rows=y.shape[0], in_place=True)
             return dx
         self.on_backward(y, [y], backward)               # met before what made y: it adds to y's gradient
         return y
+
+    def add_penalty(self, x: Buffer, l1: float, l2: float) -> None:
+        """Add l1 sum |x| + l2 sum x^2 to the loss: block by block where x is large, then the blocks in their order."""
+        value = self.penalty()
+        blocks = max(1, -(-x.size // PENALTY_BLOCK))
+        parts = value if blocks == 1 else self.buffer("penalty_blocks", blocks, dtype="float64")
+        self.step("losses.penalty.penalty", [parts], [x.flat()], scalars=[l1, l2, PENALTY_BLOCK], tasks=work_tasks(0, x.nbytes, most=blocks),
+                  flops=4 * x.size)
+        if blocks > 1:
+            self.step("losses.penalty.penalty_total", [value], [parts])
 
     def stream(self) -> int:
         """A number that no other random stream of the network has; the same in every plan of one network."""
@@ -301,8 +315,7 @@ def _lower_loss(g: Builder, loss: Loss, y: Buffer, inputs: Sequence[Buffer]) -> 
     rows = loss.lower(g, y, t, w)
     penalized = {name: declared.regularizer for name, declared in g.layout.declared.items() if declared.regularizer is not None}
     for name, regularizer in penalized.items():
-        weight = g.layout.parameters[name]
-        g.step("losses.penalty.penalty", [g.penalty()], [weight.flat()], scalars=[regularizer.l1, regularizer.l2])
+        g.add_penalty(g.layout.parameters[name], regularizer.l1, regularizer.l2)
     g.step("losses.reduce.accumulate", updates=[g.state("sums")], reads=[rows.flat(), g.state("penalties")], scalars=[g.batch])
     if not g.training:
         return []
@@ -310,5 +323,6 @@ def _lower_loss(g: Builder, loss: Loss, y: Buffer, inputs: Sequence[Buffer]) -> 
     for name, regularizer in penalized.items():
         if name in g.layout.gradients:
             weight, dweight = g.layout.parameters[name], g.layout.gradients[name]
-            g.step("losses.penalty.add_penalty_gradient", [], [weight.flat()], updates=[dweight.flat()], scalars=[regularizer.l1, regularizer.l2])
+            g.step("losses.penalty.add_penalty_gradient", [], [weight.flat()], updates=[dweight.flat()], scalars=[regularizer.l1, regularizer.l2],
+                   tasks=work_tasks(0, 3 * weight.nbytes, most=-(-weight.size // PENALTY_BLOCK)))
     return [gradients[x.name] for x in inputs]

@@ -15,6 +15,9 @@ FLOPS_PER_BYTE = 4
 TASK_FLOPS = 4_000_000
 MOST_TASKS = 32
 
+# Activations of single numbers on which a loss has a logits form.
+ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
+
 
 def optimise(plan: Plan, gap: int = 0) -> Plan:
     """All passes in their order, then the arena."""
@@ -30,34 +33,32 @@ def fuse_loss(plan: Plan) -> Plan:
     its input, and the activation's own backward step goes away. Its forward step stays; `drop_dead_steps` removes it where nobody reads it.
     """
     producers = {buffer.name: step for step in plan.steps for buffer in step.writes}
-    losses = [step for step in plan.steps if step.logits]
-    for loss in losses:
-        y = loss.reads[0]
-        below = producers.get(y.name)
-        fused = dict(loss.logits).get(below.kernel) if below is not None else None
-        if below is None or fused is None or below.reads[0].size != y.size:
-            continue
-        x = below.reads[0].reshaped(*y.shape)
-        changed = attrs.evolve(loss, kernel=fused, reads=(x, *loss.reads[1:]), logits=())
-        if loss.phase == "backward":
-            plan = _without_activation_backward(plan, loss, changed, y.name)
-        else:
-            plan = _replace(plan, loss, changed)
+    for y in dict.fromkeys(step.reads[0].name for step in plan.steps if step.logits):
+        losses = [step for step in plan.steps if step.logits and step.reads[0].name == y]
+        if y in producers:
+            plan = _fused(plan, producers[y], losses)
     return plan
 
 
-def _replace(plan: Plan, old: Step, new: Step) -> Plan:
-    return attrs.evolve(plan, steps=tuple(new if step is old else step for step in plan.steps))
-
-
-def _without_activation_backward(plan: Plan, loss: Step, changed: Step, y: str) -> Plan:
-    """The loss's backward step writes dx of the activation directly, where the activation's backward is the only reader of dy."""
-    dy = loss.writes[0].name
-    readers = [step for step in plan.steps if any(buffer.name == dy for buffer in step.reads + step.updates)]
-    if len(readers) != 1 or not any(buffer.name == y for buffer in readers[0].reads):
-        return plan
-    changed = attrs.evolve(changed, writes=(readers[0].writes[0].reshaped(*loss.writes[0].shape), *changed.writes[1:]))
-    return attrs.evolve(plan, steps=tuple(changed if step is loss else step for step in plan.steps if step is not readers[0]))
+def _fused(plan: Plan, below: Step, losses: list[Step]) -> Plan:
+    """The plan with these steps of one loss in their logits form, all or none: what forward keeps is what the same form's backward reads."""
+    changes: dict[int, Step | None] = {}
+    for loss in losses:
+        kernel, y = dict(loss.logits).get(below.kernel), loss.reads[0]
+        elementwise = below.kernel in ELEMENTWISE        # a softmax's rows must be the loss's: no reshape in between
+        if kernel is None or (below.reads[0].size != y.size if elementwise else below.writes[0].shape != y.shape):
+            return plan
+        changed = attrs.evolve(loss, kernel=kernel, reads=(below.reads[0].reshaped(*y.shape), *loss.reads[1:]), logits=())
+        if loss.phase == "backward":
+            dy = loss.writes[0]
+            readers = [step for step in plan.steps if any(buffer.name == dy.name for buffer in step.buffers) and step is not loss]
+            if len(readers) != 1 or readers[0].kernel != below.kernel.replace("_forward", "_backward"):
+                return plan                              # y has other uses, such as an activity penalty, that add to dy
+            changed = attrs.evolve(changed, writes=(readers[0].writes[0].reshaped(*dy.shape), *changed.writes[1:]))
+            changes[id(readers[0])] = None
+        changes[id(loss)] = changed
+    steps = (changes.get(id(step), step) for step in plan.steps)
+    return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
 
 
 def drop_dead_steps(plan: Plan) -> Plan:

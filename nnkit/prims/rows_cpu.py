@@ -1,12 +1,13 @@
-"""What goes along one row of n numbers, by address: registers with masks at the end, so that rows of ten numbers are fast as well.
+"""What goes along one row of n numbers, by address, and memory on the stack for a block of rows.
 
-A sum or largest is taken lane by lane, then the lanes in pairs, halving: a tree that depends on n and the register's width alone.
+Rows of ten numbers are too short for vector loops of their own, and loading and storing them one after the other through masks makes every load
+wait for the store before it (their registers overlap). So kernels on rows only read along a row, fill a block with each row's number, and do
+the arithmetic in one loop over the whole block.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -14,90 +15,60 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnkit.jit import I64
+from nnkit.jit import I64, array_view, vector_bytes
 from nnkit.prims.simd_cpu import I32, Emitter
 
-__all__ = ["divide_by_sum", "subtract_largest", "subtract_number", "subtract_share"]
+__all__ = ["BLOCK", "block_like", "fill_run", "largest_run"]
 
-Combine = Callable[[Any, Any], Any]
-
-
-def _along(e: Emitter, n: Any, body: Callable[[Any, Any], None]) -> None:
-    """body(first element, mask) for every register of a run of n elements."""
-    lanes = ir.Constant(I64, e.lanes)
-    turns = e.b.sdiv(e.b.add(n, ir.Constant(I64, e.lanes - 1)), lanes)
-    with cgutils.for_range(e.b, turns) as loop:
-        first = e.b.mul(loop.index, lanes)
-        body(first, e.first(e.b.sub(n, first)))
-
-
-def _fold(e: Emitter, n: Any, start: Any, term: Callable[[Any, Any], Any], combine: Combine) -> Any:
-    """All terms of a run combined by combine(term, total); every lane of the result holds the outcome."""
-    total = cgutils.alloca_once_value(e.b, start)
-
-    def add(first: Any, mask: Any) -> None:
-        e.b.store(combine(term(first, mask), e.b.load(total)), total)
-    _along(e, n, add)
-    value = e.b.load(total)
-    width = e.lanes
-    while width > 1:
-        width //= 2
-        order = ir.Constant(ir.VectorType(I32, e.lanes), [k ^ width for k in range(e.lanes)])
-        value = combine(value, e.b.shuffle_vector(value, value, order))
-    return value
+BLOCK = 2048                                             # numbers of a block: a few of them fit into the first-level cache
 
 
 @intrinsic
-def subtract_largest(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
-    """y[:n] = x[:n] - max(x[:n]); y may be x. NaN is not the largest, and stays. `like`: an array, for its type."""
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        e = Emitter(builder, signature.args[-1].dtype)
-        y, x, n = e.pointer(values[0]), e.pointer(values[1]), values[2]
-        lowest = ir.Constant(e.vector, [-math.inf] * e.lanes)
+def block_like(typing_context: Any, like: Any) -> Any:
+    """BLOCK numbers of the type of `like` (a number or an array) on the stack, and room for the overrun of `fill_run`."""
+    element = like.dtype if isinstance(like, types.Array) else like
 
-        def term(first: Any, mask: Any) -> Any:
-            return builder.select(mask, e.load(e.at(x, first), mask), lowest)
-        largest = _fold(e, n, lowest, term, lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
-        _along(e, n, lambda first, mask: e.store(builder.fsub(e.load(e.at(x, first), mask), largest), e.at(y, first), mask))
-        return context.get_dummy_value()
-    return types.void(types.int64, types.int64, types.int64, like), codegen
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = context.get_data_type(element)
+        count = BLOCK + vector_bytes() // context.get_abi_sizeof(kind)
+        memory = cgutils.alloca_once(builder, kind, size=count)
+        return array_view(context, builder, signature.return_type, builder.ptrtoint(memory, I64), [ir.Constant(I64, count)])
+    return types.Array(element, 1, "C")(like), codegen
 
 
 @intrinsic
-def divide_by_sum(typing_context: Any, y: Any, n: Any, like: Any) -> Any:
-    """y[:n] /= sum(y[:n])."""
+def fill_run(typing_context: Any, y: Any, number: Any, n: Any, like: Any) -> Any:
+    """y[:n] = number in whole registers, so that up to one register behind is overwritten as well. `like`: an array, for its type."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         e = Emitter(builder, signature.args[-1].dtype)
-        y, n = e.pointer(values[0]), values[1]
-        total = _fold(e, n, e.zero, lambda first, mask: e.load(e.at(y, first), mask), builder.fadd)
-        factor = builder.fdiv(ir.Constant(e.vector, [1.0] * e.lanes), total)
-        _along(e, n, lambda first, mask: e.store(builder.fmul(e.load(e.at(y, first), mask), factor), e.at(y, first), mask))
-        return context.get_dummy_value()
-    return types.void(types.int64, types.int64, like), codegen
-
-
-@intrinsic
-def subtract_share(typing_context: Any, y: Any, x: Any, share: Any, n: Any, like: Any) -> Any:
-    """y[:n] = x[:n] - share[:n] sum(x[:n]); y may be x."""
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        e = Emitter(builder, signature.args[-1].dtype)
-        y, x, share, n = *map(e.pointer, values[:3]), values[3]
-        total = _fold(e, n, e.zero, lambda first, mask: e.load(e.at(x, first), mask), builder.fadd)
-        negative = builder.fsub(e.zero, total)
-
-        def term(first: Any, mask: Any) -> None:
-            e.store(e.fma(e.load(e.at(share, first), mask), negative, e.load(e.at(x, first), mask)), e.at(y, first), mask)
-        _along(e, n, term)
-        return context.get_dummy_value()
-    return types.void(types.int64, types.int64, types.int64, types.int64, like), codegen
-
-
-@intrinsic
-def subtract_number(typing_context: Any, y: Any, number: Any, n: Any, like: Any) -> Any:
-    """y[:n] -= number."""
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        e = Emitter(builder, signature.args[-1].dtype)
-        y, number, n = e.pointer(values[0]), e.splat(values[1]), values[2]
-        _along(e, n, lambda first, mask: e.store(builder.fsub(e.load(e.at(y, first), mask), number), e.at(y, first), mask))
+        y, number, lanes = e.pointer(values[0]), e.splat(values[1]), ir.Constant(I64, e.lanes)
+        turns = builder.sdiv(builder.add(values[2], ir.Constant(I64, e.lanes - 1)), lanes)
+        with cgutils.for_range(builder, turns) as loop:
+            e.store(number, e.at(y, builder.mul(loop.index, lanes)))
         return context.get_dummy_value()
     return types.void(types.int64, like.dtype, types.int64, like), codegen
+
+
+@intrinsic
+def largest_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
+    """The largest of x[:n], NaN left out; -inf where there is none. `like`: an array, for its type."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[-1].dtype)
+        x, n, lanes = e.pointer(values[0]), values[1], ir.Constant(I64, e.lanes)
+        lowest = ir.Constant(e.vector, [-math.inf] * e.lanes)
+
+        def larger(a: Any, b: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+        largest = cgutils.alloca_once_value(builder, lowest)
+        with cgutils.for_range(builder, builder.sdiv(builder.add(n, ir.Constant(I64, e.lanes - 1)), lanes)) as loop:
+            first = builder.mul(loop.index, lanes)
+            mask = e.first(builder.sub(n, first))
+            builder.store(larger(builder.select(mask, e.load(e.at(x, first), mask), lowest), builder.load(largest)), largest)
+        value = builder.load(largest)
+        width = e.lanes
+        while width > 1:
+            width //= 2
+            order = [k + width if k < width else k for k in range(e.lanes)]
+            value = larger(value, builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, e.lanes), order)))
+        return builder.extract_element(value, ir.Constant(I32, 0))
+    return like.dtype(types.int64, types.int64, like), codegen

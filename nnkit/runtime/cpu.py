@@ -212,9 +212,10 @@ def using_threads(threads: int | None) -> Iterator[None]:
         yield
         return
     import numba
+    from numba.core.config import NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 
     before = numba.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, NUMBA_NUM_THREADS))
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ import platform
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -184,8 +184,8 @@ def _write(name: str, dtype: str, debug: bool, stored: Stored) -> None:
         pass
 
 
-# Kernels registered in this process (a user's own activation, loss, ...): name -> what compiles it.
-USER_KERNELS: dict[str, Callable[[str, bool], Any]] = {}
+# Kernels registered in this process (a user's own activation, loss, ...): name -> Kernel.
+USER_KERNELS: dict[str, Any] = {}
 
 
 def _compile(name: str, dtype: str, debug: bool) -> Stored:

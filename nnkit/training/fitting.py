@@ -132,7 +132,7 @@ class Fitting:
                 done += piece * size
                 self._after_piece(progress, done, batch)
         logs = {"loss": model.mean_loss()}
-        return {**logs, **model.metric_values(data.targets[order[:done]], None if predictions is None else predictions[:done])}
+        return {**logs, **model.metric_values([(data.targets[order[:done]], predictions[:done])] if predictions is not None else [])}
 
     def _after_piece(self, progress: Progress, done: int, batch: int) -> None:
         if self.by_batch:
@@ -162,7 +162,7 @@ class Fitting:
     def _epoch_of_batches(self, progress: Progress) -> dict[str, float]:
         model = self.model
         assert self.batches is not None
-        totals: dict[str, np.ndarray] = {}
+        pieces: list[tuple[np.ndarray, np.ndarray | None]] = []
         done = batch = 0
         for given in self.batches():
             if model.stop_training:
@@ -170,15 +170,13 @@ class Fitting:
             data = model.data(*as_batch(given), check_finite=self.check_finite)
             if self.by_batch:
                 self._call("on_train_batch_begin", batch, {})
-            logs = model.train_batch(data)
-            for key in logs:
-                totals[key] = totals.get(key, np.zeros(2)) + (logs[key] * data.n, data.n)
+            pieces.append((data.targets, model.train_batch(data)))
             batch, done = batch + 1, done + data.n
             self._after_piece(progress, done, batch)
         if not done:
             raise ValueError("x must give at least one batch an epoch, received none: a generator can be gone through only once; "
                              "pass a list, or a function that returns a new generator")
-        return {**{key: float(total[0] / total[1]) for key, total in totals.items()}, "loss": model.mean_loss()}
+        return {"loss": model.mean_loss(), **model.metric_values(pieces)}
 
 
 def _each_epoch(x: Any, epochs: int) -> Callable[[], Iterable[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +20,7 @@ from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, build, lay_out, shu
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
 from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
-from nnkit.spec import is_of_family, nearest, resolve
+from nnkit.spec import article, is_of_family, nearest, resolve
 from nnkit.training.callbacks import Callback
 from nnkit.training.data import Data, as_inputs, input_arrays
 from nnkit.training.feed import as_whole
@@ -59,17 +59,17 @@ def compile(spec: Sequential, *, optimizer: Optimizer | str | None = None, loss:
     """
     if not is_of_family(spec, "network"):
         raise TypeError(f"compile: spec must be a network such as Sequential, received {spec!r}")
-    optimizer, loss = resolve("optimizer", optimizer), resolve("loss", loss)
-    for value, family in ((optimizer, "optimizer"), (loss, "loss")):
+    chosen_optimizer, chosen_loss = resolve("optimizer", optimizer), resolve("loss", loss)
+    for value, family in ((chosen_optimizer, "optimizer"), (chosen_loss, "loss")):
         if value is not None and not is_of_family(value, family):
-            raise ValueError(f"compile: {family} must be {'an' if family[0] == 'o' else 'a'} {family} spec, its name or None, received {value!r}")
+            raise ValueError(f"compile: {family} must be {article(family)} spec, its name or None, received {value!r}")
     if backend != "cpu":
         raise ValueError(f"compile: backend must be 'cpu', received {backend!r}")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
     seed = as_whole(seed, 0, "seed")
     threads = None if threads is None else as_whole(threads, 1, "threads")
-    return Model(spec, optimizer, loss, metrics, dtype, seed, threads)
+    return Model(spec, chosen_optimizer, chosen_loss, metrics, dtype, seed, threads)
 
 
 class Model:
@@ -279,7 +279,7 @@ class Model:
                 tape.run(steps)
             logs = {"loss": self.mean_loss()}
         self.sums[:] = sums
-        return {**logs, **self.metric_values(data.targets, predictions)}
+        return {**logs, **self.metric_values([(data.targets, predictions)])}
 
     def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
         """The network's output for x, as an array (samples, ...)."""
@@ -298,17 +298,18 @@ class Model:
         self._optimizer("train_on_batch")
         data = self.data(x, y, sample_weight, class_weight, check_finite)
         with _Use(self, "train_on_batch"):
-            return self.train_batch(data)
+            predictions = self.train_batch(data)
+            return {"loss": float(self.sums[SUMS["last"]]), **self.metric_values([(data.targets, predictions)])}
 
-    def train_batch(self, data: Data) -> dict[str, float]:
-        """`train_on_batch` on checked data."""
+    def train_batch(self, data: Data) -> np.ndarray | None:
+        """One update on checked data; returns the predictions before it, where there are metrics."""
         predictions = np.empty((data.n, *self.output_shape), self.dtype) if self.metrics else None
         self.counters[POSITION] = 0
         self.prepare_rates(1)
         tape = self.tape("train", data.n, predictions is not None)
         self.bind(tape, data, predictions, np.arange(data.n))
         tape.run()
-        return {"loss": float(self.sums[SUMS["last"]]), **self.metric_values(data.targets, predictions)}
+        return predictions
 
     def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False) -> dict[str, np.ndarray]:
         """Gradients of the loss (penalties included) by parameter name, for these samples as one batch in training mode; nothing is updated.
@@ -351,11 +352,17 @@ class Model:
         samples = self.sums[SUMS["samples"]]
         return float(self.sums[SUMS["loss"]] / samples) if samples else float("nan")
 
-    def metric_values(self, targets: np.ndarray, predictions: np.ndarray | None) -> dict[str, float]:
-        """The metrics of predictions, by label."""
-        if predictions is None:
-            return {}
-        return {metric.label: metric.result(metric.update(targets, predictions)) for metric in self.metrics}
+    def metric_values(self, pieces: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> dict[str, float]:
+        """The metrics of pieces (targets, predictions) of one data set, by label."""
+        found = {}
+        for metric in self.metrics:
+            sums: Any
+            if metric.additive or len(pieces) == 1:
+                sums = sum(metric.update(targets, predictions) for targets, predictions in pieces)
+            else:
+                sums = metric.update(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
+            found[metric.label] = metric.result(sums)
+        return found
 
     def _optimizer(self, action: str) -> Optimizer:
         if self.optimizer is None:

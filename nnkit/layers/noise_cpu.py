@@ -1,0 +1,59 @@
+"""Kernels of the noise layers. N batch, F numbers of a sample.
+
+Number e of a step takes the normal number e % 4 of the four that Philox's words for counter e // 4 give. A task's rows begin at a multiple of
+8, so its first number begins a counter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nnkit.jit import I64, Counters, Int, Matrix, Real, array_view, kernel
+from nnkit.plan.build import COUNTERS
+from nnkit.prims.matmul_cpu import row_share
+from nnkit.prims.simd_cpu import address, part
+from nnkit.scalar import normal_pair, philox, uniform
+
+__all__ = ["gaussian_noise_forward"]
+
+STEP, SEED = COUNTERS["step"], COUNTERS["seed"]
+BLOCK = 512                                              # numbers per round: their noise stays in the first-level cache
+
+
+@intrinsic
+def block_like(typing_context: Any, like: Any) -> Any:
+    """BLOCK numbers of the type of the array `like`, on the stack."""
+    vector = types.Array(like.dtype, 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        memory = cgutils.alloca_once(builder, context.get_data_type(like.dtype), size=BLOCK)
+        return array_view(context, builder, vector, builder.ptrtoint(memory, I64), [ir.Constant(I64, BLOCK)])
+    return vector(like), codegen
+
+
+@kernel
+def gaussian_noise_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, counters: Counters, stddev: Real, stream: Int, seed: Int) -> None:
+    """y = x + stddev e, e standard normal. Shapes: y, x [N, F]. seed < 0: the model's. Row-local; y may be x. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    F = y.shape[1]
+    key = counters[SEED] if seed < 0 else seed
+    step = counters[STEP]
+    noise = block_like(y)
+    for first in range(start * F, stop * F, BLOCK):
+        last = min(stop * F, first + BLOCK)
+        for i in range((last - first + 3) // 4):
+            w0, w1, w2, w3 = philox(key, stream, first // 4 + i, 0, step, key >> 32)
+            noise[4 * i], noise[4 * i + 1] = normal_pair(uniform(w0, stddev), uniform(w1, stddev))
+            noise[4 * i + 2], noise[4 * i + 3] = normal_pair(uniform(w2, stddev), uniform(w3, stddev))
+        ys, xs = part(y, first, last), part(x, first, last)
+        if address(y) == address(x):
+            for i in range(ys.size):
+                ys[i] += stddev * noise[i]
+        else:
+            for i in range(ys.size):
+                ys[i] = xs[i] + stddev * noise[i]
