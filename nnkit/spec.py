@@ -240,7 +240,7 @@ def from_json(text: str) -> Any:
 
 
 def _converter() -> Any:
-    import cattrs                                        # costs 15 ms; only JSON needs it
+    import cattrs  # costs 15 ms; only JSON needs it
 
     converter = cattrs.Converter()
     converter.register_unstructure_hook_func(lambda cls: isinstance(cls, type) and issubclass(cls, Spec), lambda value: _unbuild(converter, value))

@@ -101,7 +101,7 @@ LOSS_CASES = [
     *pointwise("binary-crossentropy", BinaryCrossentropy, y=inside, t=binary),
     LossCase("binary-crossentropy-soft", BinaryCrossentropy(), (3,), batch=5, y=probabilities, t=soft),
     LossCase("binary-crossentropy-smoothed", BinaryCrossentropy(label_smoothing=0.3), (3,), batch=5, y=probabilities, t=binary),
-    # the logarithm of 1 - y, y = 1 - 1e-7 in float32, is wrong by a fifth of a rounding of y: 0.17 of 16
+    # 1 - 1e-7 rounds to 1 - 1.2e-7 in float32: log(1 - y) is then -15.9 instead of -16.1
     LossCase("binary-crossentropy-clipped", BinaryCrossentropy(), (5,), batch=7, y=clipped, t=binary, single=0.05),
     LossCase("binary-crossentropy-logits", BinaryCrossentropy(from_logits=True), (3,), batch=5, y=far, t=binary),
     LossCase("binary-crossentropy-logits-smoothed", BinaryCrossentropy(from_logits=True, label_smoothing=0.1), (2, 3), batch=5, t=binary),
@@ -129,7 +129,8 @@ LOSS_CASES = [
     LossCase("sparse-categorical-crossentropy-logits", SparseCategoricalCrossentropy(from_logits=True), (7,), batch=5, y=far, t=labels(7)),
     LossCase("sparse-categorical-crossentropy-logits-ignoring", SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1), (5,), batch=7,
              t=labels(5, -1)),
-    LossCase("sparse-categorical-crossentropy-all-ignored", SparseCategoricalCrossentropy(from_logits=True, ignore_class=255), (3,), batch=4, t=only(255)),
+    LossCase("sparse-categorical-crossentropy-all-ignored", SparseCategoricalCrossentropy(from_logits=True, ignore_class=255), (3,), batch=4,
+             t=only(255)),
     LossCase("sparse-categorical-crossentropy-on-softmax", SparseCategoricalCrossentropy(), (37,), batch=5, layers=SOFTMAX, t=labels(37)),
     LossCase("sparse-categorical-crossentropy-on-softmax-ignoring", SparseCategoricalCrossentropy(ignore_class=0), (5,), batch=7, layers=SOFTMAX,
              t=labels(5, 0)),

@@ -1,6 +1,7 @@
 """Rows of the layers that only change a shape."""
 
 from cases import Case
+
 from nnkit.layers.dense import Dense
 from nnkit.layers.reshape import Flatten, Reshape
 

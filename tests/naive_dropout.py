@@ -5,7 +5,7 @@ import numpy as np
 M0, M1, W0, W1, LOW = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85, 0xFFFFFFFF
 
 
-def words(seed, stream, *counter):
+def draw_words(seed, stream, *counter):
     """Philox-4x32-10, in Python's integers."""
     k0, k1 = seed & LOW, stream & LOW
     x0, x1, x2, x3 = counter
@@ -16,21 +16,21 @@ def words(seed, stream, *counter):
     return x0, x1, x2, x3
 
 
-def mask(rate, size, seed, stream, step):
+def draw_mask(rate, size, seed, stream, step):
     """The mask of `size` numbers: 16 bits each, low half-words first, against the threshold of the step."""
-    limit = int(rate * 65536 + words(seed, stream, 0, 1, step, seed >> 32)[0] / 2**32)
+    limit = int(rate * 65536 + draw_words(seed, stream, 0, 1, step, seed >> 32)[0] / 2**32)
     kept = []
     for e in range(size):
-        word = words(seed, stream, e // 8, 0, step, seed >> 32)[e % 8 // 2]
+        word = draw_words(seed, stream, e // 8, 0, step, seed >> 32)[e % 8 // 2]
         kept.append((word >> 16 * (e % 2)) & 0xFFFF >= limit)
     return np.array(kept) / (1 - rate)
 
 
-def noise(size, seed, stream, step):
+def draw_noise(size, seed, stream, step):
     """`size` standard normal numbers by Box and Muller."""
     found = []
     for block in range((size + 3) // 4):
-        u = [(word >> 8) / 2**24 for word in words(seed, stream, block, 0, step, seed >> 32)]
+        u = [(word >> 8) / 2**24 for word in draw_words(seed, stream, block, 0, step, seed >> 32)]
         for a, b in ((u[0], u[1]), (u[2], u[3])):
             r = np.sqrt(-2 * np.log1p(-a))
             found += [r * np.cos(2 * np.pi * b), r * np.sin(2 * np.pi * b)]

@@ -54,8 +54,8 @@ def training(work: str, arrays: dict[str, np.ndarray]) -> Job:
 
 
 def single_kernels() -> ModuleType:
-    """The benchmarks' module `kernels`; imported only by the work that needs it, since start-up is timed, too."""
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    """The suites' module `kernels`; imported only by the work that needs it, since start-up is timed, too."""
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "suites"))
     return importlib.import_module("kernels")
 
 
@@ -64,7 +64,9 @@ def activations(arrays: dict[str, np.ndarray]) -> Job:
 
 
 def optimizers(arrays: dict[str, np.ndarray]) -> Job:
-    return measured(single_kernels().optimizers(arrays["parameters"], arrays["gradients"], threads()))
+    kernels = single_kernels()
+    copy = kernels.copying(arrays["parameters"].reshape(-1, 1000), threads())
+    return measured({"copy": copy, **kernels.optimizers(arrays["parameters"], arrays["gradients"], threads())})
 
 
 def measured(made: dict[str, tuple[Callable[[int], None], np.ndarray]]) -> Job:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workloads import ELEMENTS, WORKS, Work, traffic
+from workloads import WORKS, Work, traffic
 
 
 @dataclass
@@ -60,7 +60,7 @@ def table(name: str, results: list[Result]) -> str:
     work = WORKS[name]
     base = next((result for result in results if result.peer == "nnkit" and not result.problem), None)
     if name in ("activations", "optimizers"):
-        rows = bandwidths(results, base)
+        rows = bandwidths(name, results, base)
     else:
         rows = ["| peer | | best | median | times nnkit's | to reach | loss | peak MB |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
         for result in results:
@@ -74,20 +74,20 @@ def table(name: str, results: list[Result]) -> str:
     return f"**{name}**: {work.title}; one {work.unit}\n\n" + "\n".join(rows) + "\n"
 
 
-def bandwidths(results: list[Result], base: Result | None) -> list[str]:
+def bandwidths(work: str, results: list[Result], base: Result | None) -> list[str]:
     """One row for each item: every peer's time and GB/s, and nnkit's share of the copy bandwidth that the same run reached."""
     good = [result for result in results if not result.problem]
-    copies = [2 * 4 * ELEMENTS / min(result.times["copy"]) for result in good if "copy" in result.times]
+    copies = [traffic(work, "copy") / min(result.times["copy"]) for result in good if "copy" in result.times]
     heading = "| item | " + " | ".join(f"{result.peer} median | GB/s" for result in good) + " | torch / nnkit | share of copy |"
     rows = [heading, "| --- " * (heading.count("|") - 1) + "|"]
     for item in dict.fromkeys(item for result in good for item in result.times):
         cells = [item]
         for result in good:
             seconds = statistics.median(result.times[item]) if item in result.times else None
-            cells += ["", ""] if seconds is None else [duration(seconds), f"{traffic(item) / seconds / 1e9:.1f}"]
+            cells += ["", ""] if seconds is None else [duration(seconds), f"{traffic(work, item) / seconds / 1e9:.1f}"]
         torch = next((result for result in good if result.peer == "torch" and item in result.times), None)
         cells.append(ratio(torch, item, base) if torch else "")
         share = base is not None and item in base.times and copies
-        cells.append(f"{traffic(item) / statistics.median(base.times[item]) / max(copies):.0%}" if share and base else "")
+        cells.append(f"{traffic(work, item) / statistics.median(base.times[item]) / max(copies):.0%}" if share and base else "")
         rows.append("| " + " | ".join(cells) + " |")
     return rows

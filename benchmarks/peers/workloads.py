@@ -17,7 +17,7 @@ PARAMETERS = 10_000_000   # optimizer steps run over this many float32
 
 # What one pass reads and writes, in arrays of float32: the figure in GB/s is these bytes over the time.
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "gelu")
-OPTIMIZER_ARRAYS = {"sgd": 3, "sgd_momentum": 5, "adagrad": 5, "rmsprop": 5, "adam": 7, "adamw": 7}
+OPTIMIZER_ARRAYS = {"copy": 2, "sgd": 3, "sgd_momentum": 5, "adagrad": 5, "rmsprop": 5, "adam": 7, "adamw": 7}
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ WORKS: dict[str, Work] = {
 }
 
 
-def traffic(item: str) -> float:
+def traffic(work: str, item: str) -> float:
     """Bytes that one repetition of an item of `activations` or `optimizers` must move at least."""
-    if item in OPTIMIZER_ARRAYS:
+    if work == "optimizers":
         return 4.0 * PARAMETERS * OPTIMIZER_ARRAYS[item]
     return 4.0 * ELEMENTS * (3 if item.endswith("gradient") else 2)   # x, y; or dy, saved value, dx

@@ -2,8 +2,9 @@
 
 import os
 
-import kernels
 import numpy as np
+
+from . import kernels
 
 THREADS = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 GRADIENTS = [f"{name} gradient" for name in kernels.ACTIVATIONS]

@@ -19,7 +19,7 @@ imported = resident()
 model, x, y, batch_size = job(sys.argv[1])
 model.fit(x, y, batch_size=batch_size, epochs=2, verbose=0)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(peak / (imported + x.nbytes + y.nbytes + model.plan.arena_bytes))
+print(peak / (imported + x.nbytes + y.nbytes + model.memory.block.nbytes + model.memory.arena.nbytes))
 """
 
 
@@ -36,7 +36,10 @@ class Peak:
 
 
 class Ratio:
-    """Peak resident memory over (Numba imported + data + arena). Linux only: it reads the process's current size."""
+    """Peak resident memory over (Numba imported + data + the model's two blocks: what persists, and the arena).
+
+    Linux only: it reads the process's current size.
+    """
 
     params = Peak.params
     param_names = ("work",)

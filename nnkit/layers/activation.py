@@ -2,7 +2,7 @@
 
 An elementwise activation names its scalar functions in activation_cpu.py, says whether its derivative is cheaper from the output y or needs
 the input x, and lists its constants; forward and backward steps follow from that. Names, defaults and formulas are those of Keras 3.
-NaN in gives NaN out. At a kink the derivative is that of the left side.
+NaN in gives NaN out. At a bend the derivative is that of the outer piece, as in PyTorch: ReLU's is 0 at 0, ReLU6's also at 6.
 """
 
 from __future__ import annotations
@@ -331,7 +331,7 @@ class Registered:
 REGISTERED: dict[str, Registered] = {}
 
 
-def _check_registered(instance: Any, attribute: Any, value: object) -> None:
+def _check_registered(instance: Any, attribute: Any, value: Any) -> None:
     if value not in REGISTERED:
         tail = f" ({nearest(value, REGISTERED)})" if isinstance(value, str) and REGISTERED else ""
         raise ValueError(f"UserActivation: no activation {value!r} is registered in this process{tail}; call register_activation first")
@@ -389,7 +389,7 @@ def register_activation(name: str, f: Callable[[Any], Any], df: Callable[[Any], 
     if keeps not in ("x", "y"):
         raise ValueError(f"register_activation: keeps must be 'x' or 'y', received {keeps!r}")
     f, df = _plain_function(f, "f"), _plain_function(df, "df")
-    from nnkit.layers.activation_cpu import check_derivative, compiled_scalar, pointwise   # imports Numba
+    from nnkit.layers.activation_cpu import check_derivative, compiled_scalar, pointwise  # imports Numba
     from nnkit.runtime.store import USER_KERNELS
 
     check_derivative(compiled_scalar(f, "register_activation: f"), compiled_scalar(df, "register_activation: df"), keeps)

@@ -90,9 +90,9 @@ def relu_general(x, top, slope, threshold):
 
 
 def relu_general_derivative(x, top, slope, threshold):
-    """Slope up to the threshold, 1 up to top, 0 beyond."""
+    """Slope up to the threshold, 1 below top, 0 from there on."""
     T = type(x)
-    high = T(0) if x > top else T(1)
+    high = T(0) if x >= top else T(1)
     return slope if x <= threshold else high
 
 
@@ -141,9 +141,9 @@ def hard_silu(x):
 
 
 def hard_silu_derivative(x):
-    """0 up to -3, x/3 + 1/2 up to 3, 1 beyond."""
+    """0 up to -3, x/3 + 1/2 below 3, 1 from there on."""
     T = type(x)
-    right = T(1) if x > T(3) else fma(x, T(1 / 3), T(0.5))
+    right = T(1) if x >= T(3) else fma(x, T(1 / 3), T(0.5))
     return T(0) if x <= T(-3) else right
 
 

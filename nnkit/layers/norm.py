@@ -24,8 +24,21 @@ def sample_axis(layer: str, axis: int, shape: Shape) -> int:
     """The axis of a sample that `axis` names, which counts the batch as axis 0 or, below 0, from the end. Raises ValueError outside."""
     rank = len(shape) + 1
     if not (1 <= axis < rank or -rank < axis < 0):
-        raise ValueError(f"{layer}: axis must name an axis of the input other than the batch (axis 0), received axis {axis} for samples of shape {shape}")
+        rule = "axis must name an axis of the input other than the batch (axis 0)"
+        raise ValueError(f"{layer}: {rule}, received axis {axis} for samples of shape {shape}")
     return axis % rank - 1
+
+
+def affine(g: Builder, layer: BatchNormalization | LayerNormalization, size: int) -> list[Buffer]:
+    """gamma and beta as vectors; where the layer has none, vectors of 1 and of 0."""
+    found = []
+    for name, present, value in (("gamma", layer.scale, 1.0), ("beta", layer.center, 0.0)):
+        if present:
+            found.append(g.parameter(name).flat())
+        else:
+            found.append(g.buffer(name, size))
+            g.step("layers.norm.fill", [found[-1]], scalars=[value])
+    return found
 
 
 @spec()
@@ -95,16 +108,11 @@ class BatchNormalization(Layer):
         g.on_backward(y, [x], backward)
         return y
 
-    def _affine(self, g: Builder) -> list[Buffer]:
-        """gamma and beta, empty where the layer has none."""
-        none = g.parameter("moving_mean").piece(0)
-        return [g.parameter("gamma") if self.scale else none, g.parameter("beta") if self.center else none]
-
     def _moving_statistics(self, g: Builder, view: _ChannelView) -> Buffer:
         """The statistics that the moving averages give."""
-        statistics = g.buffer("statistics", 4, view.width)
+        statistics = g.buffer("statistics", 4, view.map_width)
         moving = [g.parameter("moving_mean"), g.parameter("moving_variance")]
-        g.step("layers.norm.batch_norm_inference", [statistics], [*moving, *self._affine(g)], scalars=[self.epsilon])
+        g.step("layers.norm.batch_norm_inference", [statistics], [*moving, *affine(g, self, view.channels)], scalars=[self.epsilon])
         return statistics
 
     def _batch_statistics(self, g: Builder, x: Buffer, view: _ChannelView) -> Buffer:
@@ -112,12 +120,12 @@ class BatchNormalization(Layer):
         partial, tiling = g.buffer("moments", view.chunks, 3, view.width), view.tiling
         scalars = [] if view.suffix else [tiling.fold, tiling.chunk]
         g.step(f"layers.norm.batch_norm_moments{view.suffix}", [partial], [view.sums(x)], scalars=scalars, tasks=view.tasks(4, 1), flops=4 * x.size)
-        statistics = g.buffer("statistics", 4, view.width)
+        statistics = g.buffer("statistics", 4, view.map_width)
         moving = [g.parameter("moving_mean"), g.parameter("moving_variance")]
         if g.mode != "train":
             moving = [buffer.piece(0) for buffer in moving]
         rows = tiling.fold * tiling.chunk if view.chunks > 1 else view.rows
-        g.step("layers.norm.batch_norm_statistics", [statistics], [partial, *self._affine(g)], updates=moving,
+        g.step("layers.norm.batch_norm_statistics", [statistics], [partial, *affine(g, self, view.channels)], updates=moving,
                scalars=[view.channels, view.rows, rows, self.epsilon, self.momentum], tasks=view.channel_tasks())
         return statistics
 
@@ -127,9 +135,9 @@ class BatchNormalization(Layer):
         scalars = [] if view.suffix else [tiling.fold, tiling.chunk]
         g.step(f"layers.norm.batch_norm_gradient_sums{view.suffix}", [partial], [view.sums(dy), view.sums(x), statistics], scalars=scalars,
                tasks=view.tasks(4, 2), flops=4 * x.size)
-        none = statistics.piece(0)
-        dgamma, dbeta = g.gradient("gamma") if self.scale else none, g.gradient("beta") if self.center else none
-        coefficients = g.buffer("coefficients", 2, view.width)
+        dgamma = g.gradient("gamma") if self.scale else g.buffer("dgamma", view.channels)
+        dbeta = g.gradient("beta") if self.center else g.buffer("dbeta", view.channels)
+        coefficients = g.buffer("coefficients", 2, view.map_width)
         g.step("layers.norm.batch_norm_gradients", [coefficients, dgamma, dbeta], [partial, statistics], scalars=[view.channels, view.rows],
                tasks=view.channel_tasks())
         return coefficients
@@ -147,6 +155,7 @@ class _ChannelView:
         self.suffix = "" if self.inner == 1 else "_inner"
         self.tiling = Tiling(self.rows, self.channels)
         self.width = self.channels if self.suffix else self.tiling.width
+        self.map_width = self.channels if self.suffix else self.tiling.map_fold * self.channels
         self.chunks = 1 if self.suffix else self.tiling.chunks
 
     def sums(self, x: Buffer) -> Buffer:
@@ -164,7 +173,7 @@ class _ChannelView:
 
     def channel_tasks(self) -> int:
         """Tasks of a step that joins the chunks: one where a tile repeats the channels."""
-        most = 1 if self.width > self.channels else -(-self.channels // 64)
+        most = 1 if self.map_width > self.channels else -(-self.channels // 64)
         return work_tasks(0, 32 * self.chunks * self.channels, most=most)
 
 
@@ -195,7 +204,8 @@ class LayerNormalization(Layer):
         """The shape of the axes that are normalized together."""
         axes = sorted(sample_axis("LayerNormalization", axis, shape) for axis in self.axis)
         if not axes or axes != list(range(len(shape) - len(axes), len(shape))):
-            raise ValueError(f"LayerNormalization: axis must name the last axes of the input, each once, received {self.axis} for samples of shape {shape}")
+            rule = "axis must name the last axes of the input, each once"
+            raise ValueError(f"LayerNormalization: {rule}, received {self.axis} for samples of shape {shape}")
         return shape[axes[0]:]
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -218,7 +228,7 @@ class LayerNormalization(Layer):
         (x,) = xs
         length = math.prod(self._normalized(x.shape[1:]))
         rows = math.prod(x.shape[:len(x.shape) - len(self.axis)])
-        gamma, beta = self._vector(g, "gamma", self.scale, length, 1.0), self._vector(g, "beta", self.center, length, 0.0)
+        gamma, beta = affine(g, self, length)
         y, statistics = g.buffer("y", *x.shape), g.buffer("statistics", rows, 2)
         flops = 10 * x.size
         g.step("layers.norm.layer_norm_forward", [y.reshaped(rows, length), statistics], [x.reshaped(rows, length), gamma, beta],
@@ -244,11 +254,3 @@ class LayerNormalization(Layer):
         none = partial.piece(0)
         dgamma, dbeta = g.gradient("gamma").flat() if self.scale else none, g.gradient("beta").flat() if self.center else none
         g.step("layers.norm.layer_norm_gradients", [dgamma, dbeta], [partial], tasks=work_tasks(0, partial.nbytes, most=-(-length // 64)))
-
-    def _vector(self, g: Builder, name: str, present: bool, length: int, value: float) -> Buffer:
-        """gamma or beta as a vector; where the layer has none, one that is `value` everywhere."""
-        if present:
-            return g.parameter(name).flat()
-        constant = g.buffer(name, length)
-        g.step("layers.norm.fill", [constant], scalars=[value])
-        return constant

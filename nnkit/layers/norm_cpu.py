@@ -13,6 +13,7 @@ from __future__ import annotations
 from nnkit.jit import Int, Matrix, Real, Tensor3, Vector, kernel, routine
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
+from nnkit.prims.reduce import STRIP
 from nnkit.prims.reduce_cpu import column_sums, fold, piece_bounds, run_sums, tile
 from nnkit.prims.simd_cpu import address, itemsize, part
 from nnkit.scalar import sqrt
@@ -23,8 +24,6 @@ __all__ = [
     "batch_norm_scale", "batch_norm_scale_inner", "batch_norm_statistics", "fill", "layer_norm_forward", "layer_norm_gradient_sums",
     "layer_norm_gradients", "layer_norm_input",
 ]
-
-STRIP = 512
 
 
 # Rules of the sums: from loaded vectors v and constants c to new sums.
@@ -56,7 +55,8 @@ def weighted(e, v, c, sums):  # type: ignore[no-untyped-def]
     return [e.b.fadd(sums[0], g), e.fma(g, e.b.fsub(v[1], c[0]), sums[1])]
 
 
-run_plain, run_centred, run_with_centred, run_weighted = run_sums(plain, 1, 1), run_sums(centred, 1, 2), run_sums(with_centred, 2, 2), run_sums(weighted, 3, 2)
+run_plain, run_centred = run_sums(plain, 1, 1), run_sums(centred, 1, 2)
+run_with_centred, run_weighted = run_sums(with_centred, 2, 2), run_sums(weighted, 3, 2)
 columns_plain = column_sums(plain, 1, 1)
 columns_centred = column_sums(centred, 1, 2, along_columns=True)
 columns_with_centred = column_sums(with_centred, 2, 2, along_columns=True)
@@ -80,22 +80,24 @@ def batch_norm_moments(task: Int, tasks: Int, partial: Tensor3, x: Matrix, times
         k, start, stop, first, count, left = piece_bounds(piece, rows, columns, times, chunk, chunks, STRIP)
         extra = left * columns                           # the first columns of the tile have one row more
         n = stop - start if times == 1 else columns
-        at, out = address(x) + size * (first * width + start), address(partial) + size * (k * 3 * width + start)
+        skip = size * extra
         base = k * 3 * width + start
+        at, mean = address(x) + size * (first * width + start), address(partial) + size * base
+        out = mean + size * width
         scale = T(1) / T(max(1, count * times + left))
-        columns_plain(count + 1, extra, out, width, at, at, width, at, at, x)
-        columns_plain(count, stop - start - extra, out + size * extra, width, at + size * extra, at, width, at, at, x)
-        fold(partial, base, columns, times)
+        for side in range(2):
+            more, n_side = side * skip, stop - start - extra if side else extra
+            columns_plain(count + 1 - side, n_side, mean + more, width, at + more, 0, width, 0, 0, x)
+        fold(mean, columns, times, x)
         means = part(partial, base, base + n)
         for c in range(n):
             means[c] *= scale
-        tile(partial, base, columns, times)
-        out += size * width
-        mean = out - size * width
-        columns_centred(count + 1, extra, out, width, at, at, width, mean, at, x)
-        columns_centred(count, stop - start - extra, out + size * extra, width, at + size * extra, at, width, mean + size * extra, at, x)
-        fold(partial, base + width, columns, times)
-        fold(partial, base + 2 * width, columns, times)
+        tile(mean, columns, times, x)
+        for side in range(2):
+            more, n_side = side * skip, stop - start - extra if side else extra
+            columns_centred(count + 1 - side, n_side, out + more, width, at + more, 0, width, mean + more, 0, x)
+        for t in range(2):
+            fold(out + size * t * width, columns, times, x)
         sums, squares = part(partial, base + width, base + width + n), part(partial, base + 2 * width, base + 2 * width + n)
         for c in range(n):
             d = sums[c]
@@ -136,30 +138,19 @@ def channel_share(channels, times, tasks, task):  # type: ignore[no-untyped-def]
 
 @routine
 def affine(statistics, gamma, beta, start, stop, times, epsilon):  # type: ignore[no-untyped-def]
-    """From rows mean and variance of `statistics` [4, W]: rows mean, rstd, scale = gamma rstd, beta; gamma 1 and beta 0 where empty."""
+    """From rows mean and variance of `statistics` [4, W]: rows mean, rstd = 1 / sqrt(variance + epsilon), scale = gamma rstd, beta."""
     T = statistics.dtype.type
     width = statistics.shape[1]
     rstd, scale = part(statistics, width + start, width + stop), part(statistics, 2 * width + start, 2 * width + stop)
-    shift = part(statistics, 3 * width + start, 3 * width + stop)
+    shift, gammas, betas = part(statistics, 3 * width + start, 3 * width + stop), part(gamma, start, stop), part(beta, start, stop)
     for c in range(rstd.size):
-        rstd[c] = T(1) / sqrt(rstd[c] + epsilon)
-    if gamma.size:
-        gammas = part(gamma, start, stop)
-        for c in range(rstd.size):
-            scale[c] = rstd[c] * gammas[c]
-    else:
-        for c in range(rstd.size):
-            scale[c] = rstd[c]
-    if beta.size:
-        betas = part(beta, start, stop)
-        for c in range(shift.size):
-            shift[c] = betas[c]
-    else:
-        for c in range(shift.size):
-            shift[c] = T(0)
+        r = T(1) / sqrt(rstd[c] + epsilon)
+        rstd[c] = r
+        scale[c] = gammas[c] * r
+        shift[c] = betas[c]
     if stop > start:
         for s in range(4):
-            tile(statistics, s * width, stop, times)
+            tile(address(statistics) + itemsize(statistics) * s * width, stop, times, statistics)
 
 
 @kernel
@@ -270,13 +261,15 @@ def batch_norm_gradient_sums(task: Int, tasks: Int, partial: Tensor3, dy: Matrix
     pieces = chunks * ((width + STRIP - 1) // STRIP)
     for piece in range(pieces * task // tasks, pieces * (task + 1) // tasks):
         k, start, stop, first, count, left = piece_bounds(piece, rows, columns, times, chunk, chunks, STRIP)
-        extra = size * left * columns
-        at, behind, mean = address(dy) + size * (first * width + start), address(x) + size * (first * width + start), address(statistics) + size * start
-        out = address(partial) + size * (k * 2 * width + start)
-        columns_with_centred(count + 1, left * columns, out, width, at, behind, width, mean, 0, x)
-        columns_with_centred(count, stop - start - left * columns, out + extra, width, at + extra, behind + extra, width, mean + extra, 0, x)
-        fold(partial, k * 2 * width + start, columns, times)
-        fold(partial, (k * 2 + 1) * width + start, columns, times)
+        extra = left * columns                           # the first columns of the tile have one row more
+        skip = size * extra
+        at, behind = address(dy) + size * (first * width + start), address(x) + size * (first * width + start)
+        out, mean = address(partial) + size * (k * 2 * width + start), address(statistics) + size * start
+        for side in range(2):
+            more, n_side = side * skip, stop - start - extra if side else extra
+            columns_with_centred(count + 1 - side, n_side, out + more, width, at + more, behind + more, width, mean + more, 0, x)
+        for t in range(2):
+            fold(out + size * t * width, columns, times, x)
 
 
 @kernel
@@ -299,7 +292,7 @@ def batch_norm_gradient_sums_inner(task: Int, tasks: Int, partial: Tensor3, dy: 
 @kernel
 def batch_norm_gradients(task: Int, tasks: Int, coefficients: Matrix, dgamma: Vector, dbeta: Vector, partial: Tensor3, statistics: Matrix,
                          channels: Int, rows: Int) -> None:
-    """dbeta = sum dy, dgamma = rstd sum dy (x - mean), each the sum of its chunks; empty where the layer has none.
+    """dbeta = sum dy, dgamma = rstd sum dy (x - mean), each the sum of its chunks.
 
     coefficients [2, W] of the gradient dx = scale dy + b (x - mean) + a: a = -scale dbeta / n, b = -scale rstd dgamma / n.
     Task t covers its share of the channels. Writes coefficients, dgamma, dbeta (=).
@@ -318,21 +311,17 @@ def batch_norm_gradients(task: Int, tasks: Int, coefficients: Matrix, dgamma: Ve
         for c in range(a.size):
             a[c] += p[c]
             b[c] += q[c]
-    if dgamma.size:
-        gammas = part(dgamma, start, stop)
-        for c in range(a.size):
-            gammas[c] = b[c] * rstd[c]
-    if dbeta.size:
-        betas = part(dbeta, start, stop)
-        for c in range(a.size):
-            betas[c] = a[c]
     n = T(-1) / T(max(1, rows))
+    gammas, betas = part(dgamma, start, stop), part(dbeta, start, stop)
     for c in range(a.size):
-        a[c] *= scale[c] * n
-        b[c] *= scale[c] * rstd[c] * rstd[c] * n
+        dg, db, factor = b[c] * rstd[c], a[c], scale[c] * n
+        gammas[c] = dg
+        betas[c] = db
+        a[c] = factor * db
+        b[c] = factor * rstd[c] * dg
     if stop > start:
-        tile(coefficients, 0, stop, times)
-        tile(coefficients, width, stop, times)
+        for t in range(2):
+            tile(address(coefficients) + itemsize(coefficients) * t * width, stop, times, coefficients)
 
 
 @kernel

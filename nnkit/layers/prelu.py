@@ -65,7 +65,7 @@ class PReLU(ActivationFunction):
         outer, columns, expansions = self._expansions(x.shape)
         alpha = g.parameter("alpha")
         tiling = Tiling(outer, columns)
-        expanded = expand(g, alpha, [*expansions, (1, tiling.fold, columns)])
+        expanded = expand(g, alpha, [*expansions, (1, tiling.map_fold, columns)])
         y = g.buffer("y", *x.shape)
         g.step("layers.prelu.prelu_forward", [y.rows()], [x.rows(), expanded], rows=x.shape[0], in_place=True)
 

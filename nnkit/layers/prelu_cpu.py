@@ -8,12 +8,11 @@ from __future__ import annotations
 from nnkit.jit import Int, Matrix, Tensor3, Vector, kernel
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
+from nnkit.prims.reduce import STRIP
 from nnkit.prims.reduce_cpu import column_sums, piece_bounds, run_sums
 from nnkit.prims.simd_cpu import address, itemsize, part
 
 __all__ = ["prelu_forward", "prelu_gradient_sums", "prelu_input", "prelu_repeat", "prelu_sum"]
-
-STRIP = 512
 
 
 def plain(e, v, c, sums):  # type: ignore[no-untyped-def]
@@ -81,9 +80,9 @@ def prelu_gradient_sums(task: Int, tasks: Int, partial: Matrix, dy: Matrix, x: M
         extra = left * columns                           # the first columns of the tile have one row more
         at, behind = address(dy) + size * (first * width + start), address(x) + size * (first * width + start)
         out = address(partial) + size * (k * width + start)
-        columns_below(count + 1, extra, out, width, at, behind, width, 0, 0, x)
-        skip = size * extra
-        columns_below(count, stop - start - extra, out + skip, width, at + skip, behind + skip, width, 0, 0, x)
+        for side in range(2):
+            more, n_side = side * size * extra, stop - start - extra if side else extra
+            columns_below(count + 1 - side, n_side, out + more, width, at + more, behind + more, width, 0, 0, x)
 
 
 @kernel
@@ -119,4 +118,4 @@ def prelu_sum(task: Int, tasks: Int, dx: Matrix, dy: Tensor3) -> None:
             dx[a, 0] = run_plain(copies, at, 0, 0, T(0), dx)[0]
         else:
             out = address(dx) + size * (a * length + start)
-            columns_plain(copies, stop - start, out, length, at + size * start, at, length, at, at, dx)
+            columns_plain(copies, stop - start, out, length, at + size * start, 0, length, 0, 0, dx)

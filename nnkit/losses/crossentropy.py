@@ -79,6 +79,8 @@ class ClassLoss(Loss):
 
     from_logits: bool = boolean(default=False)
 
+    scratch: ClassVar[tuple[str, ...]] = ()              # vectors of a number for each row that forward needs
+
     def check(self, output_shape: Shape) -> None:
         """The last axis must hold at least two classes."""
         if not output_shape or output_shape[-1] < 2:
@@ -96,8 +98,8 @@ class ClassLoss(Loss):
 
         def fused(part: str) -> dict[str, str]:
             return {} if self.from_logits else {"layers.activation.softmax_forward": f"{logits}_{part}"}
-        g.step(f"{name}_forward", [rows, kept, scale], [y2, t2, w, *more], scalars=scalars, rows=R, flops=ENTRY_FLOPS * R * C,
-               logits=fused("forward"))
+        g.step(f"{name}_forward", [rows, kept, scale], [y2, t2, w, *more], scratch=[g.scratch(part, R) for part in self.scratch], scalars=scalars,
+               rows=R, flops=ENTRY_FLOPS * R * C, logits=fused("forward"))
 
         def backward(_: Buffer) -> Buffer:
             dy = g.buffer("dy", *y.shape)
@@ -123,6 +125,8 @@ class CategoricalCrossentropy(ClassLoss):
     """
 
     label_smoothing: float = real(default=0.0, low=0, high=1)
+
+    scratch: ClassVar[tuple[str, ...]] = ("logs",)
 
     def prepare(self, y: Any, output_shape: Shape, dtype: str, check_finite: bool = False) -> np.ndarray:
         """Targets of the output's shape, from 0 to 1."""

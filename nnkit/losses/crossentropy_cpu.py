@@ -119,10 +119,10 @@ def normalize_rows(q, scale, y, start, stop):
 
 @kernel
 def categorical_crossentropy_forward(task: Int, tasks: Int, rows: Vector, kept: Matrix, scale: Vector, y: Matrix, t: Matrix, w: Vector,
-                                     smoothing: Real) -> None:
+                                     logs: Vector, smoothing: Real) -> None:
     """rows[r] = -w sum_c t log q, q = y / sum y within [1e-7, 1 - 1e-7]; kept = log q; scale = 1 / sum y.
 
-    Shapes: rows, scale [R], kept, y, t [R, C], w [N]. Row-local. Writes rows, kept and scale (=).
+    Shapes: rows, scale [R], kept, y, t [R, C], w [N]; logs is not used. Row-local. Writes rows, kept and scale (=).
     """
     start, stop = row_share(y.shape[0], tasks, task)
     C = y.shape[1]
@@ -157,7 +157,8 @@ def categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, y: Matr
     ds, ts, ks = part(dy, start * C, stop * C), part(t, start * C, stop * C), part(kept, start * C, stop * C)
     for i in range(ds.size):
         share = (ts[i] * (T(1) - smoothing) + base) * exp_normal(-ks[i])
-        ds[i] = T(0) if ks[i] <= low or ks[i] >= high else share
+        share = T(0) if ks[i] <= low else share
+        ds[i] = T(0) if ks[i] >= high else share
     for r in range(start, stop):
         here = address(dy) + r * row
         factor = weight_of(w, r, per_sample) / T(R) * scale[r]
@@ -167,10 +168,10 @@ def categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, y: Matr
 
 @kernel
 def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector, kept: Matrix, scale: Vector, z: Matrix, t: Matrix, w: Vector,
-                                            smoothing: Real) -> None:
+                                            logs: Vector, smoothing: Real) -> None:
     """rows[r] = w sum_c t (log sum e - (z - max z)), e = exp(z - max z); kept = e; scale = sum t / sum e.
 
-    Shapes: rows, scale [R], kept, z, t [R, C], w [N]. Row-local. Writes rows, kept and scale (=).
+    Shapes: rows, scale [R], kept, z, t [R, C], w [N]; logs [R] is scratch. Row-local. Writes rows, kept and scale (=).
     """
     start, stop = row_share(z.shape[0], tasks, task)
     C = z.shape[1]
@@ -187,9 +188,11 @@ def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector,
             rows[r] += smoothing / T(C) * sum_run(address(kept) + r * row, C, z)
     exp_rows(kept, start, stop)
     for r in range(start, stop):
-        total = sum_run(address(kept) + r * row, C, z)
-        rows[r] = scale[r] * log(total) - rows[r]
-        scale[r] /= total
+        logs[r] = sum_run(address(kept) + r * row, C, z)
+    own, scales, sums = part(rows, start, stop), part(scale, start, stop), part(logs, start, stop)
+    for r in range(own.size):
+        own[r] = scales[r] * log(sums[r]) - own[r]
+        scales[r] /= sums[r]
     weigh(rows, w, start, stop)
 
 

@@ -58,8 +58,8 @@ def slope(x, l1, l2):
 def penalty_gradient(task: Int, tasks: Int, dx: Matrix, dy: Matrix, x: Matrix, l1: Real, l2: Real) -> None:
     """dx = dy + l1 sign(x) + 2 l2 x; dx may be dy. All [N, F]. Row-local. Writes dx (=)."""
     start, stop = row_share(dx.shape[0], tasks, task)
-    features = dx.shape[1]
-    dxs, dys, xs = part(dx, start * features, stop * features), part(dy, start * features, stop * features), part(x, start * features, stop * features)
+    first, last = start * dx.shape[1], stop * dx.shape[1]
+    dxs, dys, xs = part(dx, first, last), part(dy, first, last), part(x, first, last)
     if address(dx) == address(dy):                       # one array: a loop over two that overlap would not become vector code
         for i in range(dxs.size):
             dxs[i] += slope(xs[i], l1, l2)

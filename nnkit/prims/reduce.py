@@ -15,14 +15,15 @@ from nnkit.plan.passes import work_tasks
 __all__ = ["STRIP", "Tiling", "tile_fold"]
 
 TILE = 64                                                # fewest elements of a tile row: four registers of 512 bits
+MAP_TILE = 512                                           # the same for loops that LLVM makes, which begin with a check for overlaps
 STRIP = 512                                              # most columns of a piece: their sums stay in the first-level cache
 PIECE = 32768                                            # elements of a piece, about
 
 
-def tile_fold(rows: int, columns: int) -> int:
-    """F: the power of two that makes F rows of that many columns a tile row of TILE elements, but no more than there are rows."""
+def tile_fold(rows: int, columns: int, least: int = TILE) -> int:
+    """F: the power of two that makes F rows of that many columns a tile row of `least` elements, but no more than there are rows."""
     fold = 1
-    while columns and fold * columns < TILE and 2 * fold <= rows:
+    while columns and fold * columns < least and 2 * fold <= rows:
         fold *= 2
     return fold
 
@@ -39,6 +40,11 @@ class Tiling:
     def width(self) -> int:
         """W: elements of a tile row."""
         return self.fold * self.columns
+
+    @property
+    def map_fold(self) -> int:
+        """Copies of a row's constants worth making, F or more, for steps that go element by element: longer loops, at most an eighth more work."""
+        return max(self.fold, tile_fold(self.rows // 8, self.columns, MAP_TILE))
 
     @property
     def chunk(self) -> int:

@@ -15,12 +15,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, routine
-from nnkit.prims.simd_cpu import Emitter, address, itemsize, lanes, part
+from nnkit.prims.simd_cpu import Emitter, copy_masked, itemsize, lanes
 
 __all__ = ["column_sums", "fold", "piece_bounds", "run_sums", "tile"]
 
 Terms = Callable[[Emitter, list[Any], list[Any], list[Any]], list[Any]]
 
+BAND = 4                                                 # rows that go by before the next columns: runs of memory, not stripes (a quarter faster)
 UNROLLED = 4                                             # independent sums: the latency of an addition is about four additions
 
 
@@ -81,36 +82,50 @@ def _across(e: Emitter, vectors: list[Any]) -> Any:
 def column_sums(terms: Terms, inputs: int, totals: int, along_columns: bool = False, along_rows: int = 0) -> Any:
     """f(rows, n, y, rsy, x0, x1, rsx, column, row, like): y[t, :n] = sum t over the rows of one or two matrices x0, x1 of row stride rsx.
 
-    Sums are kept in registers and run in the order of the rows. Constants of the rule: where `along_columns`, column[:n], one number for each
-    column; then `along_rows` numbers row[r, :] for each row.
+    Sums are kept in registers (of wide matrices for BAND rows at a time) and run in the order of the rows. Constants of the rule: where
+    `along_columns`, column[:n], one number for each column; then `along_rows` numbers row[r, :] for each row.
     """
     four, one = _strip(terms, inputs, totals, along_columns, along_rows, 4), _strip(terms, inputs, totals, along_columns, along_rows, 0)
 
     @routine
-    def down(rows, n, y, rsy, x0, x1, rsx, column, row, like):  # type: ignore[no-untyped-def]
+    def sums(rows, n, y, rsy, x0, x1, rsx, column, row, like):  # type: ignore[no-untyped-def]
         size, lane = itemsize(like), lanes(like)
-        j = 0
-        while j < n:
-            at = size * j
-            if n - j >= 4 * lane:
-                four(rows, n - j, y + at, rsy, x0 + at, x1 + at, rsx, column + at, row, like)
-                j += 4 * lane
-            else:
-                one(rows, n - j, y + at, rsy, x0 + at, x1 + at, rsx, column + at, row, like)
-                j += lane
-    return down
+        most = BAND if n > 4 * lane else max(rows, 1)
+        for r in range(0, max(rows, 1), most):
+            band = min(most, rows - r)
+            down = size * r * rsx
+            j = 0
+            while j < n:
+                at = size * j
+                numbers = row + size * r * along_rows
+                if n - j >= 4 * lane:
+                    four(band, r, n - j, y + at, rsy, x0 + down + at, x1 + down + at, rsx, column + at, numbers, like)
+                    j += 4 * lane
+                else:
+                    one(band, r, n - j, y + at, rsy, x0 + down + at, x1 + down + at, rsx, column + at, numbers, like)
+                    j += lane
+    return sums
 
 
 def _strip(terms: Terms, inputs: int, totals: int, along_columns: bool, along_rows: int, vectors: int) -> Any:
-    """`column_sums` for whole registers of columns, or (vectors 0) for the at most n columns of one masked register."""
+    """`column_sums` for whole registers of columns, or (vectors 0) for the at most n columns of one masked register.
+
+    done: rows that went before; where there are any, y holds their sums.
+    """
     @intrinsic
-    def strip(typing_context: Any, rows: Any, n: Any, y: Any, rsy: Any, x0: Any, x1: Any, rsx: Any, column: Any, row: Any, like: Any) -> Any:
+    def strip(typing_context: Any, rows: Any, done: Any, n: Any, y: Any, rsy: Any, x0: Any, x1: Any, rsx: Any, column: Any, row: Any,
+              like: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            rows, n, y, rsy, x0, x1, rsx, column, row, _ = values
+            rows, done, n, y, rsy, x0, x1, rsx, column, row, _ = values
             e = Emitter(builder, signature.args[-1].dtype)
             mask = None if vectors else e.first(n)
             places = [ir.Constant(I64, j * e.lanes) for j in range(vectors or 1)]
             sums = [[cgutils.alloca_once_value(builder, e.zero) for _ in range(totals)] for _ in places]
+            targets = [e.at(e.pointer(y), builder.mul(rsy, ir.Constant(I64, t))) for t in range(totals)]
+            with builder.if_then(builder.icmp_signed(">", done, ir.Constant(I64, 0))):
+                for j, place in enumerate(places):
+                    for t in range(totals):
+                        builder.store(e.load(e.at(targets[t], place), mask), sums[j][t])
             fixed = [[e.load(e.at(e.pointer(column), place), mask)] if along_columns else [] for place in places]
             matrices = [e.pointer(x) for x in (x0, x1)[:inputs]]
             with cgutils.for_range(builder, rows) as loop:
@@ -123,11 +138,10 @@ def _strip(terms: Terms, inputs: int, totals: int, along_columns: bool, along_ro
                     for total, value in zip(sums[j], new, strict=True):
                         builder.store(value, total)
             for t in range(totals):
-                target = e.at(e.pointer(y), builder.mul(rsy, ir.Constant(I64, t)))
                 for j, place in enumerate(places):
-                    e.store(builder.load(sums[j][t]), e.at(target, place), mask)
+                    e.store(builder.load(sums[j][t]), e.at(targets[t], place), mask)
             return context.get_dummy_value()
-        return types.void(*[types.int64] * 9, like), codegen
+        return types.void(*[types.int64] * 10, like), codegen
     return strip
 
 
@@ -146,23 +160,36 @@ def piece_bounds(piece, rows, columns, fold, chunk, chunks, strip):  # type: ign
     return k, start, min(start + strip, columns * fold), first, count, left
 
 
+@intrinsic
+def add_masked(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
+    """y[:n] += x[:n] by address, n at most one register."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[-1].dtype)
+        mask, target = e.first(values[2]), e.pointer(values[0])
+        e.store(builder.fadd(e.load(target, mask), e.load(e.pointer(values[1]), mask)), target, mask)
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, types.int64, like), codegen
+
+
+# Both go register by register: a loop for LLVM to make vector code of costs 50 ms of compile time in every kernel.
+
 @routine
-def fold(x, start, columns, times):  # type: ignore[no-untyped-def]
-    """x[j] += x[columns + j] + x[2 columns + j] + ... for `times` (a power of two) stretches of the array x from element `start`, halving."""
-    half = times // 2
-    while half > 0:
-        low, high = part(x, start, start + half * columns), part(x, start + half * columns, start + 2 * half * columns)
-        for j in range(low.size):
-            low[j] += high[j]
-        half //= 2
+def fold(x, columns, times, like):  # type: ignore[no-untyped-def]
+    """x[j] += x[columns + j] + x[2 columns + j] + ... for `times` (a power of two) stretches behind the address x, halving."""
+    size, lane = itemsize(like), lanes(like)
+    while times > 1:
+        times //= 2
+        half = times * columns
+        for j in range(0, half, lane):
+            add_masked(x + size * j, x + size * (half + j), half - j, like)
 
 
 @routine
-def tile(x, start, columns, times):  # type: ignore[no-untyped-def]
-    """Repeat the first `columns` elements from `start` until there are `times` (a power of two) copies."""
-    done = 1
-    while done < times:
-        low, high = part(x, start, start + done * columns), part(x, start + done * columns, start + 2 * done * columns)
-        for j in range(low.size):
-            high[j] = low[j]
+def tile(x, columns, times, like):  # type: ignore[no-untyped-def]
+    """Repeat the first `columns` elements behind the address x until there are `times` (a power of two) copies."""
+    size, lane = itemsize(like), lanes(like)
+    done = columns
+    while done < times * columns:
+        for j in range(0, done, lane):
+            copy_masked(x + size * (done + j), x + size * j, done - j, like)
         done *= 2

@@ -51,11 +51,17 @@ def copy(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
 store.USER_KERNELS["user:copy"] = copy
 
 
+def copying(x: np.ndarray, threads: int) -> tuple[Run, np.ndarray]:
+    """A copy of a matrix: what runs it, and the copy."""
+    y = np.empty_like(x)
+    return on_tape(("user:copy", [y, x], ()), tasks=max(threads, work_tasks(x.size, 2 * x.nbytes, most=len(x) // 8)), threads=threads), y
+
+
 def activations(x: np.ndarray, dy: np.ndarray, threads: int, names: Sequence[str] = tuple(ACTIVATIONS)) -> Made:
     """A copy, then activations and their gradients on matrices [R, C]: what runs each, and where its result stands."""
     tasks = max(threads, work_tasks(x.size, 2 * x.nbytes, most=len(x) // 8))
     y, dx = np.empty_like(x), np.empty_like(x)
-    made = {"copy": (on_tape(("user:copy", [y, x], ()), tasks=tasks, threads=threads), y)}
+    made = {"copy": copying(x, threads)}
     for name in names:
         spec = ACTIVATIONS[name]
         constants = [*spec.scalars(), 0.0, 0.0, 0.0][:3]

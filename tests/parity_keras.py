@@ -1,0 +1,162 @@
+"""A drawn network in Keras 3, float64: the same parameters and, since nnkit follows Keras, the same names and formulas throughout."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+# Keras picks TensorFlow where nothing is said. PyTorch is quicker here: it runs eagerly anyway.
+if "KERAS_BACKEND" not in os.environ:
+    os.environ["KERAS_BACKEND"] = next((name for name in ("torch", "tensorflow", "jax") if importlib.util.find_spec(name)), "torch")
+
+import attrs
+import keras
+import numpy as np
+from parity_draw import Drawn, Results
+
+import nnkit
+from nnkit.layers.dropout import Dropout
+from nnkit.layers.noise import GaussianNoise
+from nnkit.layers.reshape import Flatten, Reshape
+from nnkit.spec import Spec
+
+__all__ = ["run"]
+
+
+def arguments(spec: Spec) -> dict[str, Any]:
+    """The fields as Keras' arguments. Initializers are left out: all parameters are copied."""
+    fields = [field.alias for field in attrs.fields(type(spec)) if field.alias != "name" and not field.alias.endswith("_initializer")]
+    return {name: convert(getattr(spec, name)) for name in fields}
+
+
+def convert(value: Any) -> Any:
+    """A regularizer or schedule as Keras'; anything else as it is."""
+    for module in (keras.regularizers, keras.optimizers.schedules):
+        if isinstance(value, Spec) and hasattr(module, type(value).__name__):
+            return getattr(module, type(value).__name__)(**arguments(value))
+    return list(value) if isinstance(value, tuple) else value
+
+
+ACTIVATIONS: dict[type, Callable[[Any, Any], Any]] = {
+    nnkit.Linear: lambda spec, x: x,
+    nnkit.ReLU: lambda spec, x: keras.activations.relu(x, spec.negative_slope, spec.max_value, spec.threshold),
+    nnkit.LeakyReLU: lambda spec, x: keras.activations.leaky_relu(x, spec.negative_slope),
+    nnkit.HardSigmoid: lambda spec, x: keras.activations.hard_sigmoid(x),
+    nnkit.HardSiLU: lambda spec, x: keras.activations.hard_silu(x),
+    nnkit.Sigmoid: lambda spec, x: keras.activations.sigmoid(x),
+    nnkit.Tanh: lambda spec, x: keras.activations.tanh(x),
+    nnkit.Exponential: lambda spec, x: keras.activations.exponential(x),
+    nnkit.ELU: lambda spec, x: keras.activations.elu(x, spec.alpha),
+    nnkit.SELU: lambda spec, x: keras.activations.selu(x),
+    nnkit.CELU: lambda spec, x: keras.activations.celu(x, spec.alpha),
+    nnkit.GELU: lambda spec, x: keras.activations.gelu(x, spec.approximate),
+    nnkit.SiLU: lambda spec, x: keras.activations.silu(x),
+    nnkit.Mish: lambda spec, x: keras.activations.mish(x),
+    nnkit.Softplus: lambda spec, x: keras.activations.softplus(x),
+    nnkit.Softsign: lambda spec, x: keras.activations.softsign(x),
+    nnkit.Softmax: lambda spec, x: keras.activations.softmax(x, spec.axis),
+    nnkit.LogSoftmax: lambda spec, x: keras.activations.log_softmax(x, spec.axis),
+}
+
+
+def function(spec: Any) -> Callable[[Any], Any]:
+    return lambda x: ACTIVATIONS[type(spec)](spec, x)
+
+
+def activation_layers(spec: Any) -> list[Any]:
+    """A layer where Keras has one, else its function in an Activation."""
+    if isinstance(spec, (nnkit.ReLU, nnkit.LeakyReLU, nnkit.PReLU, nnkit.Softmax)):
+        return [getattr(keras.layers, type(spec).__name__)(**arguments(spec))]
+    return [keras.layers.Activation(function(spec))]
+
+
+def dense_layers(spec: Any) -> list[Any]:
+    """PReLU as the activation of a Dense is a layer of its own in Keras; the penalty on the activity moves there."""
+    given = arguments(spec)
+    if not isinstance(spec.activation, nnkit.PReLU):
+        return [keras.layers.Dense(**{**given, "activation": function(spec.activation)})]
+    activity = given.pop("activity_regularizer")
+    linear = keras.layers.Dense(**{**given, "activation": None})
+    return [linear, keras.layers.PReLU(**{**arguments(spec.activation), "trainable": spec.trainable}, activity_regularizer=activity)]
+
+
+def layers_of(spec: Any) -> list[Any]:
+    """The Keras layers that do what the spec does."""
+    if isinstance(spec, nnkit.Dense):
+        return dense_layers(spec)
+    if isinstance(spec, nnkit.Activation):
+        return activation_layers(spec.activation)
+    if isinstance(spec, (nnkit.BatchNormalization, nnkit.LayerNormalization, Dropout, GaussianNoise, Flatten, Reshape)):
+        return [getattr(keras.layers, type(spec).__name__)(**arguments(spec))]
+    return activation_layers(spec)
+
+
+class Network:
+    """The drawn network as a compiled Keras model; variables by nnkit's names."""
+
+    def __init__(self, drawn: Drawn) -> None:
+        keras.utils.clear_session()
+        found = [(node, layers_of(node.layer)) for node in drawn.network.graph().nodes[1:]]
+        self.model = keras.Sequential([keras.Input(drawn.input_shape), *(layer for _, layers in found for layer in layers)])
+        self.model.compile(optimizer=getattr(keras.optimizers, type(drawn.optimizer).__name__)(**arguments(drawn.optimizer)),
+                           loss=getattr(keras.losses, type(drawn.loss).__name__)(**arguments(drawn.loss)), run_eagerly=True)
+        self.variables = {f"{node.name}/{variable.name}": variable for node, layers in found for layer in layers for variable in layer.weights
+                          if "seed" not in variable.path}
+        self.trainable = [name for name, variable in self.variables.items() if any(variable is v for v in self.model.trainable_variables)]
+        self.set(drawn.parameters())
+
+    def set(self, values: dict[str, np.ndarray]) -> None:
+        assert values.keys() == self.variables.keys()
+        for name, variable in self.variables.items():
+            variable.assign(values[name])
+
+    def loss(self, x: Any, t: np.ndarray, w: np.ndarray | None, training: bool) -> tuple[Any, Any]:
+        """Output and loss, penalties included."""
+        y = self.model(x, training=training)
+        t = keras.ops.convert_to_tensor(t)
+        w = None if w is None else keras.ops.convert_to_tensor(w)
+        return y, self.model.compute_loss(x=x, y=t, y_pred=y, sample_weight=w, training=training)
+
+    def gradients(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None) -> dict[str, np.ndarray]:
+        """By name, that of the input as "x"; empty on a backend without a tape of operations. Moving statistics move."""
+        names, inputs = ["x", *self.trainable], keras.ops.convert_to_tensor(x)
+        weights = [self.variables[name].value for name in self.trainable]
+        if keras.backend.backend() == "torch":
+            import torch
+            inputs.requires_grad_(True)
+            found = torch.autograd.grad(self.loss(inputs, t, w, True)[1], [inputs, *weights], allow_unused=True, materialize_grads=True)
+        elif keras.backend.backend() == "tensorflow":
+            import tensorflow
+            with tensorflow.GradientTape() as tape:
+                tape.watch(inputs)
+                loss = self.loss(inputs, t, w, True)[1]
+            found = tape.gradient(loss, [inputs, *weights], unconnected_gradients="zero")
+        else:
+            return {}
+        return dict(zip(names, map(keras.ops.convert_to_numpy, found), strict=True))
+
+    def values(self) -> dict[str, np.ndarray]:
+        return {name: np.array(keras.ops.convert_to_numpy(variable)) for name, variable in self.variables.items()}
+
+
+def run(drawn: Drawn) -> Results:
+    """Keras' results."""
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        network, batches = Network(drawn), drawn.batches()
+        x, t, w = batches[0]
+        y, loss = network.loss(keras.ops.convert_to_tensor(x), t, w, False)
+        predictions, loss = keras.ops.convert_to_numpy(y), float(keras.ops.convert_to_numpy(loss))
+        if not drawn.updates:
+            return Results(predictions, loss, {}, [])
+        gradients, trained = network.gradients(x, t, w), []
+        network.set(drawn.parameters())
+        for x, t, w in batches:
+            network.model.train_on_batch(x, t, sample_weight=w)
+            trained.append(network.values())
+        return Results(predictions, loss, gradients, trained)
+    finally:
+        keras.config.set_floatx(before)

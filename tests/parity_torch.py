@@ -1,0 +1,285 @@
+"""A drawn network in PyTorch: the same parameters, float64, PyTorch's own functions and autograd. Conventions that differ are converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from parity_draw import Drawn, Results
+from torch import Tensor
+
+import nnkit
+from nnkit.layers.dropout import Dropout
+from nnkit.layers.noise import GaussianNoise
+from nnkit.layers.reshape import Flatten, Reshape
+
+__all__ = ["run"]
+
+torch.set_num_threads(1)
+
+Parameters = dict[str, Tensor]
+
+
+@attrs.define
+class Pass:
+    """One pass through the network: whether it is training, and the penalties met so far."""
+
+    training: bool
+    penalties: list[Tensor] = attrs.Factory(list)
+
+    def penalize(self, w: Tensor, regularizer: Any, share: float = 1.0) -> None:
+        """L2 is l2 sum(w^2), not halved; PyTorch's weight_decay would be l2 / 2."""
+        if regularizer is not None:
+            self.penalties.append(share * (regularizer.l1 * w.abs().sum() + regularizer.l2 * w.square().sum()))
+
+
+# Activations: functions of (spec, x).
+
+def general_relu(spec: Any, x: Tensor) -> Tensor:
+    above = x if spec.max_value is None else x.clamp(max=spec.max_value)
+    return torch.where(x > spec.threshold, above, spec.negative_slope * (x - spec.threshold))
+
+
+ACTIVATIONS: dict[type, Callable[[Any, Tensor], Tensor]] = {
+    nnkit.Linear: lambda spec, x: x,
+    nnkit.ReLU: lambda spec, x: F.relu(x) if spec == nnkit.ReLU() else general_relu(spec, x),
+    nnkit.LeakyReLU: lambda spec, x: F.leaky_relu(x, spec.negative_slope),
+    nnkit.HardSigmoid: lambda spec, x: F.hardsigmoid(x),
+    nnkit.HardSiLU: lambda spec, x: F.hardswish(x),
+    nnkit.Sigmoid: lambda spec, x: torch.sigmoid(x),
+    nnkit.Tanh: lambda spec, x: torch.tanh(x),
+    nnkit.Exponential: lambda spec, x: torch.exp(x),
+    nnkit.ELU: lambda spec, x: F.elu(x, spec.alpha),
+    nnkit.SELU: lambda spec, x: F.selu(x),
+    nnkit.CELU: lambda spec, x: F.celu(x, spec.alpha),
+    nnkit.GELU: lambda spec, x: F.gelu(x, approximate="tanh" if spec.approximate else "none"),
+    nnkit.SiLU: lambda spec, x: F.silu(x),
+    nnkit.Mish: lambda spec, x: F.mish(x),
+    # F.softplus takes x itself above 20, where log(1 + e^x) is still 2e-9 more.
+    nnkit.Softplus: lambda spec, x: F.softplus(x, threshold=40),
+    nnkit.Softsign: lambda spec, x: F.softsign(x),
+    nnkit.Softmax: lambda spec, x: torch.softmax(x, spec.axis),
+    nnkit.LogSoftmax: lambda spec, x: torch.log_softmax(x, spec.axis),
+}
+
+
+def activate(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    if not isinstance(spec, nnkit.PReLU):
+        return ACTIVATIONS[type(spec)](spec, x)
+    alpha = p["alpha"]
+    if x.ndim == 2:                                      # F.prelu has a slope for each entry of axis 1, or one for all
+        return F.prelu(x, alpha)
+    return torch.where(x > 0, x, alpha * x)
+
+
+# Layers: functions of (spec, parameters, x, pass).
+
+def dense(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    y = activate(spec.activation, p, F.linear(x, p["kernel"].T, p.get("bias")), run)         # Linear keeps the transpose
+    run.penalize(y, spec.activity_regularizer, 1 / len(x))
+    return y
+
+
+def batch_normalization(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    """PyTorch's momentum is 1 - momentum, and its running variance gets n / (n - 1) times the biased variance of the batch."""
+    mean, variance = p["moving_mean"], p["moving_variance"]
+    running = variance.clone()
+    learns = run.training and spec.trainable
+    # torch.batch_norm, since F.batch_norm refuses a single value for each channel.
+    y = torch.batch_norm(x.movedim(spec.axis, 1), p.get("gamma"), p.get("beta"), mean, running, learns, 1 - spec.momentum, spec.epsilon, False)
+    if learns:
+        n = x.numel() // x.shape[spec.axis]
+        kept = spec.momentum * variance
+        variance.copy_(kept + (running - kept) * (n - 1) / n if n > 1 else kept)             # of one value the unbiased variance is NaN
+    return y.movedim(1, spec.axis)
+
+
+def layer_normalization(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    shape = x.shape[x.ndim - len(spec.axis):]
+    return F.layer_norm(x, shape, p.get("gamma"), p.get("beta"), spec.epsilon)
+
+
+def noise(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    assert not run.training or spec == Dropout(0.0)
+    return x
+
+
+LAYERS: dict[type, Callable[[Any, Parameters, Tensor, Pass], Tensor]] = {
+    nnkit.Input: lambda spec, p, x, run: x,
+    nnkit.Dense: dense,
+    nnkit.BatchNormalization: batch_normalization,
+    nnkit.LayerNormalization: layer_normalization,
+    nnkit.Activation: lambda spec, p, x, run: activate(spec.activation, p, x, run),
+    Flatten: lambda spec, p, x, run: x.flatten(1),
+    Reshape: lambda spec, p, x, run: x.reshape(len(x), *spec.target_shape),
+    Dropout: noise,
+    GaussianNoise: noise,
+}
+
+
+# Losses of the rows: functions of (spec, y, t).
+
+def binary(spec: Any, y: Tensor, t: Tensor) -> Tensor:
+    t = t * (1 - spec.label_smoothing) + 0.5 * spec.label_smoothing
+    if spec.from_logits:
+        return F.binary_cross_entropy_with_logits(y, t, reduction="none").mean(-1)
+    y = y.clamp(1e-7, 1 - 1e-7)                          # PyTorch clamps the logarithms at -100 instead
+    return F.binary_cross_entropy(y, t, reduction="none").mean(-1)
+
+
+def log_probabilities(spec: Any, y: Tensor) -> Tensor:
+    """PyTorch knows logits only; probabilities are normalised and clipped as Keras does."""
+    return torch.log_softmax(y, -1) if spec.from_logits else (y / y.sum(-1, keepdim=True)).clamp(1e-7, 1 - 1e-7).log()
+
+
+def categorical(spec: Any, y: Tensor, t: Tensor) -> Tensor:
+    rows = y.reshape(-1, y.shape[-1]), t.reshape(-1, y.shape[-1])
+    if spec.from_logits:
+        return F.cross_entropy(*rows, label_smoothing=spec.label_smoothing, reduction="none").reshape(y.shape[:-1])
+    t = t * (1 - spec.label_smoothing) + spec.label_smoothing / y.shape[-1]
+    return -(t * log_probabilities(spec, y)).sum(-1)
+
+
+def sparse(spec: Any, y: Tensor, t: Tensor) -> Tensor:
+    """Ignored rows count 0; the mean is over the others, as that of F.cross_entropy is."""
+    ignored = -100 if spec.ignore_class is None else spec.ignore_class
+    rows = F.nll_loss(log_probabilities(spec, y).reshape(-1, y.shape[-1]), t.reshape(-1), ignore_index=ignored, reduction="none")
+    valid = int((t != ignored).sum())
+    return rows.reshape(t.shape) * (t.numel() / max(1, valid))
+
+
+def log_cosh(spec: Any, y: Tensor, t: Tensor) -> Tensor:
+    e = y - t
+    return (torch.logaddexp(e, -e) - np.log(2)).mean(-1)
+
+
+LOSSES: dict[type, Callable[[Any, Tensor, Tensor], Tensor]] = {
+    nnkit.MeanSquaredError: lambda spec, y, t: F.mse_loss(y, t, reduction="none").mean(-1),
+    nnkit.MeanAbsoluteError: lambda spec, y, t: F.l1_loss(y, t, reduction="none").mean(-1),
+    nnkit.Huber: lambda spec, y, t: F.huber_loss(y, t, reduction="none", delta=spec.delta).mean(-1),
+    nnkit.LogCosh: log_cosh,
+    nnkit.Poisson: lambda spec, y, t: F.poisson_nll_loss(y, t, log_input=False, eps=1e-7, reduction="none").mean(-1),
+    nnkit.BinaryCrossentropy: binary,
+    nnkit.CategoricalCrossentropy: categorical,
+    nnkit.SparseCategoricalCrossentropy: sparse,
+    # F.kl_div takes log y, and does not clip.
+    nnkit.KLDivergence: lambda spec, y, t: F.kl_div(y.clamp(1e-7, 1).log(), t.clamp(1e-7, 1), reduction="none").sum(-1),
+    nnkit.Hinge: lambda spec, y, t: F.relu(1 - t * y).mean(-1),
+    nnkit.SquaredHinge: lambda spec, y, t: F.relu(1 - t * y).square().mean(-1),
+    nnkit.CategoricalHinge: lambda spec, y, t: F.relu(1 + ((1 - t) * y).max(-1).values - (t * y).sum(-1)),
+}
+
+
+# Optimizers: where PyTorch's formula is nnkit's, after conversion. RMSprop is not: its epsilon stands outside of the root.
+
+class Trainer:
+    """PyTorch's optimizer, with what has to be set before every update."""
+
+    def __init__(self, spec: Any, weights: list[Tensor]) -> None:
+        self.spec, self.weights, self.updates = spec, weights, 0
+        self.optimizer = OPTIMIZERS[type(spec)](spec, weights)
+
+    def update(self, gradients: list[Tensor]) -> None:
+        """Clip by value, decoupled weight decay, then PyTorch's rule."""
+        spec, (group,) = self.spec, self.optimizer.param_groups
+        rate = spec.learning_rate if isinstance(spec.learning_rate, float) else float(spec.learning_rate(self.updates))
+        self.updates += 1
+        group["lr"] = rate
+        if isinstance(spec, nnkit.Adam):                 # PyTorch adds its epsilon after the bias correction of the root
+            group["eps"] = spec.epsilon / (1 - spec.beta_2 ** self.updates) ** 0.5
+        with torch.no_grad():
+            for weight, gradient in zip(self.weights, gradients, strict=True):
+                weight.grad = gradient
+                weight.mul_(1 - rate * (spec.weight_decay or 0.0))
+        if spec.clipvalue is not None:
+            torch.nn.utils.clip_grad_value_(self.weights, spec.clipvalue)
+        self.optimizer.step()
+
+
+OPTIMIZERS: dict[type, Callable[[Any, list[Tensor]], torch.optim.Optimizer]] = {
+    nnkit.SGD: lambda spec, weights: torch.optim.SGD(weights, momentum=spec.momentum, nesterov=spec.nesterov),
+    nnkit.Adam: lambda spec, weights: torch.optim.Adam(weights, betas=(spec.beta_1, spec.beta_2), amsgrad=spec.amsgrad),
+    nnkit.AdamW: lambda spec, weights: torch.optim.AdamW(weights, betas=(spec.beta_1, spec.beta_2), amsgrad=spec.amsgrad, weight_decay=0),
+    # g / sqrt(a + epsilon): epsilon is part of where a starts.
+    nnkit.Adagrad: lambda spec, weights: torch.optim.Adagrad(weights, initial_accumulator_value=spec.initial_accumulator_value + spec.epsilon, eps=0),
+    nnkit.Adadelta: lambda spec, weights: torch.optim.Adadelta(weights, rho=spec.rho, eps=spec.epsilon),
+    # 0.96^(t momentum_decay) with PyTorch's default 0.004; Dozat's and Keras' is 0.96^t.
+    nnkit.Nadam: lambda spec, weights: torch.optim.NAdam(weights, betas=(spec.beta_1, spec.beta_2), eps=spec.epsilon, momentum_decay=1.0),
+}
+
+
+def agrees(spec: Any) -> bool:
+    """Whether PyTorch has the rule. Its clipping of norms adds 1e-6 to them; its momentum is kept without the rate, so the rate must not move."""
+    clips = spec.clipnorm is not None or spec.global_clipnorm is not None
+    moves = isinstance(spec, nnkit.SGD) and spec.momentum > 0 and not isinstance(spec.learning_rate, float)
+    return type(spec) in OPTIMIZERS and not clips and not moves
+
+
+class Network:
+    """The drawn network's parameters as tensors."""
+
+    def __init__(self, drawn: Drawn) -> None:
+        self.drawn, self.graph = drawn, drawn.network.graph()
+        self.declared = self.graph.parameters()
+        self.parameters = {name: torch.tensor(values, requires_grad=self.declared[name].trainable) for name, values in drawn.parameters().items()}
+        self.trainable = [name for name, declared in self.declared.items() if declared.trainable]
+
+    def forward(self, x: Tensor, run: Pass) -> Tensor:
+        for node in self.graph.nodes:
+            p = {name: self.parameters[f"{node.name}/{name}"] for name in node.layer.parameters(*node.input_shapes)}
+            x = LAYERS.get(type(node.layer), activate)(node.layer, p, x, run)
+        return x
+
+    def loss(self, y: Tensor, t: np.ndarray, w: np.ndarray | None, run: Pass) -> Tensor:
+        """Mean over rows, each times its sample's weight, and all penalties; those of frozen parameters do not count."""
+        rows = LOSSES[type(self.drawn.loss)](self.drawn.loss, y, torch.as_tensor(t))
+        if w is not None:
+            rows = rows * torch.as_tensor(w).reshape(-1, *[1] * (rows.ndim - 1))
+        for name in self.trainable:
+            run.penalize(self.parameters[name], self.declared[name].regularizer)
+        return rows.mean() + sum(run.penalties)
+
+    def gradients(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None) -> dict[str, Tensor]:
+        """By name, that of the input as "x". Training mode: moving statistics move."""
+        run = Pass(training=True)
+        inputs = torch.tensor(x, requires_grad=True)
+        loss = self.loss(self.forward(inputs, run), t, w, run)
+        sources = [inputs, *(self.parameters[name] for name in self.trainable)]
+        # With every width 1 or every path dead, the loss may not depend on an input at all.
+        found = torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)
+        return dict(zip(["x", *self.trainable], found, strict=True))
+
+    def values(self) -> dict[str, np.ndarray]:
+        return {name: values.detach().numpy().copy() for name, values in self.parameters.items()}
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def run(drawn: Drawn) -> Results:
+    """PyTorch's results. Where it has not the optimizer's rule: only the moving statistics after the first update."""
+    network, evaluation = Network(drawn), Pass(training=False)
+    batches = drawn.batches()
+    x, t, w = batches[0]
+    y = network.forward(torch.as_tensor(x), evaluation)
+    loss = float(network.loss(y, t, w, evaluation))
+    if not drawn.updates:
+        return Results(y.detach().numpy(), loss, {}, [])
+    if not agrees(drawn.optimizer):
+        gradients = network.gradients(x, t, w)
+        moved = {name: values for name, values in network.values().items() if name not in network.trainable}
+        return Results(y.detach().numpy(), loss, arrays(gradients), [moved])
+    trained, first = [], None
+    trainer = Trainer(drawn.optimizer, [network.parameters[name] for name in network.trainable])
+    for batch in batches:
+        gradients = network.gradients(*batch)
+        first = first or {name: tensor.clone() for name, tensor in gradients.items()}        # clip_grad_value_ writes into them
+        trainer.update([gradients[name] for name in network.trainable])
+        trained.append(network.values())
+    assert first is not None
+    return Results(y.detach().numpy(), loss, arrays(first), trained)
