@@ -32,7 +32,7 @@ from numba.extending import intrinsic
 from nnkit.runtime import store
 
 __all__ = [
-    "Counters", "Double", "Doubles", "Int", "Kernel", "Labels", "Matrix", "ObjectCode", "Ordinals", "Real", "Tensor3", "Vector", "kernel",
+    "Counters", "Double", "Doubles", "Int", "Kernel", "LabelMatrix", "Labels", "Matrix", "ObjectCode", "Ordinals", "Real", "Tensor3", "Vector", "kernel",
     "object_code", "routine", "scalar", "shared", "vector_bytes",
 ]
 
@@ -62,6 +62,7 @@ Vector = Annotated[np.ndarray, Argument("T", 1)]
 Matrix = Annotated[np.ndarray, Argument("T", 2)]
 Tensor3 = Annotated[np.ndarray, Argument("T", 3)]
 Labels = Annotated[np.ndarray, Argument("int32", 1)]          # class labels, indices
+LabelMatrix = Annotated[np.ndarray, Argument("int32", 2)]     # the same, several for a sample
 Ordinals = Annotated[np.ndarray, Argument("int64", 1)]        # positions of samples in a data set
 Counters = Annotated[np.ndarray, Argument("int64", 1)]        # what a step counts: see plan.build.COUNTERS
 Doubles = Annotated[np.ndarray, Argument("float64", 1)]       # sums and learning rates, float64 whatever the plan's dtype

@@ -135,6 +135,11 @@ LOSS_CASES = [
     LossCase("sparse-categorical-crossentropy-on-softmax-ignoring", SparseCategoricalCrossentropy(ignore_class=0), (5,), batch=7, layers=SOFTMAX,
              t=labels(5, 0)),
 
+    LossCase("sparse-categorical-crossentropy-inner", SparseCategoricalCrossentropy(), (2, 3, 5), batch=3, y=positive, t=labels(5)),
+    LossCase("sparse-categorical-crossentropy-inner-ignoring", SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1), (4, 5), batch=3,
+             t=labels(5, -1)),
+    LossCase("sparse-categorical-crossentropy-on-softmax-inner", SparseCategoricalCrossentropy(), (3, 5), batch=3, layers=SOFTMAX, t=labels(5)),
+
     LossCase("categorical-hinge", CategoricalHinge(), (7,), batch=5, t=one_hot),
     LossCase("categorical-hinge-two", CategoricalHinge(), (2,), batch=6, t=one_hot, weighted=False),
     LossCase("categorical-hinge-inner", CategoricalHinge(), (3, 5), batch=3, t=one_hot),

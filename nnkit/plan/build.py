@@ -296,7 +296,8 @@ def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Bu
     x = g.buffer(name, g.batch, *shape, role="input", dtype=dtype)
     rows = x.rows() if len(x.shape) > 1 else x
     source = Buffer(f"{name}/data", (0, *rows.shape[1:]), x.dtype, "external")
-    kind = "labels" if dtype == "int32" else "vector" if len(rows.shape) == 1 else "rows"
+    kinds = ("labels", "label_rows") if dtype == "int32" else ("vector", "rows")
+    kind = kinds[len(rows.shape) - 1]
     if g.mode == "train":
         order = Buffer("order", (0,), "int64", "external")
         g.step(f"prims.feed.gather_{kind}", [rows], [source, order, g.state("counters")], rows=g.batch)

@@ -5,12 +5,12 @@ N rows of the batch, F features of a row. `counters` is laid out as plan.build.C
 
 from __future__ import annotations
 
-from nnkit.jit import Counters, Int, Labels, Matrix, Ordinals, Vector, kernel, routine
+from nnkit.jit import Counters, Int, LabelMatrix, Labels, Matrix, Ordinals, Vector, kernel, routine
 from nnkit.plan.build import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, copy_masked, itemsize, lanes
 
-__all__ = ["advance", "gather_labels", "gather_rows", "gather_vector", "scatter", "take_labels", "take_rows", "take_vector"]
+__all__ = ["advance", "gather_label_rows", "gather_labels", "gather_rows", "gather_vector", "scatter", "take_label_rows", "take_labels", "take_rows", "take_vector"]
 
 STEP, POSITION = COUNTERS["step"], COUNTERS["position"]
 
@@ -75,6 +75,26 @@ def take_labels(task: Int, tasks: Int, y: Labels, x: Labels, counters: Counters)
     position = counters[POSITION]
     for n in range(start, stop):
         y[n] = x[position + n]
+
+
+@kernel
+def gather_label_rows(task: Int, tasks: Int, y: LabelMatrix, x: LabelMatrix, order: Ordinals, counters: Counters) -> None:
+    """y[n] = x[order[position + n]], T labels a sample. Shapes: y [N, T], x [samples, T]. Row-local. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    for n in range(start, stop):
+        sample = order[counters[POSITION] + n]
+        for t in range(y.shape[1]):
+            y[n, t] = x[sample, t]
+
+
+@kernel
+def take_label_rows(task: Int, tasks: Int, y: LabelMatrix, x: LabelMatrix, counters: Counters) -> None:
+    """y[n] = x[position + n], T labels a sample. Shapes: y [N, T], x [samples, T]. Row-local. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    position = counters[POSITION]
+    for n in range(start, stop):
+        for t in range(y.shape[1]):
+            y[n, t] = x[position + n, t]
 
 
 @kernel
