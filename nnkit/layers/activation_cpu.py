@@ -92,7 +92,8 @@ def relu_general(x, top, slope, threshold):
 def relu_general_derivative(x, top, slope, threshold):
     """Slope up to the threshold, 1 below top, 0 from there on."""
     T = type(x)
-    high = T(0) if x >= top else T(1)
+    last = T(1) if top == T(math.inf) else T(0)          # no limit: infinity is not beyond it
+    high = last if x >= top else T(1)
     return slope if x <= threshold else high
 
 
