@@ -1,7 +1,6 @@
 """Rows of the normalization layers."""
 
 from cases import Case
-
 from nnkit.layers.dense import Dense
 from nnkit.layers.norm import BatchNormalization, LayerNormalization
 from nnkit.regularizers import L1, L2

@@ -1,7 +1,6 @@
 """Rows of PReLU: alone, as an activation, with every pattern of shared axes."""
 
 from cases import Case
-
 from nnkit.layers.dense import Dense
 from nnkit.layers.prelu import PReLU
 from nnkit.regularizers import L1L2

@@ -165,20 +165,54 @@ class Rig:
         return loss + float((t.reshape(y.shape) * y).sum()) if isinstance(self.loss, Probe) else loss
 
     def run_watched(self, mode: str, x: np.ndarray, t: np.ndarray) -> None:
-        """Run step by step; raise AssertionError where a kernel changes an array that its step only reads."""
+        """Run step by step, task by task. Raise AssertionError where a kernel changes an array that its step only reads, or where two tasks of
+        a step write the same cell: such a step gives the right bits mostly, not always."""
         self.bind(mode, x, t, None)
         tape = self.tape(mode)
         plan = tape.plan
         for index, step in enumerate(plan.steps):
-            written = {_place(plan, buffer) for buffer in step.writes + step.updates + step.scratch}
-            views = {b.name: self.memory.view(b, plan) for b in step.reads if b.role != "external" and _place(plan, b) not in written}
-            before = {name: view.copy() for name, view in views.items()}
             call = store.KERNEL(int(tape.kernels[index]))
+            written = {_place(plan, buffer) for buffer in step.writes + step.updates + step.scratch}
+            read = {b.name: self.memory.view(b, plan) for b in step.reads if b.role != "external" and _place(plan, b) not in written}
+            before = {name: view.copy() for name, view in read.items()}
+            sources = {_place(plan, buffer) for buffer in step.reads + step.updates}
+            alone = [b for b in step.writes if b.role != "external" and _place(plan, b) not in sources]      # not in place of an input
+            cells = {b.name: Cells(self.memory.view(b, plan)) for b in alone}
             for task in range(step.tasks):
+                for written_cells in cells.values():
+                    written_cells.clear()
                 status = call(*tape._arguments, int(tape.starts[index]), task, step.tasks)
                 assert status <= 0, f"{step.kernel} used an index outside of its array"
-            for name, view in views.items():
+                for name, written_cells in cells.items():
+                    assert written_cells.collect(), f"{step.kernel}: task {task} of {step.tasks} writes to {name} where another task did"
+            for name, written_cells in cells.items():
+                assert written_cells.restore(), f"{step.kernel} does not write all of {name}"
+            for name, view in read.items():
                 assert_same_bits(view, before[name], f"{step.kernel} changed {name}, which it only reads")
+
+
+class Cells:
+    """Which cells of an array each task writes: all bits are set before (a NaN), what differs afterwards was written."""
+
+    def __init__(self, view: np.ndarray) -> None:
+        self.view = view.reshape(-1).view(f"u{view.itemsize}")
+        self.empty = np.array(-1, f"i{view.itemsize}").view(self.view.dtype)
+        self.values = np.full_like(self.view, self.empty)
+
+    def clear(self) -> None:
+        self.view[:] = self.empty
+
+    def collect(self) -> bool:
+        """Keep what the task wrote; False where a cell has been written before."""
+        written = self.view != self.empty
+        twice = written & (self.values != self.empty)
+        self.values[written] = self.view[written]
+        return not twice.any()
+
+    def restore(self) -> bool:
+        """Put the values of all tasks in place; False where a cell has none."""
+        self.view[:] = self.values
+        return bool((self.values != self.empty).all())
 
 
 def _place(plan: Plan, buffer: Any) -> str:

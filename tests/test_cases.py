@@ -134,6 +134,9 @@ def test_tasks_and_threads_change_no_bit(case):
             for part in ("gradients", "updated"):
                 for name, value in getattr(found, part).items():
                     assert_same_bits(value, getattr(expected, part)[name], name)
+            if threads == 1:
+                rig.run_watched("gradients", x, dy)
+                rig.run_watched("predict", x, dy)
 
 
 @every_case
@@ -200,9 +203,12 @@ def test_loss_tasks_and_threads_change_no_bit(case):
     expected = loss_rig(case, batch=LARGE_BATCH, dtype="float32", debug=False).run(x, t, w)
     with many_tasks():
         for threads in (1, 2):
-            found = loss_rig(case, batch=LARGE_BATCH, dtype="float32", debug=False, threads=threads).run(x, t, w)
+            rig = loss_rig(case, batch=LARGE_BATCH, dtype="float32", debug=False, threads=threads)
+            found = rig.run(x, t, w)
             assert found.loss == expected.loss
             assert_same_bits(found.dx, expected.dx)
+            if threads == 1:
+                rig.run_watched("gradients", x, t)
 
 
 @every_loss

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from helpers import Rig, assert_close, assert_same_bits, many_tasks
 
 import nnkit
+from helpers import Rig, assert_close, assert_same_bits, many_tasks
 from nnkit import Dense, Input, Sequential
 from nnkit.layers.norm import BatchNormalization, LayerNormalization
 from nnkit.layers.prelu import PReLU

@@ -48,7 +48,7 @@ class Dense(Layer):
         (shape,) = shapes
         if not shape:
             raise ValueError("Dense needs at least one axis besides the batch, received samples of shape ()")
-        return (*shape[:-1], self.units)
+        return self.activation.output_shape((*shape[:-1], self.units))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The weight, the bias, and what the activation learns."""
@@ -56,7 +56,7 @@ class Dense(Layer):
         found = {"kernel": Parameter((shape[-1], self.units), self.kernel_initializer, regularizer=self.kernel_regularizer)}
         if self.use_bias:
             found["bias"] = Parameter((self.units,), self.bias_initializer, regularizer=self.bias_regularizer)
-        return {**found, **self.activation.parameters(self.output_shape(shape))}
+        return {**found, **self.activation.parameters((*shape[:-1], self.units))}
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """dense_forward, then the activation; backward: dW and db from x and dy, dx from dy and the transpose of W."""

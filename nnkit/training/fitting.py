@@ -49,7 +49,9 @@ class Fitting:
              validation_data: Any) -> None:
         """Check what the user passed."""
         model = self.model
-        if y is None and is_batches(x):
+        if y is None:
+            if not is_batches(x) and not isinstance(x, (list, tuple)):
+                raise ValueError(f"fit needs targets: pass y (an autoencoder's is x itself), or batches (x, y); received {type(x).__name__} alone")
             if validation_split or sample_weight is not None or class_weight is not None:
                 raise ValueError("validation_split, sample_weight and class_weight need arrays x and y, received batches; "
                                  "put weights into the batches: (x, y, sample_weight)")

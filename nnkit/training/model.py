@@ -256,10 +256,11 @@ class Model:
             fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data)
             return fitting.run(verbose)
 
-    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False
+    def evaluate(self, x: Any, y: Any, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False
                  ) -> dict[str, float]:
         """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}."""
         batch_size = as_whole(batch_size, 1, "batch_size")
+        self._loss("evaluate")
         data = self.data(x, y, sample_weight, check_finite=check_finite)
         return self.evaluate_data(data, batch_size)
 
@@ -296,6 +297,7 @@ class Model:
                        check_finite: bool = False) -> dict[str, float]:
         """One update on one batch; returns its loss and metrics before the update."""
         self._optimizer("train_on_batch")
+        self._loss("train_on_batch")
         data = self.data(x, y, sample_weight, class_weight, check_finite)
         with _Use(self, "train_on_batch"):
             predictions = self.train_batch(data)
