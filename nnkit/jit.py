@@ -73,10 +73,13 @@ Int = Annotated[int, Argument("int64", 0)]
 # error_model: Python's may raise on a division, which is a way out of the loop and stops vectorisation (Adam: 6.5 -> 0.44 us).
 # fastmath: contract alone, so that a * b + c may be one fma; NaN, infinities and the order of sums keep their meaning.
 # _nrt: without Numba's runtime nothing can be allocated or reference-counted.
-KERNEL_OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "_nrt": False}
+# no_..._wrapper: kernels are called by address, from the tape or through `Kernel.__call__`; wrappers for Python and C take a third of the time
+# that a small kernel takes to compile.
+KERNEL_OPTIONS: dict[str, Any] = {
+    "error_model": "numpy", "fastmath": {"contract"}, "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # Scalar functions: no fastmath at all, since the exact rounding steps of the vector maths must stay as written; fma is asked for by name.
 SCALAR_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "_nrt": False}
-# The adapter and the tape runner are called by address only: no wrappers for Python or C.
+# The tape runner: Numba's parallel loops need its runtime.
 ADDRESS_OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}

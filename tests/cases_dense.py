@@ -1,7 +1,6 @@
 """Rows of Dense and of whole small networks."""
 
 from cases import Case
-
 from nnkit.layers.dense import Dense
 from nnkit.regularizers import L1, L1L2, L2
 

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from cases import Case
 
+from cases import Case
 from nnkit.losses.base import Loss
 from nnkit.network import Sequential
 from nnkit.plan import passes
@@ -192,11 +192,11 @@ class Rig:
 
 
 class Cells:
-    """Which cells of an array each task writes: all bits are set before (a NaN), what differs afterwards was written."""
+    """Which cells of an array each task writes: they hold a value before that nothing computes, what differs afterwards was written."""
 
     def __init__(self, view: np.ndarray) -> None:
         self.view = view.reshape(-1).view(f"u{view.itemsize}")
-        self.empty = np.array(-1, f"i{view.itemsize}").view(self.view.dtype)
+        self.empty = np.array(-12_345, f"i{view.itemsize}").view(self.view.dtype)          # as a float, one of the NaN
         self.values = np.full_like(self.view, self.empty)
 
     def clear(self) -> None:

@@ -7,13 +7,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-# Keras picks TensorFlow where nothing is said. PyTorch is quicker here: it runs eagerly anyway.
-if "KERAS_BACKEND" not in os.environ:
-    os.environ["KERAS_BACKEND"] = next((name for name in ("torch", "tensorflow", "jax") if importlib.util.find_spec(name)), "torch")
-
 import attrs
-import keras
 import numpy as np
+import pytest
 from parity_draw import Drawn, Results
 
 import nnkit
@@ -21,6 +17,15 @@ from nnkit.layers.dropout import Dropout
 from nnkit.layers.noise import GaussianNoise
 from nnkit.layers.reshape import Flatten, Reshape
 from nnkit.spec import Spec
+
+# Keras picks TensorFlow where nothing is said. PyTorch is quicker here: it runs eagerly anyway.
+os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torch") else "tensorflow")
+keras = pytest.importorskip("keras")
+if keras.backend.backend() == "torch":
+    # Keras rounds float64 results of matmul and others to float32 on every backend but TensorFlow; no public setting stops it (Keras 3.15).
+    from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
+
+    BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
 __all__ = ["run"]
 
@@ -43,7 +48,8 @@ ACTIVATIONS: dict[type, Callable[[Any, Any], Any]] = {
     nnkit.Linear: lambda spec, x: x,
     nnkit.ReLU: lambda spec, x: keras.activations.relu(x, spec.negative_slope, spec.max_value, spec.threshold),
     nnkit.LeakyReLU: lambda spec, x: keras.activations.leaky_relu(x, spec.negative_slope),
-    nnkit.HardSigmoid: lambda spec, x: keras.activations.hard_sigmoid(x),
+    # Not hard_sigmoid, which is PyTorch's on that backend: its derivative is 1/6 rounded to float32.
+    nnkit.HardSigmoid: lambda spec, x: keras.ops.relu6(x + 3) / 6,
     nnkit.HardSiLU: lambda spec, x: keras.activations.hard_silu(x),
     nnkit.Sigmoid: lambda spec, x: keras.activations.sigmoid(x),
     nnkit.Tanh: lambda spec, x: keras.activations.tanh(x),
@@ -97,7 +103,7 @@ class Network:
     """The drawn network as a compiled Keras model; variables by nnkit's names."""
 
     def __init__(self, drawn: Drawn) -> None:
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         found = [(node, layers_of(node.layer)) for node in drawn.network.graph().nodes[1:]]
         self.model = keras.Sequential([keras.Input(drawn.input_shape), *(layer for _, layers in found for layer in layers)])
         self.model.compile(optimizer=getattr(keras.optimizers, type(drawn.optimizer).__name__)(**arguments(drawn.optimizer)),
@@ -105,6 +111,7 @@ class Network:
         self.variables = {f"{node.name}/{variable.name}": variable for node, layers in found for layer in layers for variable in layer.weights
                           if "seed" not in variable.path}
         self.trainable = [name for name, variable in self.variables.items() if any(variable is v for v in self.model.trainable_variables)]
+        self.rows = drawn.network.graph().output_shapes[0][:-1]
         self.set(drawn.parameters())
 
     def set(self, values: dict[str, np.ndarray]) -> None:
@@ -112,29 +119,31 @@ class Network:
         for name, variable in self.variables.items():
             variable.assign(values[name])
 
+    def weights(self, w: np.ndarray | None) -> np.ndarray | None:
+        """A weight for each row: Keras does not spread a sample's weight over the rows of a sequence."""
+        return None if w is None else np.broadcast_to(w.reshape(-1, *[1] * len(self.rows)), (len(w), *self.rows)).copy()
+
     def loss(self, x: Any, t: np.ndarray, w: np.ndarray | None, training: bool) -> tuple[Any, Any]:
         """Output and loss, penalties included."""
         y = self.model(x, training=training)
         t = keras.ops.convert_to_tensor(t)
-        w = None if w is None else keras.ops.convert_to_tensor(w)
+        w = None if w is None else keras.ops.convert_to_tensor(self.weights(w))
         return y, self.model.compute_loss(x=x, y=t, y_pred=y, sample_weight=w, training=training)
 
     def gradients(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None) -> dict[str, np.ndarray]:
-        """By name, that of the input as "x"; empty on a backend without a tape of operations. Moving statistics move."""
+        """By name, that of the input as "x". Moving statistics move."""
         names, inputs = ["x", *self.trainable], keras.ops.convert_to_tensor(x)
         weights = [self.variables[name].value for name in self.trainable]
         if keras.backend.backend() == "torch":
             import torch
             inputs.requires_grad_(True)
             found = torch.autograd.grad(self.loss(inputs, t, w, True)[1], [inputs, *weights], allow_unused=True, materialize_grads=True)
-        elif keras.backend.backend() == "tensorflow":
+        else:
             import tensorflow
             with tensorflow.GradientTape() as tape:
                 tape.watch(inputs)
                 loss = self.loss(inputs, t, w, True)[1]
             found = tape.gradient(loss, [inputs, *weights], unconnected_gradients="zero")
-        else:
-            return {}
         return dict(zip(names, map(keras.ops.convert_to_numpy, found), strict=True))
 
     def values(self) -> dict[str, np.ndarray]:
@@ -155,7 +164,7 @@ def run(drawn: Drawn) -> Results:
         gradients, trained = network.gradients(x, t, w), []
         network.set(drawn.parameters())
         for x, t, w in batches:
-            network.model.train_on_batch(x, t, sample_weight=w)
+            network.model.train_on_batch(x, t, sample_weight=network.weights(w))
             trained.append(network.values())
         return Results(predictions, loss, gradients, trained)
     finally:

@@ -48,7 +48,8 @@ ACTIVATIONS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     nnkit.Linear: lambda spec, x: x,
     nnkit.ReLU: lambda spec, x: F.relu(x) if spec == nnkit.ReLU() else general_relu(spec, x),
     nnkit.LeakyReLU: lambda spec, x: F.leaky_relu(x, spec.negative_slope),
-    nnkit.HardSigmoid: lambda spec, x: F.hardsigmoid(x),
+    # Not F.hardsigmoid: its derivative is 1/6 rounded to float32 (PyTorch 2.13).
+    nnkit.HardSigmoid: lambda spec, x: (x + 3).clamp(0, 6) / 6,
     nnkit.HardSiLU: lambda spec, x: F.hardswish(x),
     nnkit.Sigmoid: lambda spec, x: torch.sigmoid(x),
     nnkit.Tanh: lambda spec, x: torch.tanh(x),
@@ -197,7 +198,10 @@ class Trainer:
                 weight.mul_(1 - rate * (spec.weight_decay or 0.0))
         if spec.clipvalue is not None:
             torch.nn.utils.clip_grad_value_(self.weights, spec.clipvalue)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)           # NAdam keeps a product of coefficients in the default type
         self.optimizer.step()
+        torch.set_default_dtype(before)
 
 
 OPTIMIZERS: dict[type, Callable[[Any, list[Tensor]], torch.optim.Optimizer]] = {
@@ -267,7 +271,7 @@ def run(drawn: Drawn) -> Results:
     batches = drawn.batches()
     x, t, w = batches[0]
     y = network.forward(torch.as_tensor(x), evaluation)
-    loss = float(network.loss(y, t, w, evaluation))
+    loss = network.loss(y, t, w, evaluation).item()
     if not drawn.updates:
         return Results(y.detach().numpy(), loss, {}, [])
     if not agrees(drawn.optimizer):

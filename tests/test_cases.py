@@ -8,14 +8,14 @@ import functools
 import importlib
 import pkgutil
 
-import naive
 import numpy as np
 import pytest
-from cases import all_cases, all_loss_cases
-from helpers import Rig, assert_close, assert_derivative, assert_same_bits, case_parameters, many_tasks
 
+import naive
 import nnkit.layers
 import nnkit.losses
+from cases import all_cases, all_loss_cases
+from helpers import Rig, assert_close, assert_derivative, assert_same_bits, case_parameters, many_tasks
 from nnkit.spec import CLASSES, from_json, is_of_family, to_json
 
 CASES, LOSS_CASES = all_cases(), all_loss_cases()

@@ -3,12 +3,12 @@
 import re
 
 import attrs
-import naive_optimizer
 import numpy as np
 import pytest
-from helpers import assert_same_bits, debug_mode, many_tasks
 
+import naive_optimizer
 import nnkit
+from helpers import assert_same_bits, debug_mode, many_tasks
 from nnkit.layers.dense import Dense
 from nnkit.network import Input, Sequential
 from nnkit.optimizers import (

@@ -163,9 +163,8 @@ def batch_norm_statistics(task: Int, tasks: Int, statistics: Matrix, moving_mean
     Writes statistics (=), updates the moving arrays.
     """
     T = gamma.dtype.type
-    width, old = statistics.shape[1], partial.shape[2]
+    width, old, chunks = statistics.shape[1], partial.shape[2], partial.shape[0]
     times = width // max(1, channels)
-    chunks = partial.shape[0]
     start, stop = channel_share(channels, times, tasks, task)
     mean, squares = part(statistics, start, stop), part(statistics, width + start, width + stop)
     first = part(partial, start, stop)

@@ -71,7 +71,8 @@ def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
         position += aligned(declared[name].size, unit)
         if declared[name].trainable:
             trainable_size = position
-    vectors = {"parameters": Buffer("parameters", (position,), dtype, "parameter"), "gradients": Buffer("gradients", (trainable_size,), dtype, "gradient")}
+    vectors = {"parameters": Buffer("parameters", (position,), dtype, "parameter"),
+               "gradients": Buffer("gradients", (trainable_size,), dtype, "gradient")}
     for state in optimizer.states() if optimizer is not None else ():
         vectors[f"optimizer/{state}"] = Buffer(f"optimizer/{state}", (trainable_size,), dtype, "state")
     vectors["penalties"] = Buffer("penalties", (max(1, len(names) + len(graph.nodes)),), "float64", "state")
