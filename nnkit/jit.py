@@ -80,7 +80,7 @@ KERNEL_OPTIONS: dict[str, Any] = {
 # Scalar functions: no fastmath at all, since the exact rounding steps of the vector maths must stay as written; fma is asked for by name.
 SCALAR_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "_nrt": False}
 # The tape runner: Numba's parallel loops need its runtime.
-ADDRESS_OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+RUNNER_OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
 I64 = ir.IntType(64)
@@ -226,7 +226,7 @@ def kernel(function: Callable[..., None]) -> Kernel:
 def object_code(function: Callable[..., Any], name: str, arity: int, options: dict[str, Any]) -> ObjectCode:
     """Compile a function of `arity` int64 arguments; `name` makes its symbol unique. Called as status(return slot, exception slot, arguments)."""
     renamed = FunctionType(function.__code__, function.__globals__, name.replace(".", "_"), function.__defaults__, function.__closure__)
-    compiled = njit(types.void(*[types.int64] * arity), **{**ADDRESS_OPTIONS, **options})(renamed)
+    compiled = njit(types.void(*[types.int64] * arity), **options)(renamed)
     overload: Any = compiled.overloads[compiled.signatures[0]]
     _, kind, (data, bitcode) = overload.library.serialize_using_object_code()
     assert kind == "object"

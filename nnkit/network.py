@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -11,7 +10,7 @@ from nnkit.layers.base import Layer, Parameter, Shape, snake_case
 from nnkit.spec import Spec, is_of_family, shape_of, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    pass
 
 __all__ = ["Graph", "Input", "Node", "Sequential"]
 

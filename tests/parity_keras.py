@@ -22,6 +22,9 @@ from nnkit.spec import Spec
 os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torch") else "tensorflow")
 keras = pytest.importorskip("keras")
 if keras.backend.backend() == "torch":
+    import torch
+
+    torch.set_num_threads(1)                             # small products: a second thread only waits
     # Keras rounds float64 results of matmul and others to float32 on every backend but TensorFlow; no public setting stops it (Keras 3.15).
     from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE
 
@@ -48,7 +51,7 @@ ACTIVATIONS: dict[type, Callable[[Any, Any], Any]] = {
     nnkit.Linear: lambda spec, x: x,
     nnkit.ReLU: lambda spec, x: keras.activations.relu(x, spec.negative_slope, spec.max_value, spec.threshold),
     nnkit.LeakyReLU: lambda spec, x: keras.activations.leaky_relu(x, spec.negative_slope),
-    # Not hard_sigmoid, which is PyTorch's on that backend: its derivative is 1/6 rounded to float32.
+    # Not hard_sigmoid and celu, which are PyTorch's on that backend: their derivatives take 1/6 and alpha as float32.
     nnkit.HardSigmoid: lambda spec, x: keras.ops.relu6(x + 3) / 6,
     nnkit.HardSiLU: lambda spec, x: keras.activations.hard_silu(x),
     nnkit.Sigmoid: lambda spec, x: keras.activations.sigmoid(x),
@@ -56,7 +59,7 @@ ACTIVATIONS: dict[type, Callable[[Any, Any], Any]] = {
     nnkit.Exponential: lambda spec, x: keras.activations.exponential(x),
     nnkit.ELU: lambda spec, x: keras.activations.elu(x, spec.alpha),
     nnkit.SELU: lambda spec, x: keras.activations.selu(x),
-    nnkit.CELU: lambda spec, x: keras.activations.celu(x, spec.alpha),
+    nnkit.CELU: lambda spec, x: spec.alpha * keras.activations.elu(x / spec.alpha),
     nnkit.GELU: lambda spec, x: keras.activations.gelu(x, spec.approximate),
     nnkit.SiLU: lambda spec, x: keras.activations.silu(x),
     nnkit.Mish: lambda spec, x: keras.activations.mish(x),
@@ -135,7 +138,6 @@ class Network:
         names, inputs = ["x", *self.trainable], keras.ops.convert_to_tensor(x)
         weights = [self.variables[name].value for name in self.trainable]
         if keras.backend.backend() == "torch":
-            import torch
             inputs.requires_grad_(True)
             found = torch.autograd.grad(self.loss(inputs, t, w, True)[1], [inputs, *weights], allow_unused=True, materialize_grads=True)
         else:

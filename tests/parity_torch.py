@@ -56,7 +56,8 @@ ACTIVATIONS: dict[type, Callable[[Any, Tensor], Tensor]] = {
     nnkit.Exponential: lambda spec, x: torch.exp(x),
     nnkit.ELU: lambda spec, x: F.elu(x, spec.alpha),
     nnkit.SELU: lambda spec, x: F.selu(x),
-    nnkit.CELU: lambda spec, x: F.celu(x, spec.alpha),
+    # Not F.celu: its derivative takes alpha as float32 (PyTorch 2.13).
+    nnkit.CELU: lambda spec, x: spec.alpha * F.elu(x / spec.alpha),
     nnkit.GELU: lambda spec, x: F.gelu(x, approximate="tanh" if spec.approximate else "none"),
     nnkit.SiLU: lambda spec, x: F.silu(x),
     nnkit.Mish: lambda spec, x: F.mish(x),

@@ -19,8 +19,8 @@ from numba.core.errors import NumbaError
 
 from nnkit.jit import Int, Kernel, Matrix, Real, Tensor3, kernel, routine, scalar
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.rows_cpu import BLOCK, block_like, fill_run, largest_run
-from nnkit.prims.simd_cpu import address, itemsize, part, sum_run
+from nnkit.prims.rows_cpu import BLOCK, block_like, fill_over, largest_run, sum_run
+from nnkit.prims.simd_cpu import address, itemsize, part
 from nnkit.scalar import EXP_BOTTOM, by_type, constant, copysign, exp, exp_normal, expm1, fabs, fma, log, normal_cdf, normal_pdf, polynomial
 from nnkit.scalar import gelu as gelu_of
 from nnkit.scalar import sigmoid as sigmoid_of
@@ -445,12 +445,12 @@ def softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
     for first in range(start, stop, rows_at_once(C)):
         last = min(stop, first + rows_at_once(C))
         for r in range(first, last):
-            fill_run(address(place) + (r - first) * row, largest_run(address(x) + r * row, C, x), min(C, BLOCK), x)
+            fill_over(address(place) + (r - first) * row, largest_run(address(x) + r * row, C, x), min(C, BLOCK), x)
         for piece in range(first * C, last * C, BLOCK):
             end = min(last * C, piece + BLOCK)
             exp_of_difference(part(y, piece, end), part(x, piece, end), place)
         for r in range(first, last):
-            fill_run(address(place) + (r - first) * row, T(1) / sum_run(address(y) + r * row, C, y), min(C, BLOCK), x)
+            fill_over(address(place) + (r - first) * row, T(1) / sum_run(address(y) + r * row, C, y), min(C, BLOCK), x)
         for piece in range(first * C, last * C, BLOCK):
             ys = part(y, piece, min(last * C, piece + BLOCK))
             for i in range(ys.size):
@@ -473,7 +473,7 @@ def softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix) -
             for i in range(dxs.size):
                 dxs[i] = dys[i] * ys[i]
         for r in range(first, last):
-            fill_run(address(place) + (r - first) * row, sum_run(address(dx) + r * row, C, dx), min(C, BLOCK), dx)
+            fill_over(address(place) + (r - first) * row, sum_run(address(dx) + r * row, C, dx), min(C, BLOCK), dx)
         for piece in range(first * C, last * C, BLOCK):
             end = min(last * C, piece + BLOCK)
             dxs, ys = part(dx, piece, end), part(y, piece, end)
@@ -490,7 +490,7 @@ def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
     for first in range(start, stop, rows_at_once(C)):
         last = min(stop, first + rows_at_once(C))
         for r in range(first, last):
-            fill_run(address(place) + (r - first) * row, largest_run(address(x) + r * row, C, x), min(C, BLOCK), x)
+            fill_over(address(place) + (r - first) * row, largest_run(address(x) + r * row, C, x), min(C, BLOCK), x)
         total = y.dtype.type(0)
         for piece in range(first * C, last * C, BLOCK):
             end = min(last * C, piece + BLOCK)
@@ -505,7 +505,7 @@ def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
         for r in range(last - first):
             terms[r] = log(terms[r])
         for r in range(last - first):
-            fill_run(address(place) + r * row, terms[r], min(C, BLOCK), y)
+            fill_over(address(place) + r * row, terms[r], min(C, BLOCK), y)
         for piece in range(first * C, last * C, BLOCK):
             ys = part(y, piece, min(last * C, piece + BLOCK))
             for i in range(ys.size):
@@ -521,7 +521,7 @@ def log_softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matri
     for first in range(start, stop, rows_at_once(C)):
         last = min(stop, first + rows_at_once(C))
         for r in range(first, last):
-            fill_run(address(place) + (r - first) * row, sum_run(address(dy) + r * row, C, dy), min(C, BLOCK), dy)
+            fill_over(address(place) + (r - first) * row, sum_run(address(dy) + r * row, C, dy), min(C, BLOCK), dy)
         for piece in range(first * C, last * C, BLOCK):
             end = min(last * C, piece + BLOCK)
             dxs, dys, ys = part(dx, piece, end), part(dy, piece, end), part(y, piece, end)

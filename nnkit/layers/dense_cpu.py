@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nnkit.jit import Int, Matrix, Vector, kernel
 from nnkit.prims.matmul_cpu import product, row_share
+from nnkit.prims.rows_cpu import dot_run
 from nnkit.prims.simd_cpu import address, itemsize
 
 __all__ = ["dense_backward_input", "dense_backward_weight", "dense_forward"]
@@ -15,6 +16,11 @@ def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, b
     start, stop = row_share(y.shape[0], tasks, task)
     inputs, outputs = weight.shape
     size = itemsize(y)
+    if outputs == 1:                                     # a dot product for each row: whole registers instead of one column
+        start_value = bias[0] if bias.size else y.dtype.type(0)
+        for r in range(start, stop):
+            y[r, 0] = start_value + dot_run(address(x) + size * r * inputs, address(weight), inputs, y)
+        return
     first = address(bias) if bias.size else 0
     product(stop - start, outputs, inputs, address(x) + size * start * inputs, inputs, 1, address(weight), outputs,
             address(y) + size * start * outputs, outputs, first, 0, y)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from nnkit.jit import Int, Labels, Matrix, Real, Vector, kernel, routine, scalar
 from nnkit.losses.pointwise_cpu import pointwise_loss
-from nnkit.losses.rows_cpu import blend_run, dot_run, fill_run, max_run, scale_run, shift_run, weigh
+from nnkit.losses.weights_cpu import weigh
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.simd_cpu import address, itemsize, part, sum_run
+from nnkit.prims.rows_cpu import blend_run, fill_run, largest_run, scale_run, shift_run, sum_run, sum_shifted
+from nnkit.prims.simd_cpu import address, itemsize, part
 from nnkit.scalar import GATE_TOP, exp_normal, log, sigmoid, softplus
 
 
@@ -134,7 +135,7 @@ def categorical_crossentropy_forward(task: Int, tasks: Int, rows: Vector, kept: 
         ks[i] = log(clipped(ks[i]))
     for r in range(start, stop):
         logs = address(kept) + r * row
-        rows[r] = -(T(1) - smoothing) * dot_run(address(t) + r * row, logs, T(0), C, y)
+        rows[r] = -(T(1) - smoothing) * sum_shifted(address(t) + r * row, logs, T(0), C, y)
         if smoothing != T(0):
             rows[r] -= smoothing / T(C) * sum_run(logs, C, y)
     weigh(rows, w, start, stop)
@@ -162,7 +163,7 @@ def categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, y: Matr
     for r in range(start, stop):
         here = address(dy) + r * row
         factor = weight_of(w, r, per_sample) / T(R) * scale[r]
-        total = dot_run(here, address(y) + r * row, T(0), C, y) * scale[r]            # sum of t / q times q, q not clipped
+        total = sum_shifted(here, address(y) + r * row, T(0), C, y) * scale[r]            # sum of t / q times q, q not clipped
         blend_run(here, -factor, here, T(0), here, factor * total, C, y)
 
 
@@ -179,9 +180,9 @@ def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector,
     row = itemsize(z) * C
     for r in range(start, stop):
         logits, targets = address(z) + r * row, address(t) + r * row
-        largest = max_run(logits, C, z)
+        largest = largest_run(logits, C, z)
         shift_run(address(kept) + r * row, logits, largest, C, z)
-        rows[r] = (T(1) - smoothing) * dot_run(targets, logits, largest, C, z)
+        rows[r] = (T(1) - smoothing) * sum_shifted(targets, logits, largest, C, z)
         scale[r] = (T(1) - smoothing) * sum_run(targets, C, z) + smoothing
     if smoothing != T(0):
         for r in range(start, stop):
@@ -306,7 +307,7 @@ def sparse_categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: 
     T = z.dtype.type
     row = itemsize(z) * C
     for r in range(start, stop):
-        largest = max_run(address(z) + r * row, C, z)
+        largest = largest_run(address(z) + r * row, C, z)
         shift_run(address(kept) + r * row, address(z) + r * row, largest, C, z)
         rows[r] = z[r, label_of(t, r, valid, ignore)] - largest
     exp_rows(kept, start, stop)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from nnkit.jit import Int, Matrix, Vector, kernel
 from nnkit.losses.pointwise_cpu import pointwise_loss
-from nnkit.losses.rows_cpu import dot_run, max_run, weigh, weigh_matrix
+from nnkit.losses.weights_cpu import weigh, weigh_matrix
 from nnkit.prims.matmul_cpu import row_share
+from nnkit.prims.rows_cpu import largest_run, sum_shifted
 from nnkit.prims.simd_cpu import address, itemsize, part
 
 
@@ -56,7 +57,7 @@ def categorical_hinge_forward(task: Int, tasks: Int, rows: Vector, others: Matri
     for i in range(ns.size):
         ns[i] = (T(1) - ts[i]) * ys[i]
     for r in range(start, stop):
-        margin = T(1) + max_run(address(others) + r * row, C, y) - dot_run(address(t) + r * row, address(y) + r * row, T(0), C, y)
+        margin = T(1) + largest_run(address(others) + r * row, C, y) - sum_shifted(address(t) + r * row, address(y) + r * row, T(0), C, y)
         rows[r] = T(0) if margin < T(0) else margin
     weigh(rows, w, start, stop)
 
@@ -76,7 +77,7 @@ def categorical_hinge_backward(task: Int, tasks: Int, dy: Matrix, rows: Vector, 
         active = -scale if not rows[r] <= T(0) else T(0)
         for j in range(C):
             own[j] = active * targets[j]
-        top = max_run(address(others) + itemsize(dy) * r * C, C, dy)
+        top = largest_run(address(others) + itemsize(dy) * r * C, C, dy)
         largest = 0
         while largest < C - 1 and others[r, largest] != top:
             largest += 1

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from nnkit.jit import Int, Kernel, Matrix, Real, Vector, kernel, scalar
-from nnkit.losses.rows_cpu import weigh, weigh_matrix
+from nnkit.losses.weights_cpu import weigh, weigh_matrix
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.simd_cpu import address, itemsize, part, sum_run
+from nnkit.prims.rows_cpu import sum_run
+from nnkit.prims.simd_cpu import address, itemsize, part
 
 __all__ = ["pointwise_loss"]
 

@@ -315,7 +315,8 @@ def _lower_loss(g: Builder, loss: Loss, y: Buffer, inputs: Sequence[Buffer]) -> 
     w = _feed(g, "sample_weight", ())
     g.layer = "loss"
     rows = loss.lower(g, y, t, w)
-    penalized = {name: declared.regularizer for name, declared in g.layout.declared.items() if declared.regularizer is not None}
+    penalized = {name: declared.regularizer for name, declared in g.layout.declared.items()
+                 if declared.regularizer is not None and declared.trainable}         # that of a frozen parameter does not count, as in Keras
     for name, regularizer in penalized.items():
         g.add_penalty(g.layout.parameters[name], regularizer.l1, regularizer.l2)
     g.step("losses.reduce.accumulate", updates=[g.state("sums")], reads=[rows.flat(), g.state("penalties")], scalars=[g.batch])
@@ -323,8 +324,7 @@ def _lower_loss(g: Builder, loss: Loss, y: Buffer, inputs: Sequence[Buffer]) -> 
         return []
     gradients = g.backward(rows)
     for name, regularizer in penalized.items():
-        if name in g.layout.gradients:
-            weight, dweight = g.layout.parameters[name], g.layout.gradients[name]
-            g.step("losses.penalty.add_penalty_gradient", [], [weight.flat()], updates=[dweight.flat()], scalars=[regularizer.l1, regularizer.l2],
-                   tasks=work_tasks(0, 3 * weight.nbytes, most=-(-weight.size // PENALTY_BLOCK)))
+        weight, dweight = g.layout.parameters[name], g.layout.gradients[name]
+        g.step("losses.penalty.add_penalty_gradient", [], [weight.flat()], updates=[dweight.flat()], scalars=[regularizer.l1, regularizer.l2],
+               tasks=work_tasks(0, 3 * weight.nbytes, most=-(-weight.size // PENALTY_BLOCK)))
     return [gradients[x.name] for x in inputs]

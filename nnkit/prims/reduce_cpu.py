@@ -70,13 +70,7 @@ def _across(e: Emitter, vectors: list[Any]) -> Any:
     b = e.b
     while len(vectors) > 1:
         vectors = [b.fadd(p, q) for p, q in zip(vectors[::2], vectors[1::2], strict=True)]
-    (value,) = vectors
-    width = e.lanes
-    while width > 1:
-        width //= 2
-        order = [k + width if k < width else k for k in range(e.lanes)]
-        value = b.fadd(value, b.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), e.lanes), order)))
-    return b.extract_element(value, ir.Constant(ir.IntType(32), 0))
+    return e.fold(vectors[0], b.fadd)
 
 
 def column_sums(terms: Terms, inputs: int, totals: int, along_columns: bool = False, along_rows: int = 0) -> Any:

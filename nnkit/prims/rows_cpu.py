@@ -1,8 +1,9 @@
 """What goes along one row of n numbers, by address, and memory on the stack for a block of rows.
 
-Rows of ten numbers are too short for vector loops of their own, and loading and storing them one after the other through masks makes every load
-wait for the store before it (their registers overlap). So kernels on rows only read along a row, fill a block with each row's number, and do
-the arithmetic in one loop over the whole block.
+A row of ten numbers is one masked register. Loops over rows that short would be scalar code, since LLVM makes vectors only of what fills several
+registers, and each loop costs 0.1 s to compile. But a masked store is not forwarded to a load that follows soon and overlaps it: so kernels on
+rows only read along a row, fill a block with each row's number, and do the arithmetic in one loop over the whole block; or they read what they
+wrote in a later pass over the rows. Every sum is a tree that depends on the row's length alone.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, array_view, vector_bytes
-from nnkit.prims.simd_cpu import I32, Emitter
+from nnkit.prims.simd_cpu import Emitter
 
-__all__ = ["BLOCK", "block_like", "fill_run", "largest_run"]
+__all__ = [
+    "BLOCK", "blend_run", "block_like", "dot_run", "fill_over", "fill_run", "largest_run", "multiply", "scale_run", "shift_run", "sum_run",
+    "sum_shifted",
+]
 
 BLOCK = 2048                                             # numbers of a block: a few of them fit into the first-level cache
 
 
 @intrinsic
 def block_like(typing_context: Any, like: Any) -> Any:
-    """BLOCK numbers of the type of `like` (a number or an array) on the stack, and room for the overrun of `fill_run`."""
+    """BLOCK numbers of the type of `like` (a number or an array) on the stack, and room for the overrun of `fill_over`."""
     element = like.dtype if isinstance(like, types.Array) else like
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -37,7 +41,7 @@ def block_like(typing_context: Any, like: Any) -> Any:
 
 
 @intrinsic
-def fill_run(typing_context: Any, y: Any, number: Any, n: Any, like: Any) -> Any:
+def fill_over(typing_context: Any, y: Any, number: Any, n: Any, like: Any) -> Any:
     """y[:n] = number in whole registers, so that up to one register behind is overwritten as well. `like`: an array, for its type."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         e = Emitter(builder, signature.args[-1].dtype)
@@ -51,24 +55,140 @@ def fill_run(typing_context: Any, y: Any, number: Any, n: Any, like: Any) -> Any
 
 @intrinsic
 def largest_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
-    """The largest of x[:n], NaN left out; -inf where there is none. `like`: an array, for its type."""
+    """The largest of x[:n]; -inf where n is 0. NaN is passed over: who subtracts the largest meets it again in the element."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, n, _ = values
         e = Emitter(builder, signature.args[-1].dtype)
-        x, n, lanes = e.pointer(values[0]), values[1], ir.Constant(I64, e.lanes)
         lowest = ir.Constant(e.vector, [-math.inf] * e.lanes)
+        top = cgutils.alloca_once_value(builder, lowest)
 
         def larger(a: Any, b: Any) -> Any:
             return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-        largest = cgutils.alloca_once_value(builder, lowest)
-        with cgutils.for_range(builder, builder.sdiv(builder.add(n, ir.Constant(I64, e.lanes - 1)), lanes)) as loop:
-            first = builder.mul(loop.index, lanes)
-            mask = e.first(builder.sub(n, first))
-            builder.store(larger(builder.select(mask, e.load(e.at(x, first), mask), lowest), builder.load(largest)), largest)
-        value = builder.load(largest)
-        width = e.lanes
-        while width > 1:
-            width //= 2
-            order = [k + width if k < width else k for k in range(e.lanes)]
-            value = larger(value, builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, e.lanes), order)))
-        return builder.extract_element(value, ir.Constant(I32, 0))
+
+        def visit(first: Any, mask: Any) -> None:
+            found = builder.select(mask, e.load(e.at(e.pointer(x), first), mask), lowest)
+            builder.store(larger(found, builder.load(top)), top)
+        e.each_register(n, visit)
+        return e.fold(builder.load(top), larger)
     return like.dtype(types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def sum_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
+    """x[0] + ... + x[n - 1]: one partial sum for each lane, then the lanes pairwise."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        total = cgutils.alloca_once_value(builder, e.zero)
+        e.each_register(n, lambda first, mask: builder.store(builder.fadd(e.load(e.at(e.pointer(x), first), mask), builder.load(total)), total))
+        return e.fold(builder.load(total), builder.fadd)
+    return like.dtype(types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def dot_run(typing_context: Any, x: Any, y: Any, n: Any, like: Any) -> Any:
+    """x[0] y[0] + ... + x[n - 1] y[n - 1]: one partial sum for each lane, by fma, then the lanes pairwise."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        x, y, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        total = cgutils.alloca_once_value(builder, e.zero)
+
+        def visit(first: Any, mask: Any) -> None:
+            factors = (e.load(e.at(e.pointer(run), first), mask) for run in (x, y))
+            builder.store(e.fma(*factors, builder.load(total)), total)
+        e.each_register(n, visit)
+        return e.fold(builder.load(total), builder.fadd)
+    return like.dtype(types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def sum_shifted(typing_context: Any, t: Any, x: Any, shift: Any, n: Any, like: Any) -> Any:
+    """The sum of t[i] (x[i] - shift), i < n, in which t[i] = 0 counts as 0 whatever x[i] is: 0 log 0 = 0."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        t, x, shift, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        total = cgutils.alloca_once_value(builder, e.zero)
+        shifts = e.splat(shift)
+
+        def visit(first: Any, mask: Any) -> None:
+            factor = e.load(e.at(e.pointer(t), first), mask)
+            term = builder.fmul(factor, builder.fsub(e.load(e.at(e.pointer(x), first), mask), shifts))
+            term = builder.select(builder.fcmp_ordered("==", factor, e.zero), e.zero, term)
+            builder.store(builder.fadd(builder.load(total), term), total)
+        e.each_register(n, visit)
+        return e.fold(builder.load(total), builder.fadd)
+    return like.dtype(types.int64, types.int64, like.dtype, types.int64, like), codegen
+
+
+@intrinsic
+def shift_run(typing_context: Any, y: Any, x: Any, shift: Any, n: Any, like: Any) -> Any:
+    """y[:n] = x[:n] - shift."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, x, shift, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        shifts = e.splat(shift)
+
+        def visit(first: Any, mask: Any) -> None:
+            e.store(builder.fsub(e.load(e.at(e.pointer(x), first), mask), shifts), e.at(e.pointer(y), first), mask)
+        e.each_register(n, visit)
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, like.dtype, types.int64, like), codegen
+
+
+@intrinsic
+def scale_run(typing_context: Any, y: Any, a: Any, x: Any, n: Any, like: Any) -> Any:
+    """y[:n] = a x[:n]; y may be x."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, a, x, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        a = e.splat(a)
+
+        def visit(first: Any, mask: Any) -> None:
+            e.store(builder.fmul(a, e.load(e.at(e.pointer(x), first), mask)), e.at(e.pointer(y), first), mask)
+        e.each_register(n, visit)
+        return context.get_dummy_value()
+    return types.void(types.int64, like.dtype, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def multiply(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
+    """y[:n] *= x[:n]."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, x, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+
+        def visit(first: Any, mask: Any) -> None:
+            here = e.at(e.pointer(y), first)
+            e.store(builder.fmul(e.load(here, mask), e.load(e.at(e.pointer(x), first), mask)), here, mask)
+        e.each_register(n, visit)
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def fill_run(typing_context: Any, y: Any, a: Any, n: Any, like: Any) -> Any:
+    """y[:n] = a."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, a, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        a = e.splat(a)
+        e.each_register(n, lambda first, mask: e.store(a, e.at(e.pointer(y), first), mask))
+        return context.get_dummy_value()
+    return types.void(types.int64, like.dtype, types.int64, like), codegen
+
+
+@intrinsic
+def blend_run(typing_context: Any, y: Any, a: Any, x: Any, b: Any, t: Any, c: Any, n: Any, like: Any) -> Any:
+    """y[:n] = a x[:n] + b t[:n] + c."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, a, x, b, t, c, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        a, b, c = e.splat(a), e.splat(b), e.splat(c)
+
+        def visit(first: Any, mask: Any) -> None:
+            value = e.fma(b, e.load(e.at(e.pointer(t), first), mask), c)
+            e.store(e.fma(a, e.load(e.at(e.pointer(x), first), mask), value), e.at(e.pointer(y), first), mask)
+        e.each_register(n, visit)
+        return context.get_dummy_value()
+    real = like.dtype
+    return types.void(types.int64, real, types.int64, real, types.int64, real, types.int64, like), codegen

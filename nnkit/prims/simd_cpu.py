@@ -6,6 +6,7 @@ and strides in elements; edges are masked, so nothing beyond the array is read o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -15,7 +16,7 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, array_view, vector_bytes
 
-__all__ = ["LANES32", "LANES64", "address", "copy_masked", "itemsize", "lanes", "micro", "part", "sum_run", "transpose_tile"]
+__all__ = ["LANES32", "LANES64", "address", "copy_masked", "itemsize", "lanes", "micro", "part", "transpose_tile"]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 I32, I1 = ir.IntType(32), ir.IntType(1)
@@ -79,6 +80,23 @@ class Emitter:
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.b.call(self._fma, [a, b, c])
+
+    def each_register(self, n: Any, visit: Callable[[Any, Any], None]) -> None:
+        """visit(first element, mask of the lanes that exist) for every register of a run of n elements."""
+        lanes = ir.Constant(I64, self.lanes)
+        turns = self.b.sdiv(self.b.add(n, ir.Constant(I64, self.lanes - 1)), lanes)
+        with cgutils.for_range(self.b, turns) as loop:
+            first = self.b.mul(loop.index, lanes)
+            visit(first, self.first(self.b.sub(n, first)))
+
+    def fold(self, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+        """One number from the lanes of a register: pairwise, halving."""
+        width = self.lanes
+        while width > 1:
+            width //= 2
+            order = [k + width if k < width else k for k in range(self.lanes)]
+            value = combine(value, self.b.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, self.lanes), order)))
+        return self.b.extract_element(value, ir.Constant(I32, 0))
 
 
 @intrinsic
@@ -204,26 +222,3 @@ def transpose_tile(typing_context: Any, y: Any, rsy: Any, x: Any, rsx: Any, rows
                 e.store(tile[j], e.at(e.pointer(y), builder.mul(rsy, ir.Constant(I64, j))), written)
         return context.get_dummy_value()
     return types.void(*[types.int64] * 6, like), codegen
-
-
-@intrinsic
-def sum_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
-    """x[0] + ... + x[n - 1] by address: one partial sum per lane, then the lanes pairwise, halving: a tree that depends on n alone."""
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        x, n, _ = values
-        e = Emitter(builder, signature.args[-1].dtype)
-        total = cgutils.alloca_once_value(builder, e.zero)
-        step = ir.Constant(I64, e.lanes)
-        turns = builder.sdiv(builder.add(n, ir.Constant(I64, e.lanes - 1)), step)
-        with cgutils.for_range(builder, turns) as loop:
-            first = builder.mul(loop.index, step)
-            part = e.load(e.at(e.pointer(x), first), e.first(builder.sub(n, first)))
-            builder.store(builder.fadd(builder.load(total), part), total)
-        value = builder.load(total)
-        width = e.lanes
-        while width > 1:
-            width //= 2
-            order = [k + width if k < width else k for k in range(e.lanes)]
-            value = builder.fadd(value, builder.shuffle_vector(value, value, ir.Constant(ir.VectorType(I32, e.lanes), order)))
-        return builder.extract_element(value, ir.Constant(I32, 0))
-    return like.dtype(types.int64, types.int64, like), codegen

@@ -13,7 +13,7 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnkit.jit import I64, ObjectCode, object_code
+from nnkit.jit import I64, RUNNER_OPTIONS, ObjectCode, object_code
 
 __all__ = ["RunnerCode", "run_parallel", "run_serial"]
 
@@ -63,7 +63,7 @@ class RunnerCode:
         self.parallel = parallel
 
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
-        return object_code(run, f"{__name__}.run.{'parallel' if self.parallel else 'serial'}", 6, {"parallel": self.parallel})
+        return object_code(run, f"{__name__}.run.{'parallel' if self.parallel else 'serial'}", 6, {**RUNNER_OPTIONS, "parallel": self.parallel})
 
 
 run_serial = RunnerCode(parallel=False)
