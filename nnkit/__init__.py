@@ -10,15 +10,17 @@ A network is declared as frozen records, compiled into a plan, and run by Numba 
 (4, 8)
 """
 
-from nnkit import metrics
-from nnkit._version import __version__
+from nnkit import metrics as metrics
+from nnkit._version import __version__ as __version__
 from nnkit.initializers import *  # noqa: F403
 from nnkit.layers import *  # noqa: F403
 from nnkit.losses import *  # noqa: F403
-from nnkit.network import Input, Sequential
+from nnkit.network import Input as Input
+from nnkit.network import Sequential as Sequential
 from nnkit.optimizers import *  # noqa: F403
 from nnkit.regularizers import *  # noqa: F403
-from nnkit.spec import from_json, to_json
-from nnkit.training.callbacks import Callback, CSVLogger, EarlyStopping, LambdaCallback, ReduceLROnPlateau, TerminateOnNaN
-from nnkit.training.history import History
-from nnkit.training.model import Model, compile
+from nnkit.spec import from_json as from_json
+from nnkit.spec import to_json as to_json
+from nnkit.training.callbacks import *  # noqa: F403
+from nnkit.training.history import History as History
+from nnkit.training.model import *  # noqa: F403

@@ -32,8 +32,8 @@ from numba.extending import intrinsic
 from nnkit.runtime import store
 
 __all__ = [
-    "Counters", "Double", "Doubles", "Int", "Kernel", "LabelMatrix", "Labels", "Matrix", "ObjectCode", "Ordinals", "Real", "Tensor3", "Vector", "kernel",
-    "object_code", "routine", "scalar", "shared", "vector_bytes",
+    "I64", "KERNEL_OPTIONS", "RUNNER_OPTIONS", "Counters", "Double", "Doubles", "Int", "Kernel", "LabelMatrix", "Labels", "Matrix", "ObjectCode",
+    "Ordinals", "Real", "Tensor3", "Vector", "array_view", "kernel", "object_code", "routine", "scalar", "shared", "vector_bytes",
 ]
 
 
@@ -73,14 +73,14 @@ Int = Annotated[int, Argument("int64", 0)]
 # error_model: Python's may raise on a division, which is a way out of the loop and stops vectorisation (Adam: 6.5 -> 0.44 us).
 # fastmath: contract alone, so that a * b + c may be one fma; NaN, infinities and the order of sums keep their meaning.
 # _nrt: without Numba's runtime nothing can be allocated or reference-counted.
-# no_..._wrapper: kernels are called by address, from the tape or through `Kernel.__call__`; wrappers for Python and C take a third of the time
-# that a small kernel takes to compile.
-KERNEL_OPTIONS: dict[str, Any] = {
-    "error_model": "numpy", "fastmath": {"contract"}, "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+KERNEL_OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}, "_nrt": False}
+# no_..._wrapper: kernels are called by address alone, from the tape or through `Kernel.__call__`. Routines and scalar functions keep Numba's
+# wrapper: they can be called from Python, and without it such a call would end the process.
+BY_ADDRESS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # Scalar functions: no fastmath at all, since the exact rounding steps of the vector maths must stay as written; fma is asked for by name.
-SCALAR_OPTIONS: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "_nrt": False}
+SCALAR_OPTIONS: dict[str, Any] = {**KERNEL_OPTIONS, "fastmath": False, "forceinline": True}
 # The tape runner: Numba's parallel loops need its runtime.
-RUNNER_OPTIONS: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+RUNNER_OPTIONS: dict[str, Any] = {"error_model": "numpy", **BY_ADDRESS}
 
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
 I64 = ir.IntType(64)
@@ -155,13 +155,13 @@ class Kernel:
 
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
         """Object code of this kernel for one dtype. With `debug` every index is checked; a wrong one ends the kernel with status 1."""
-        inner = njit(**KERNEL_OPTIONS, boundscheck=debug)(self.function)
+        inner = njit(**KERNEL_OPTIONS, **BY_ADDRESS, boundscheck=debug)(self.function)
         unpack = _unpacker(self.arguments, dtype)
 
         def adapter(words, task, tasks):  # type: ignore[no-untyped-def]
             inner(task, tasks, *unpack(words))
 
-        return object_code(adapter, f"{self.function.__module__}.{self.name}.{dtype}", 3, KERNEL_OPTIONS)
+        return object_code(adapter, f"{self.function.__module__}.{self.name}.{dtype}", 3, {**KERNEL_OPTIONS, **BY_ADDRESS})
 
 
 class Shared:
@@ -182,11 +182,11 @@ class Shared:
 
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
         """Object code for one dtype; called like a kernel, with the words of its arguments."""
-        inner, unpack = njit(**KERNEL_OPTIONS)(self.function), _unpacker(self.arguments, dtype)
+        inner, unpack = njit(**KERNEL_OPTIONS, **BY_ADDRESS)(self.function), _unpacker(self.arguments, dtype)
 
         def adapter(words, task, tasks):  # type: ignore[no-untyped-def]
             inner(*unpack(words))
-        return object_code(adapter, f"{self.function.__module__}.{self.function.__name__}.{dtype}", 3, KERNEL_OPTIONS)
+        return object_code(adapter, f"{self.function.__module__}.{self.function.__name__}.{dtype}", 3, {**KERNEL_OPTIONS, **BY_ADDRESS})
 
     def caller(self) -> Any:
         """The intrinsic by which kernels call the routine: its integers on the stack as words, and an empty array for `like`."""

@@ -2,9 +2,8 @@
 
 import math
 
-from cases import Case
-
 import nnkit.layers.activation as act
+from cases import Case
 from nnkit.layers.dense import Dense
 
 

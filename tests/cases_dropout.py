@@ -1,7 +1,6 @@
 """Rows of dropout and noise: gradients under one mask. Masks themselves: test_dropout.py."""
 
 from cases import Case
-
 from nnkit.layers.dense import Dense
 from nnkit.layers.dropout import Dropout
 from nnkit.layers.noise import GaussianNoise

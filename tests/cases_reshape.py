@@ -1,7 +1,6 @@
 """Rows of the layers that only change a shape."""
 
 from cases import Case
-
 from nnkit.layers.dense import Dense
 from nnkit.layers.reshape import Flatten, Reshape
 

@@ -10,13 +10,13 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from parity_draw import Drawn, Results
 
 import nnkit
 from nnkit.layers.dropout import Dropout
 from nnkit.layers.noise import GaussianNoise
 from nnkit.layers.reshape import Flatten, Reshape
 from nnkit.spec import Spec
+from parity_draw import Drawn, Results
 
 # Keras picks TensorFlow where nothing is said. PyTorch is quicker here: it runs eagerly anyway.
 os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torch") else "tensorflow")

@@ -9,13 +9,13 @@ import attrs
 import numpy as np
 import torch
 import torch.nn.functional as F
-from parity_draw import Drawn, Results
 from torch import Tensor
 
 import nnkit
 from nnkit.layers.dropout import Dropout
 from nnkit.layers.noise import GaussianNoise
 from nnkit.layers.reshape import Flatten, Reshape
+from parity_draw import Drawn, Results
 
 __all__ = ["run"]
 

@@ -3,13 +3,13 @@
 import math
 import re
 
-import naive
 import numpy as np
 import pytest
+
+import naive
+import nnkit.layers.activation as act
 from cases_activation import ELEMENTWISE
 from helpers import Rig, assert_close
-
-import nnkit.layers.activation as act
 from nnkit.layers.dense import Dense
 from nnkit.network import Input, Sequential
 from nnkit.runtime import store

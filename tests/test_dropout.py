@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from helpers import Rig, assert_close, many_tasks
-from naive_dropout import draw_mask, draw_noise
 from scipy import stats
 
+from helpers import Rig, assert_close, many_tasks
+from naive_dropout import draw_mask, draw_noise
 from nnkit.layers.dense import Dense
 from nnkit.layers.dropout import Dropout, five, runs
 from nnkit.layers.noise import GaussianNoise

@@ -1,10 +1,22 @@
-"""The catalogue of layers and activations: one line for each family."""
+"""The catalogue of layers and activations, family by family."""
 
+from nnkit.layers import activation, base, dense, dropout, noise, norm, prelu, reshape
 from nnkit.layers.activation import *  # noqa: F403
-from nnkit.layers.base import Layer as Layer
+from nnkit.layers.base import *  # noqa: F403
 from nnkit.layers.dense import *  # noqa: F403
 from nnkit.layers.dropout import *  # noqa: F403
 from nnkit.layers.noise import *  # noqa: F403
 from nnkit.layers.norm import *  # noqa: F403
 from nnkit.layers.prelu import *  # noqa: F403
 from nnkit.layers.reshape import *  # noqa: F403
+
+__all__ = [
+    *activation.__all__,
+    *base.__all__,
+    *dense.__all__,
+    *dropout.__all__,
+    *noise.__all__,
+    *norm.__all__,
+    *prelu.__all__,
+    *reshape.__all__,
+]

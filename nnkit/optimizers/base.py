@@ -14,7 +14,7 @@ from nnkit.spec import Spec, real
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder, Layout
 
-__all__ = ["PIECE", "SHARE", "WIDTH", "Optimizer"]
+__all__ = ["Optimizer"]
 
 SHARE = 4096                # fewest elements worth a task
 PIECE = 16_384              # elements whose squares are summed into one number before these are summed

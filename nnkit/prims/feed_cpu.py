@@ -10,7 +10,10 @@ from nnkit.plan.build import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, copy_masked, itemsize, lanes
 
-__all__ = ["advance", "gather_label_rows", "gather_labels", "gather_rows", "gather_vector", "scatter", "take_label_rows", "take_labels", "take_rows", "take_vector"]
+__all__ = [
+    "advance", "gather_label_rows", "gather_labels", "gather_rows", "gather_vector", "scatter", "take_label_rows", "take_labels", "take_rows",
+    "take_vector",
+]
 
 STEP, POSITION = COUNTERS["step"], COUNTERS["position"]
 

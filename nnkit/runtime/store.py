@@ -62,6 +62,7 @@ class Stored:
     data: bytes
 
     def to_bytes(self) -> bytes:
+        """The content of the file: a magic line, a header in JSON, the object code."""
         header = {"symbol": self.symbol, "signature": self.signature, "externals": self.externals, "sha256": hashlib.sha256(self.data).hexdigest()}
         return MAGIC + json.dumps(header).encode() + b"\n" + self.data
 

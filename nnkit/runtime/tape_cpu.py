@@ -63,6 +63,7 @@ class RunnerCode:
         self.parallel = parallel
 
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
+        """Object code; the runner is the same for all dtypes."""
         return object_code(run, f"{__name__}.run.{'parallel' if self.parallel else 'serial'}", 6, {**RUNNER_OPTIONS, "parallel": self.parallel})
 
 

@@ -31,7 +31,8 @@ class Data:
 
     def part(self, start: int, stop: int) -> Data:
         """The samples [start, stop), without a copy."""
-        return attrs.evolve(self, inputs=tuple(x[start:stop] for x in self.inputs), targets=self.targets[start:stop], weights=self.weights[start:stop])
+        inputs = tuple(x[start:stop] for x in self.inputs)
+        return attrs.evolve(self, inputs=inputs, targets=self.targets[start:stop], weights=self.weights[start:stop])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The external arrays of a plan by name."""
