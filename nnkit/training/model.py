@@ -188,12 +188,10 @@ class Model:
 
     @property
     def plan(self) -> Plan:
-        """The plan of the last training step (of prediction, without optimizer and loss); print it to see every step."""
-        for (mode, *_), tape in reversed(self._tapes.items()):
-            if mode == "train":
-                return tape.plan
+        """The plan of a training step (of prediction, without optimizer and loss), of whole batches where some are smaller; print it."""
         mode = "train" if self.optimizer is not None and self.loss is not None else "predict"
-        return self.build_plan(mode, 32)
+        plans = [tape.plan for (kept, *_), tape in self._tapes.items() if kept == mode]
+        return max(plans, key=lambda plan: plan.batch) if plans else self.build_plan(mode, 32)
 
     def build_plan(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False) -> Plan:
         """The plan for a mode ("train", "gradients", "evaluate", "predict") and batch size; pure, nothing is compiled or allocated."""
