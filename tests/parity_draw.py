@@ -15,9 +15,6 @@ import numpy as np
 import nnkit
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Shape
-from nnkit.layers.dropout import Dropout
-from nnkit.layers.noise import GaussianNoise
-from nnkit.layers.reshape import Flatten, Reshape
 from nnkit.losses.base import Loss
 from nnkit.optimizers.base import Optimizer
 
@@ -204,7 +201,16 @@ class Drawn:
         words = (layers, self.loss, self.optimizer if self.updates else "inference", f"N={self.batch}", *["weighted"] * self.weighted)
         return f"{self.number}: {' '.join(str(word).replace(' ', '') for word in words)}"
 
-    @functools.cached_property
+    @property
+    def clips(self) -> bool:
+        """Whether other libraries clip probabilities that nnkit never computes: on a softmax or sigmoid its loss takes the logits."""
+        last = self.network.layers[-1]
+        activation = getattr(last, "activation", last)
+        fused = {nnkit.BinaryCrossentropy: nnkit.Sigmoid, nnkit.CategoricalCrossentropy: nnkit.Softmax,
+                 nnkit.SparseCategoricalCrossentropy: nnkit.Softmax}
+        return type(activation) is fused.get(type(self.loss)) and not self.loss.from_logits  # type: ignore[attr-defined]
+
+    @property
     def input_shape(self) -> Shape:
         """Of a sample."""
         return self.network.layers[0].shape  # type: ignore[attr-defined]
@@ -254,8 +260,8 @@ def targets(rng: Generator, loss: Loss, shape: Shape) -> np.ndarray:
 
 
 def dense(rng: Generator, units: int, activation: ActivationFunction) -> Layer:
-    return nnkit.Dense(units, activation=activation, use_bias=chance(rng, 0.8), kernel_regularizer=regularizer(rng), bias_regularizer=regularizer(rng),
-                       activity_regularizer=regularizer(rng), trainable=not chance(rng, 0.05))
+    return nnkit.Dense(units, activation=activation, use_bias=chance(rng, 0.8), kernel_regularizer=regularizer(rng),
+                       bias_regularizer=regularizer(rng), activity_regularizer=regularizer(rng), trainable=not chance(rng, 0.05))
 
 
 def batch_normalization(rng: Generator, shape: Shape) -> Layer:
@@ -289,14 +295,14 @@ def draw_layers(rng: Generator, shape: Shape, units: int, last: ActivationFuncti
             add(activation if chance(rng, 0.5) else nnkit.Activation(activation))
         else:
             add(dense(rng, width, activation))
-        if isinstance(activation, nnkit.Exponential):
+        if isinstance(activation, (nnkit.Exponential, nnkit.LogSoftmax)):
             add(layer_normalization(rng, shape))         # so that no second exponential sees large numbers
         elif chance(rng, 0.2):
             add(pick(rng, [batch_normalization, layer_normalization])(rng, shape))
         if passive or chance(rng, 0.1):
-            add(pick(rng, [Dropout(number(rng, 0.1, 0.7)), GaussianNoise(number(rng, 0.1, 1))]) if passive else Dropout(0.0))
+            add(pick(rng, [nnkit.Dropout(number(rng, 0.1, 0.7)), nnkit.GaussianNoise(number(rng, 0.1, 1))]) if passive else nnkit.Dropout(0.0))
         if len(shape) == 2 and chance(rng, 0.3):
-            add(pick(rng, [Flatten(), Reshape((shape[1], shape[0])), Reshape((-1,))]))
+            add(pick(rng, [nnkit.Flatten(), nnkit.Reshape((shape[1], shape[0])), nnkit.Reshape((-1,))]))
     if chance(rng, 0.2):                                 # the loss is fused with an activation that is a layer of its own, too
         add(dense(rng, units, nnkit.Linear()))
         add(last if chance(rng, 0.5) else nnkit.Activation(last))
@@ -314,7 +320,7 @@ def draw(seed: int, number: int) -> Drawn:
     shape = (pick(rng, STEPS), pick(rng, WIDTHS)) if chance(rng, 0.3) else (pick(rng, WIDTHS),)
     units = pick(rng, [width for width in WIDTHS if width >= fewest])
     layers = draw_layers(rng, shape, units, last, passive)
-    updates = 0 if any(isinstance(layer, (Dropout, GaussianNoise)) and layer != Dropout(0.0) for layer in layers) else 1
+    updates = 0 if any(isinstance(layer, (nnkit.Dropout, nnkit.GaussianNoise)) and layer != nnkit.Dropout(0.0) for layer in layers) else 1
     return Drawn(seed, number, nnkit.Sequential(layers), loss, optimizer, pick(rng, BATCHES), chance(rng, 0.3),
                  MANY_UPDATES if updates and number % 3 == 0 else updates)
 

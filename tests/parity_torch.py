@@ -12,9 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nnkit
-from nnkit.layers.dropout import Dropout
-from nnkit.layers.noise import GaussianNoise
-from nnkit.layers.reshape import Flatten, Reshape
 from parity_draw import Drawn, Results
 
 __all__ = ["run"]
@@ -106,7 +103,7 @@ def layer_normalization(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tenso
 
 
 def noise(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
-    assert not run.training or spec == Dropout(0.0)
+    assert not run.training or spec == nnkit.Dropout(0.0)
     return x
 
 
@@ -116,10 +113,10 @@ LAYERS: dict[type, Callable[[Any, Parameters, Tensor, Pass], Tensor]] = {
     nnkit.BatchNormalization: batch_normalization,
     nnkit.LayerNormalization: layer_normalization,
     nnkit.Activation: lambda spec, p, x, run: activate(spec.activation, p, x, run),
-    Flatten: lambda spec, p, x, run: x.flatten(1),
-    Reshape: lambda spec, p, x, run: x.reshape(len(x), *spec.target_shape),
-    Dropout: noise,
-    GaussianNoise: noise,
+    nnkit.Flatten: lambda spec, p, x, run: x.flatten(1),
+    nnkit.Reshape: lambda spec, p, x, run: x.reshape(len(x), *spec.target_shape),
+    nnkit.Dropout: noise,
+    nnkit.GaussianNoise: noise,
 }
 
 
@@ -254,7 +251,7 @@ class Network:
         inputs = torch.tensor(x, requires_grad=True)
         loss = self.loss(self.forward(inputs, run), t, w, run)
         sources = [inputs, *(self.parameters[name] for name in self.trainable)]
-        # With every width 1 or every path dead, the loss may not depend on an input at all.
+        # A softmax of one class, for one, does not depend on its input.
         found = torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)
         return dict(zip(["x", *self.trainable], found, strict=True))
 
@@ -275,7 +272,7 @@ def run(drawn: Drawn) -> Results:
     loss = network.loss(y, t, w, evaluation).item()
     if not drawn.updates:
         return Results(y.detach().numpy(), loss, {}, [])
-    if not agrees(drawn.optimizer):
+    if not agrees(drawn.optimizer) or not network.trainable:
         gradients = network.gradients(x, t, w)
         moved = {name: values for name, values in network.values().items() if name not in network.trainable}
         return Results(y.detach().numpy(), loss, arrays(gradients), [moved])

@@ -1,0 +1,140 @@
+"""The same networks in PyTorch and in Keras: predictions, loss, gradients, moving statistics, training. Skipped where these are not installed.
+
+The networks are drawn at random (parity_draw.py): a fixed sample, one test each, and a larger one with the seed of NNKIT_SWEEP_SEED. A failed
+test's name begins with the network's number and shows its declaration; `draw(SEED, number)` makes it again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import nnkit
+from parity_draw import ACTIVATIONS, Drawn, Results, draw, run_nnkit
+
+SEED = 1
+FIXED = [draw(SEED, number) for number in range(240)]
+SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, and networks in each
+
+# All in float64, whose rounding is 1e-16; the most that 3,000 networks of other seeds were off stands behind each. Predictions and losses pass at
+# most four sums of at most 704 terms (2.4e-14, 2.4e-15). Gradients pass normalizations, which multiply by up to 1 / sqrt(epsilon) = 32 each, and
+# before some of them are 0 as a difference of large terms; so their error is measured against the largest entry of all gradients too (1.6e-10).
+# Adam and its kin divide by the size of a gradient, which lifts the rounding of one near 0 (five updates: 7.4e-10). A wrong formula, or float32
+# within one, is off by 1e-8 and more.
+PREDICTIONS, LOSS, GRADIENTS, TRAINED = 1e-12, 1e-12, 1e-9, 1e-8
+CANCELLED = 1e-2                                         # of the largest gradient: arrays that are smaller are held to the error of this
+DIVERGED = 30                                            # parameters beyond: the updates amplify every rounding, up to overflow; not compared
+CLIPPED = 1e-6                                           # probabilities nearer to 0 or 1 may be clipped elsewhere (at 1e-7)
+
+Run = Callable[[Drawn], Results]
+
+# What Keras says about drawn oddities and about NumPy 2.
+quiet = pytest.mark.filterwarnings("ignore:You are using a softmax over axis:UserWarning", "ignore:The model does not have any trainable:UserWarning",
+                                   "ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def run_torch() -> Run:
+    pytest.importorskip("torch")
+    import parity_torch
+    return parity_torch.run
+
+
+@pytest.fixture(scope="module")
+def run_keras() -> Run:
+    import parity_keras
+    return parity_keras.run
+
+
+def assert_near(found: np.ndarray, expected: np.ndarray, tolerance: float, floor: float, what: str) -> None:
+    """|found - expected| <= tolerance * max(floor, largest |expected|)."""
+    assert np.shape(found) == np.shape(expected), f"{what}: shape {np.shape(found)}, expected {np.shape(expected)}"
+    scale = max(floor, np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale, err_msg=what)
+
+
+def assert_parity(drawn: Drawn, run: Run) -> None:
+    found, expected = run_nnkit(drawn), run(drawn)
+    assert_near(found.predictions, expected.predictions, PREDICTIONS, 1, "predictions")
+    if is_clipped(drawn, expected):
+        return
+    assert_near(np.float64(found.loss), np.float64(expected.loss), LOSS, 1, "loss")
+    assert found.gradients.keys() == expected.gradients.keys()
+    largest = max((np.abs(values).max(initial=0) for values in expected.gradients.values()), default=0)
+    for name, values in expected.gradients.items():
+        assert_near(found.gradients[name], values, GRADIENTS, CANCELLED * max(1, largest), f"gradient of {name}")
+    assert len(expected.trained) <= len(found.trained)
+    for update, parameters in enumerate(expected.trained):
+        assert parameters.keys() <= found.trained[update].keys()
+        if any(not np.abs(values).max(initial=0) <= DIVERGED for values in parameters.values()):
+            return
+        for name, values in parameters.items():
+            assert_near(found.trained[update][name], values, TRAINED, 1, f"{name} after update {update + 1}")
+
+
+def is_clipped(drawn: Drawn, results: Results) -> bool:
+    """Whether the other library's loss clips probabilities where nnkit's takes the logits, and rightly differs."""
+    y = results.predictions
+    return drawn.clips and y.size > 0 and bool(((y < CLIPPED) | (y > 1 - CLIPPED)).any())
+
+
+@pytest.mark.parametrize("drawn", FIXED, ids=str)
+def test_torch(drawn, run_torch):
+    assert_parity(drawn, run_torch)
+
+
+@quiet
+@pytest.mark.parametrize("drawn", FIXED, ids=str)
+def test_keras(drawn, run_keras):
+    assert_parity(drawn, run_keras)
+
+
+def sweep_seed() -> int:
+    """From the environment, else a new one."""
+    return int(os.environ.get("NNKIT_SWEEP_SEED") or 2 + secrets.randbelow(2 ** 31))
+
+
+def sweep(block: int, run: Run) -> None:
+    """Check a block of networks; then fail with all those that disagree."""
+    seed, failures = sweep_seed(), []
+    print(f"NNKIT_SWEEP_SEED={seed}")
+    for number in range(BLOCK * block, BLOCK * (block + 1)):
+        drawn = draw(seed, number)
+        try:
+            assert_parity(drawn, run)
+        except AssertionError as error:
+            failures.append(f"{drawn}\n{error}")
+    assert not failures, f"NNKIT_SWEEP_SEED={seed}: {len(failures)} of {BLOCK} networks disagree:\n" + "\n".join(failures)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("block", range(SWEEP_BLOCKS))
+def test_torch_sweep(block, run_torch):
+    sweep(block, run_torch)
+
+
+@pytest.mark.sweep
+@quiet
+@pytest.mark.parametrize("block", range(SWEEP_BLOCKS))
+def test_keras_sweep(block, run_keras):
+    sweep(block, run_keras)
+
+
+def test_the_sample_covers_what_it_is_drawn_from():
+    """Every activation, every option's effect on the shapes, and few networks that can be compared only in part."""
+    seen = {type(layer) for drawn in FIXED for layer in drawn.network.layers}
+    seen |= {type(layer.activation) for drawn in FIXED for layer in drawn.network.layers if hasattr(layer, "activation")}
+    rng = np.random.default_rng(0)
+    assert {type(make(rng, (3, 5))) for make in ACTIVATIONS} <= seen
+    assert {nnkit.Dense, nnkit.BatchNormalization, nnkit.LayerNormalization, nnkit.Activation} <= seen
+    assert {drawn.batch for drawn in FIXED} >= {1, 2, 97}
+    assert {len(drawn.input_shape) for drawn in FIXED} == {1, 2}
+    dense = [sum(isinstance(layer, nnkit.Dense) for layer in drawn.network.layers) for drawn in FIXED]
+    assert set(dense) == {1, 2, 3, 4}
+    assert any(drawn.weighted for drawn in FIXED)
+    assert sum(drawn.updates == 0 for drawn in FIXED) < 0.1 * len(FIXED)
+    assert sum(drawn.updates > 1 for drawn in FIXED) > 0.25 * len(FIXED)
