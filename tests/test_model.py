@@ -161,6 +161,13 @@ def test_penalties_count_in_loss_and_gradient():
     np.testing.assert_allclose(b["dense/bias"], a["dense/bias"] + 0.01, rtol=1e-12)
 
 
+def test_penalties_of_frozen_layers_do_not_count():
+    x, y = data(30)
+    plain, frozen = (compiled(Sequential([Input((6,)), Dense(1, trainable=False, kernel_regularizer=penalty)]), loss="mse", seed=3)
+                     for penalty in (None, "l2"))
+    assert frozen.evaluate(x, y) == plain.evaluate(x, y)
+
+
 # Prediction and evaluation.
 
 def test_predict_takes_what_numpy_takes_and_cuts_batches():
