@@ -16,7 +16,7 @@ from nnkit.losses.base import Loss
 from nnkit.network import Sequential
 from nnkit.plan import passes
 from nnkit.plan.build import COUNTERS, SUMS, build, lay_out
-from nnkit.plan.plan import Plan
+from nnkit.plan.plan import Buffer, Plan
 from nnkit.runtime import cpu, store
 from nnkit.runtime.cpu import Memory, Tape
 
@@ -39,7 +39,8 @@ class Probe(Loss):
     def lower(self, g: Any, y: Any, t: Any, w: Any) -> Any:
         """rows = w; dy = t."""
         rows = g.buffer("rows", g.batch)
-        g.step("prims.feed.take_vector", [rows], [w, g.state("counters")], rows=g.batch)
+        no_order = Buffer("no_order", (0,), "int64", "external")
+        g.step("prims.feed.gather_rows", [rows.rows()], [w.rows(), no_order, g.state("counters")], rows=g.batch)
         g.on_backward(rows, [y], lambda _: t)
         return rows
 

@@ -12,7 +12,7 @@ from nnkit.plan.build import build, lay_out
 def test_no_steps():
     graph = Sequential((Input((2, 6)), Reshape((3, -1)), Flatten())).graph()
     assert [step.kernel for step in build(graph, lay_out(graph, None, "float32"), "predict", 4).steps] == [
-        "prims.feed.take_rows", "prims.feed.scatter", "prims.feed.advance"]
+        "prims.feed.gather_rows", "prims.feed.scatter", "prims.feed.advance"]
 
 
 @pytest.mark.parametrize(("target", "shape", "expected"), [

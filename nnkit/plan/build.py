@@ -295,15 +295,10 @@ def shuffle_plan(layout: Layout) -> Plan:
 def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Buffer:
     """The batch's rows of one array of the data set: in the order given by "order" while training, one after the other elsewhere."""
     x = g.buffer(name, g.batch, *shape, role="input", dtype=dtype)
-    rows = x.rows() if len(x.shape) > 1 else x
-    source = Buffer(f"{name}/data", (0, *rows.shape[1:]), x.dtype, "external")
-    kinds = ("labels", "label_rows") if dtype == "int32" else ("vector", "rows")
-    kind = kinds[len(rows.shape) - 1]
-    if g.mode == "train":
-        order = Buffer("order", (0,), "int64", "external")
-        g.step(f"prims.feed.gather_{kind}", [rows], [source, order, g.state("counters")], rows=g.batch)
-    else:
-        g.step(f"prims.feed.take_{kind}", [rows], [source, g.state("counters")], rows=g.batch)
+    source = Buffer(f"{name}/data", (0, *x.rows().shape[1:]), x.dtype, "external")
+    order = Buffer("order" if g.mode == "train" else "no_order", (0,), "int64", "external")      # left unbound, it is empty
+    kernel = "gather_labels" if dtype == "int32" else "gather_rows"
+    g.step(f"prims.feed.{kernel}", [x.rows()], [source, order, g.state("counters")], rows=g.batch)
     return x
 
 

@@ -5,15 +5,12 @@ N rows of the batch, F features of a row. `counters` is laid out as plan.build.C
 
 from __future__ import annotations
 
-from nnkit.jit import Counters, Int, LabelMatrix, Labels, Matrix, Ordinals, Vector, kernel, routine
+from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals, kernel, routine
 from nnkit.plan.build import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, copy_masked, itemsize, lanes
 
-__all__ = [
-    "advance", "gather_label_rows", "gather_labels", "gather_rows", "gather_vector", "scatter", "take_label_rows", "take_labels", "take_rows",
-    "take_vector",
-]
+__all__ = ["advance", "gather_labels", "gather_rows", "scatter"]
 
 STEP, POSITION = COUNTERS["step"], COUNTERS["position"]
 
@@ -28,76 +25,25 @@ def copy_row(y, x, n, like):
 
 @kernel
 def gather_rows(task: Int, tasks: Int, y: Matrix, x: Matrix, order: Ordinals, counters: Counters) -> None:
-    """y[n] = x[order[position + n]]. Shapes: y [N, F], x [samples, F]. Row-local. Writes y (=)."""
+    """y[n] = x[order[position + n]], or x[position + n] where order is empty. Shapes: y [N, F], x [samples, F]. Row-local. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     features = y.shape[1]
     row = itemsize(y) * features
     for n in range(start, stop):
-        copy_row(address(y) + n * row, address(x) + order[counters[POSITION] + n] * row, features, y)
+        sample = counters[POSITION] + n
+        sample = order[sample] if order.size else sample
+        copy_row(address(y) + n * row, address(x) + sample * row, features, y)
 
 
 @kernel
-def take_rows(task: Int, tasks: Int, y: Matrix, x: Matrix, counters: Counters) -> None:
-    """y[n] = x[position + n]. Shapes: y [N, F], x [samples, F]. Row-local. Writes y (=)."""
+def gather_labels(task: Int, tasks: Int, y: LabelMatrix, x: LabelMatrix, order: Ordinals, counters: Counters) -> None:
+    """The same for labels, F of a sample (one for each place, or one alone)."""
     start, stop = row_share(y.shape[0], tasks, task)
-    position = counters[POSITION]
     for n in range(start, stop):
+        sample = counters[POSITION] + n
+        sample = order[sample] if order.size else sample
         for f in range(y.shape[1]):
-            y[n, f] = x[position + n, f]
-
-
-@kernel
-def gather_vector(task: Int, tasks: Int, y: Vector, x: Vector, order: Ordinals, counters: Counters) -> None:
-    """y[n] = x[order[position + n]], one number a sample. Row-local. Writes y (=)."""
-    start, stop = row_share(y.size, tasks, task)
-    for n in range(start, stop):
-        y[n] = x[order[counters[POSITION] + n]]
-
-
-@kernel
-def take_vector(task: Int, tasks: Int, y: Vector, x: Vector, counters: Counters) -> None:
-    """y[n] = x[position + n], one number a sample. Row-local. Writes y (=)."""
-    start, stop = row_share(y.size, tasks, task)
-    position = counters[POSITION]
-    for n in range(start, stop):
-        y[n] = x[position + n]
-
-
-@kernel
-def gather_labels(task: Int, tasks: Int, y: Labels, x: Labels, order: Ordinals, counters: Counters) -> None:
-    """y[n] = x[order[position + n]], one label a sample. Row-local. Writes y (=)."""
-    start, stop = row_share(y.size, tasks, task)
-    for n in range(start, stop):
-        y[n] = x[order[counters[POSITION] + n]]
-
-
-@kernel
-def take_labels(task: Int, tasks: Int, y: Labels, x: Labels, counters: Counters) -> None:
-    """y[n] = x[position + n], one label a sample. Row-local. Writes y (=)."""
-    start, stop = row_share(y.size, tasks, task)
-    position = counters[POSITION]
-    for n in range(start, stop):
-        y[n] = x[position + n]
-
-
-@kernel
-def gather_label_rows(task: Int, tasks: Int, y: LabelMatrix, x: LabelMatrix, order: Ordinals, counters: Counters) -> None:
-    """y[n] = x[order[position + n]], T labels a sample. Shapes: y [N, T], x [samples, T]. Row-local. Writes y (=)."""
-    start, stop = row_share(y.shape[0], tasks, task)
-    for n in range(start, stop):
-        sample = order[counters[POSITION] + n]
-        for t in range(y.shape[1]):
-            y[n, t] = x[sample, t]
-
-
-@kernel
-def take_label_rows(task: Int, tasks: Int, y: LabelMatrix, x: LabelMatrix, counters: Counters) -> None:
-    """y[n] = x[position + n], T labels a sample. Shapes: y [N, T], x [samples, T]. Row-local. Writes y (=)."""
-    start, stop = row_share(y.shape[0], tasks, task)
-    position = counters[POSITION]
-    for n in range(start, stop):
-        for t in range(y.shape[1]):
-            y[n, t] = x[position + n, t]
+            y[n, f] = x[sample, f]
 
 
 @kernel

@@ -1,14 +1,15 @@
-"""The matrix product of dense, convolution and recurrent layers: C = C0 + A B, register-blocked, without packing.
+"""The matrix product of dense, convolution and recurrent layers: C = C0 + A B, register-blocked.
 
-M rows, N columns, K depth. Blocks of DEPTH along K keep B's part in the second-level cache; bands of BAND rows keep A's part there while the
-panels of B pass by. An element of C is summed in order of k by fma, whatever tile it falls in: the bits do not depend on how rows are shared
-among tasks.
+M rows, N columns, K depth. Blocks of DEPTH along K keep B's part in the second-level cache; bands of rows keep A's part there while the panels
+of B pass by. Where many rows share a panel it is first copied to the stack, row behind row: in a matrix whose rows are a power of two apart the
+panel's rows would fall into few sets of the cache. An element of C is summed in order of k by fma, whatever tile it falls in: the bits do not
+depend on how rows are shared among tasks.
 """
 
 from __future__ import annotations
 
 from nnkit.jit import Int, Matrix, kernel, routine, shared, vector_bytes
-from nnkit.prims.simd_cpu import address, itemsize, lanes, micro, transpose_tile
+from nnkit.prims.simd_cpu import LANES32, address, copy_masked, itemsize, lanes, micro, stack_memory, transpose_tile
 
 __all__ = ["product", "row_share", "transpose"]
 
@@ -16,12 +17,13 @@ __all__ = ["product", "row_share", "transpose"]
 ROWS = 4 if vector_bytes() == 32 else 8
 HALF = ROWS // 2
 DEPTH = 256
-BAND = 96
+BAND, WIDE_BAND = 96, 384                                # rows of a band; of one that shares copied panels
 
 full3 = micro(ROWS, 3, masked=False)
 edge3, edge2, edge1 = micro(ROWS, 3, masked=True), micro(ROWS, 2, masked=True), micro(ROWS, 1, masked=True)
 half2, half1 = micro(HALF, 2, masked=True), micro(HALF, 1, masked=True)
 row2, row1 = micro(1, 2, masked=True), micro(1, 1, masked=True)
+panel_memory = stack_memory(DEPTH * 3 * LANES32)         # enough for float64, too: half the lanes
 
 
 @routine
@@ -65,6 +67,15 @@ def panel(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
         i += HALF if m - i >= HALF else 1
 
 
+@routine
+def copy_panel(y, x, rsx, rows, columns, like):
+    """y = x, rows x columns, at most 3 registers of columns; y's rows are 3 registers apart."""
+    size, lane = itemsize(like), lanes(like)
+    for k in range(rows):
+        for j in range(0, columns, lane):
+            copy_masked(y + size * (3 * k * lane + j), x + size * (k * rsx + j), columns - j, like)
+
+
 @shared
 def product(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
     """C[m, n] = C0 + A[m, depth] B[depth, n] by addresses, strides in elements; A may be strided both ways, rows of B and C are contiguous.
@@ -73,15 +84,22 @@ def product(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
     """
     size = itemsize(like)
     width = 3 * lanes(like)
+    copied = m >= WIDE_BAND // 2 and rsb > width
+    most = WIDE_BAND if copied else BAND
+    memory = panel_memory(like)
     for k in range(0, max(depth, 1), DEPTH):
         part = min(DEPTH, depth - k)
         start, rs = (c0, rs0) if k == 0 else (c, rsc)
-        for i in range(0, m, BAND):
-            band = min(BAND, m - i)
+        for i in range(0, m, most):
+            band = min(most, m - i)
             ai = a + size * (i * rsa + k * csa)
             for j in range(0, n, width):
                 sj = start + size * (i * rs + j) if start != 0 else 0
-                panel(band, min(width, n - j), part, ai, rsa, csa, b + size * (k * rsb + j), rsb, c + size * (i * rsc + j), rsc, sj, rs, like)
+                bj, rb, columns = b + size * (k * rsb + j), rsb, min(width, n - j)
+                if copied:
+                    copy_panel(memory, bj, rsb, part, columns, like)
+                    bj, rb = memory, width
+                panel(band, columns, part, ai, rsa, csa, bj, rb, c + size * (i * rsc + j), rsc, sj, rs, like)
 
 
 @kernel
