@@ -18,6 +18,7 @@ ROWS = 4 if vector_bytes() == 32 else 8
 HALF = ROWS // 2
 DEPTH = 256
 BAND, WIDE_BAND = 96, 384                                # rows of a band; of one that shares copied panels
+FAR = 4096                                               # bytes between two rows of B from which on copying a panel pays (1024^3: 97 -> 101 GFLOP/s)
 
 full3 = micro(ROWS, 3, masked=False)
 edge3, edge2, edge1 = micro(ROWS, 3, masked=True), micro(ROWS, 2, masked=True), micro(ROWS, 1, masked=True)
@@ -84,7 +85,7 @@ def product(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
     """
     size = itemsize(like)
     width = 3 * lanes(like)
-    copied = m >= WIDE_BAND // 2 and rsb > width
+    copied = m >= WIDE_BAND // 2 and rsb * size >= FAR
     most = WIDE_BAND if copied else BAND
     memory = panel_memory(like)
     for k in range(0, max(depth, 1), DEPTH):
