@@ -9,7 +9,8 @@ from nnkit.prims.matmul_cpu import DEPTH, WIDE_BAND, transpose
 # Rows, depth, columns. The last ones go through several blocks along the depth, bands, and panels that are copied to the stack.
 SHAPES = [
     (1, 1, 1), (1, 5, 3), (7, 1, 2), (8, 3, 16), (9, 17, 17), (13, 20, 33), (5, 0, 4), (0, 3, 4), (4, 3, 0), (31, 64, 47), (8, 7, 48), (8, 7, 49),
-    (3, DEPTH, 5), (12, DEPTH + 1, 97), (100, 2 * DEPTH + 3, 10), (WIDE_BAND // 2, 11, 49), (WIDE_BAND + 9, 53, DEPTH + 7), (257, 1024, 64), (WIDE_BAND // 2 + 3, DEPTH + 5, 1025),
+    (3, DEPTH, 5), (12, DEPTH + 1, 97), (100, 2 * DEPTH + 3, 10), (WIDE_BAND // 2, 11, 49), (WIDE_BAND + 9, 53, DEPTH + 7), (257, 1024, 64),
+    (WIDE_BAND // 2 + 3, DEPTH + 5, 1025),
 ]
 
 
