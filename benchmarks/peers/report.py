@@ -77,7 +77,7 @@ def table(name: str, results: list[Result]) -> str:
 def bandwidths(work: str, results: list[Result], base: Result | None) -> list[str]:
     """One row for each item: every peer's time and GB/s, and nnkit's share of the copy bandwidth that the same run reached."""
     good = [result for result in results if not result.problem]
-    copies = [traffic(work, "copy") / min(result.times["copy"]) for result in good if "copy" in result.times]
+    copies = [traffic(work, "copy") / statistics.median(result.times["copy"]) for result in good if "copy" in result.times]
     heading = "| item | " + " | ".join(f"{result.peer} median | GB/s" for result in good) + " | torch / nnkit | share of copy |"
     rows = [heading, "| --- " * (heading.count("|") - 1) + "|"]
     for item in dict.fromkeys(item for result in good for item in result.times):
