@@ -199,7 +199,8 @@ def shape_of(*, default: Any = attrs.NOTHING, low: int = 0, wildcard: int | None
 
 
 def article(noun: str) -> str:
-    return ("an " if noun[0] in "aeiou" else "a ") + noun
+    """The noun with its article, for messages."""
+    return ("an " if noun[0].lower() in "aeiou" else "a ") + noun
 
 
 def is_of_family(value: object, family: str) -> bool:

@@ -232,6 +232,24 @@ def test_batch_hooks_may_use_the_model_and_change_no_bit():
     assert recorder.calls == [0, 1, 2, 0, 1, 2]
 
 
+def test_a_callback_may_train_on_other_data_of_the_same_batch_size():
+    """It uses the tape that the epoch runs on; the epoch goes on with its own data, and reports its own loss."""
+    x, y = data(64)
+    other = data(16, seed=9)
+
+    class Intruder(Callback):
+        def on_train_batch_end(self, batch, logs):
+            self.model.train_on_batch(*other)
+    fitted, byhand = compiled(seed=1), compiled(seed=1)
+    history = fitted.fit(x, y, batch_size=16, shuffle=False, callbacks=Intruder(), verbose=0)
+    losses = []
+    for start in range(0, 64, 16):
+        losses.append(byhand.train_on_batch(x[start:start + 16], y[start:start + 16])["loss"])
+        byhand.train_on_batch(*other)
+    assert same(fitted.parameters, byhand.parameters)
+    assert history["loss"] == [pytest.approx(np.mean(losses), rel=1e-12)]       # the same float64 losses, added in another grouping
+
+
 def test_early_stopping_restores_the_best_weights():
     x, y = data(60)
     stopping = nnkit.EarlyStopping(monitor="loss", patience=1, restore_best_weights=True, mode="max")       # the loss falls: stop soon

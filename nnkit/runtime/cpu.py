@@ -81,12 +81,10 @@ def words_of(step: Step, addresses: list[int]) -> list[int]:
 
 def check_signature(step: Step, signature: str, dtype: str) -> None:
     """Refuse a step that does not match what its kernel declares: it would read memory at random. Raises TypeError."""
-    declared = signature.split()
-    found = [f"{'T' if b.dtype == dtype and f'{dtype}{len(b.shape)}' not in declared else b.dtype}{len(b.shape)}" for b in step.buffers]
-    given = [*found, *("int64" if isinstance(value, int) else "T" for value in step.scalars)]
-    same = len(declared) == len(given) and all(
-        a == b or (b == "T" and a == "float64") or a.replace("T", dtype, 1) == b.replace("T", dtype, 1) for a, b in zip(declared, given, strict=True))
-    if not same:
+    declared = ["real" if word in ("T", "float64") else word.replace("T", dtype) for word in signature.split()]
+    given = [f"{buffer.dtype}{len(buffer.shape)}" for buffer in step.buffers]
+    given += ["int64" if isinstance(value, int) else "real" for value in step.scalars]
+    if given != declared:
         raise TypeError(f"step {step.kernel} of layer {step.layer!r} passes ({' '.join(given)}), its kernel declares ({signature})")
 
 

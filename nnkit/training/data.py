@@ -17,12 +17,11 @@ __all__ = ["Data"]
 
 @attrs.frozen(eq=False)
 class Data:
-    """C-contiguous arrays of one length n: inputs, targets in the form that the loss takes, weights; `labels` is y as the user gave it."""
+    """C-contiguous arrays of one length n: inputs, targets in the form that the loss takes, weights."""
 
     inputs: tuple[np.ndarray, ...]
     targets: np.ndarray
     weights: np.ndarray
-    weighted: bool
 
     @property
     def n(self) -> int:
@@ -48,7 +47,7 @@ class Data:
         weights = as_weights(sample_weight, n, dtype) if sample_weight is not None else np.ones(n, dtype)
         if class_weight is not None:
             weights = class_weights(class_weight, y, dtype, weights)
-        return cls(inputs=inputs, targets=targets, weights=weights, weighted=sample_weight is not None or class_weight is not None)
+        return cls(inputs=inputs, targets=targets, weights=weights)
 
 
 def as_inputs(x: Any, shapes: tuple[Shape, ...], dtype: str, check_finite: bool = False) -> tuple[np.ndarray, ...]:

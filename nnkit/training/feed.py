@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from nnkit.spec import article
+
 __all__ = ["as_batch", "as_labels", "as_samples", "as_weights", "as_whole", "class_weights", "is_batches", "same_length", "split"]
 
 BLOCK = 1 << 18                                          # elements looked at together: the check of a memmap needs no second copy in memory
@@ -186,7 +188,7 @@ def as_batch(batch: Any) -> tuple[Any, Any, Any]:
     """One batch of an iterable as (x, y, sample_weight or None). Raises TypeError for anything else; the arrays are checked by others."""
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
         return (*batch, None) if len(batch) == 2 else tuple(batch)  # type: ignore[return-value]
-    received = f"{_article(type(batch).__name__)} of length {len(batch)}" if isinstance(batch, (tuple, list)) else _kind_of(batch)
+    received = f"{article(type(batch).__name__)} of length {len(batch)}" if isinstance(batch, (tuple, list)) else _kind_of(batch)
     raise TypeError(f"a batch must be (x, y) or (x, y, sample_weight), received {received}")
 
 
@@ -332,12 +334,8 @@ def _position(place: tuple[int, ...]) -> str:
     return str(place[0]) if len(place) == 1 else str(place)
 
 
-def _article(noun: str) -> str:
-    return ("an " if noun[0].lower() in "aeiou" else "a ") + noun
-
-
 def _kind_of(value: Any) -> str:
-    return "None" if value is None else _article(type(value).__name__)
+    return "None" if value is None else article(type(value).__name__)
 
 
 def _listed(items: Any) -> str:

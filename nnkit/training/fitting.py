@@ -121,8 +121,8 @@ class Fitting:
         model.counters[COUNTERS["position"]] = 0
         done = batch = 0
         for size, tape, steps in model.cut(data.n, self.batch_size, "train", predictions is not None):
-            model.bind(tape, data, predictions, order)
             while steps and not model.stop_training:
+                model.bind(tape, data, predictions, order)       # a callback may have used this very tape for other data
                 piece = model.prepare_rates(self._piece(size, steps))
                 if self.by_batch:
                     self._call("on_train_batch_begin", batch, {})

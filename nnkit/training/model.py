@@ -298,8 +298,11 @@ class Model:
         self._loss("train_on_batch")
         data = self.data(x, y, sample_weight, class_weight, check_finite)
         with _Use(self, "train_on_batch"):
+            sums = self.sums.copy()
             predictions = self.train_batch(data)
-            return {"loss": float(self.sums[SUMS["last"]]), **self.metric_values([(data.targets, predictions)])}
+            loss = float(self.sums[SUMS["last"]])
+            self.sums[:] = sums
+            return {"loss": loss, **self.metric_values([(data.targets, predictions)])}
 
     def train_batch(self, data: Data) -> np.ndarray | None:
         """One update on checked data; returns the predictions before it, where there are metrics."""
