@@ -99,9 +99,9 @@ def optimizers(parameters: np.ndarray, gradients: np.ndarray, threads: int, name
 
 
 def product(n: int, threads: int) -> tuple[Run, np.ndarray, np.ndarray]:
-    """C = A B of n x n matrices by the kernel of Dense: what runs it, C, and what C must be (in float64)."""
+    """C = A B of n x n matrices by the kernel of Dense, packing included: what runs it, C, and what C must be (in float64)."""
     rng = np.random.default_rng(n)
     a, b = (rng.standard_normal((n, n), dtype=np.float32) for _ in range(2))
-    c, nothing = np.empty((n, n), np.float32), np.empty(0, np.float32)
-    run = on_tape(("layers.dense.dense_forward", [c, a, b, nothing], ()), tasks=threads, threads=threads)
+    c, panels, nothing = np.empty((n, n), np.float32), np.empty(n * n, np.float32), np.empty(0, np.float32)
+    run = on_tape(("prims.matmul.pack", [panels, b], ()), ("layers.dense.dense_forward", [c, a, b, nothing, panels], ()), tasks=threads, threads=threads)
     return run, c, a.astype(float) @ b

@@ -9,6 +9,7 @@ from nnkit.initializers import Initializer, initializer_field
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Parameter, Shape
 from nnkit.plan.passes import work_tasks
+from nnkit.prims.matmul import right_factor, right_factor_transposed
 from nnkit.regularizers import Regularizer
 from nnkit.spec import boolean, child, integer, spec
 
@@ -67,20 +68,18 @@ class Dense(Layer):
         flops = 2 * x2.shape[0] * weight.size
         rows = x2.shape[0]
         none = weight.piece(0)
-        g.step("layers.dense.dense_forward", [y2], [x2, weight, bias or none], rows=rows, grain=GRAIN, flops=flops)
+        matrix, panels = right_factor(g, "kernel", weight, rows)
+        g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or none, panels], rows=rows, grain=GRAIN, flops=flops)
 
         def backward(dy: Buffer) -> Buffer:
             dy2 = dy.rows(len(dy.shape) - 1)
             db = g.gradient("bias") if bias is not None else none
-            tasks = work_tasks(flops, 0, most=-(-weight.shape[0] // GRAIN))
-            g.step("layers.dense.dense_backward_weight", [g.gradient("kernel"), db], [x2, dy2], tasks=tasks, flops=flops)
+            matrix, panels = right_factor(g, "dy", dy2, weight.shape[0])
+            g.step("layers.dense.dense_backward_weight", [g.gradient("kernel"), db], [x2, matrix, panels], flops=flops,
+                   tasks=work_tasks(flops, 0, most=-(-weight.shape[0] // (2 * GRAIN))))
             dx = g.buffer("dx", *x.shape)
-            transposed = weight.reshaped(*reversed(weight.shape))
-            if min(weight.shape) > 1:
-                transposed = g.scratch("kernel_transposed", *reversed(weight.shape))
-                tasks = work_tasks(0, 2 * weight.nbytes, most=-(-weight.shape[0] // 16))
-                g.step("prims.matmul.transpose", [transposed], [weight], tasks=tasks)
-            g.step("layers.dense.dense_backward_input", [dx.rows(len(dx.shape) - 1)], [dy2, transposed], rows=rows, grain=GRAIN, flops=flops)
+            matrix, panels = right_factor_transposed(g, "kernel", weight, rows)
+            g.step("layers.dense.dense_backward_input", [dx.rows(len(dx.shape) - 1)], [dy2, matrix, panels], rows=rows, grain=GRAIN, flops=flops)
             return dx
         g.on_backward(y, [x], backward)
         return g.penalize(self.activation.lower(g, y), self.activity_regularizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnkit.jit import Int, Matrix, Vector, kernel
-from nnkit.prims.matmul_cpu import product, row_share
+from nnkit.prims.matmul_cpu import product, right_factor, row_share
 from nnkit.prims.rows_cpu import dot_run
 from nnkit.prims.simd_cpu import address, itemsize
 
@@ -11,8 +11,8 @@ __all__ = ["dense_backward_input", "dense_backward_weight", "dense_forward"]
 
 
 @kernel
-def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector) -> None:
-    """y = x W + b. Shapes: y [R, O], x [R, I], weight [I, O], bias [O] or empty. Row-local. Writes y (=)."""
+def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, panels: Vector) -> None:
+    """y = x W + b. Shapes: y [R, O], x [R, I], weight [I, O], bias [O] or empty; panels: of weight, packed, or empty. Row-local. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     inputs, outputs = weight.shape
     size = itemsize(y)
@@ -21,14 +21,14 @@ def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, b
         for r in range(start, stop):
             y[r, 0] = start_value + dot_run(address(x) + size * r * inputs, address(weight), inputs, y)
         return
-    first = address(bias) if bias.size else 0
-    product(stop - start, outputs, inputs, address(x) + size * start * inputs, inputs, 1, address(weight), outputs,
-            address(y) + size * start * outputs, outputs, first, 0, y)
+    b, rsb = right_factor(weight, panels)
+    product(stop - start, outputs, inputs, address(x) + size * start * inputs, inputs, 1, b, rsb,
+            address(y) + size * start * outputs, outputs, address(bias) if bias.size else 0, 0, y)
 
 
 @kernel
-def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector, x: Matrix, dy: Matrix) -> None:
-    """dW = x^T dy, db = sum of dy over rows. Shapes: dweight [I, O], dbias [O] or empty, x [R, I], dy [R, O].
+def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector, x: Matrix, dy: Matrix, panels: Vector) -> None:
+    """dW = x^T dy, db = sum of dy over rows. Shapes: dweight [I, O], dbias [O] or empty, x [R, I], dy [R, O]; panels: of dy, or empty.
 
     Task t covers its share of the rows of dW, and the first one db. Writes dweight and dbias (=).
     """
@@ -39,7 +39,8 @@ def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector,
     if outputs == 1:                                     # the row dW^T = dy^T x: whole registers instead of one column
         product(1, stop - start, rows, address(dy), 1, 1, address(x) + size * start, inputs, address(dweight) + size * start, inputs, 0, 0, x)
     else:
-        product(stop - start, outputs, rows, address(x) + size * start, 1, inputs, address(dy), outputs,
+        b, rsb = right_factor(dy, panels)
+        product(stop - start, outputs, rows, address(x) + size * start, 1, inputs, b, rsb,
                 address(dweight) + size * start * outputs, outputs, 0, 0, x)
     if task == 0 and dbias.size:
         for o in range(outputs):
@@ -50,10 +51,11 @@ def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector,
 
 
 @kernel
-def dense_backward_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, transposed: Matrix) -> None:
-    """dx = dy W^T. Shapes: dx [R, I], dy [R, O], transposed [O, I] = W^T. Row-local. Writes dx (=)."""
+def dense_backward_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, transposed: Matrix, panels: Vector) -> None:
+    """dx = dy W^T. Shapes: dx [R, I], dy [R, O], transposed [O, I] = W^T (not read where `panels` holds its panels). Row-local. Writes dx (=)."""
     start, stop = row_share(dx.shape[0], tasks, task)
     outputs, inputs = transposed.shape
     size = itemsize(dx)
-    product(stop - start, inputs, outputs, address(dy) + size * start * outputs, outputs, 1, address(transposed), inputs,
+    b, rsb = right_factor(transposed, panels)
+    product(stop - start, inputs, outputs, address(dy) + size * start * outputs, outputs, 1, b, rsb,
             address(dx) + size * start * inputs, inputs, 0, 0, dx)

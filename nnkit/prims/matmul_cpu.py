@@ -1,30 +1,28 @@
 """The matrix product of dense, convolution and recurrent layers: C = C0 + A B, register-blocked.
 
-M rows, N columns, K depth. Blocks of DEPTH along K keep B's part in the second-level cache; bands of rows keep A's part there while the panels
-of B pass by. Where many rows share a panel it is first copied to the stack, row behind row: in a matrix whose rows are a power of two apart the
-panel's rows would fall into few sets of the cache. An element of C is summed in order of k by fma, whatever tile it falls in: the bits do not
-depend on how rows are shared among tasks.
+M rows, N columns, K depth. Blocks of DEPTH along K and bands of rows keep A's part in the second-level cache while the panels of B, three
+registers wide, pass by. B lies as a matrix, or packed: panel after panel, each row behind row, as `pack` and `pack_transposed` write it. Packed
+it is read from the first byte to the last; in a large matrix the rows of a panel lie pages apart and fall into few sets of the cache
+(1024^3 on one core: 98 GFLOP/s unpacked, 110 packed; `prims/matmul.py` says when packing pays). An element of C is summed in order of k by fma, whatever tile it falls in: the bits depend neither
+on how rows are shared among tasks nor on the packing.
 """
 
 from __future__ import annotations
 
-from nnkit.jit import Int, Matrix, kernel, routine, shared, vector_bytes
-from nnkit.prims.simd_cpu import LANES32, address, copy_masked, itemsize, lanes, micro, stack_memory, transpose_tile
+from nnkit.jit import Int, Matrix, Vector, kernel, routine, shared, vector_bytes
+from nnkit.prims.simd_cpu import address, copy_masked, itemsize, lanes, micro, transpose_tile
 
-__all__ = ["product", "row_share", "transpose"]
+__all__ = ["pack", "pack_transposed", "product", "right_factor", "row_share", "transpose"]
 
 # Rows of the main tile: 8 x 3 accumulators where there are 32 vector registers (AVX-512, NEON), 4 x 3 where there are 16 (AVX2).
 ROWS = 4 if vector_bytes() == 32 else 8
 HALF = ROWS // 2
-DEPTH = 256
-BAND, WIDE_BAND = 96, 384                                # rows of a band; of one that shares copied panels
-FAR = 4096                                               # bytes between two rows of B from which on copying a panel pays (1024^3: 97 -> 101 GFLOP/s)
+DEPTH, BAND = 512, 64
 
 full3 = micro(ROWS, 3, masked=False)
 edge3, edge2, edge1 = micro(ROWS, 3, masked=True), micro(ROWS, 2, masked=True), micro(ROWS, 1, masked=True)
 half2, half1 = micro(HALF, 2, masked=True), micro(HALF, 1, masked=True)
 row2, row1 = micro(1, 2, masked=True), micro(1, 1, masked=True)
-panel_memory = stack_memory(DEPTH * 3 * LANES32)         # enough for float64, too: half the lanes
 
 
 @routine
@@ -68,39 +66,61 @@ def panel(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
         i += HALF if m - i >= HALF else 1
 
 
-@routine
-def copy_panel(y, x, rsx, rows, columns, like):
-    """y = x, rows x columns, at most 3 registers of columns; y's rows are 3 registers apart."""
-    size, lane = itemsize(like), lanes(like)
-    for k in range(rows):
-        for j in range(0, columns, lane):
-            copy_masked(y + size * (3 * k * lane + j), x + size * (k * rsx + j), columns - j, like)
-
-
 @shared
 def product(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
     """C[m, n] = C0 + A[m, depth] B[depth, n] by addresses, strides in elements; A may be strided both ways, rows of B and C are contiguous.
 
-    c0: address of C0, with row stride rs0 (0: one row for all, a bias), or 0 for none. `like`: an array, for its type.
+    rsb: row stride of B, or 0 where B is packed. c0: address of C0, with row stride rs0 (0: one row for all, a bias), or 0 for none.
+    `like`: an array, for its type.
     """
     size = itemsize(like)
     width = 3 * lanes(like)
-    copied = m >= WIDE_BAND // 2 and rsb * size >= FAR
-    most = WIDE_BAND if copied else BAND
-    memory = panel_memory(like)
     for k in range(0, max(depth, 1), DEPTH):
         part = min(DEPTH, depth - k)
         start, rs = (c0, rs0) if k == 0 else (c, rsc)
-        for i in range(0, m, most):
-            band = min(most, m - i)
+        for i in range(0, m, BAND):
+            band = min(BAND, m - i)
             ai = a + size * (i * rsa + k * csa)
             for j in range(0, n, width):
+                columns = min(width, n - j)
+                bj, rb = (b + size * (k * rsb + j), rsb) if rsb else (b + size * (j * depth + k * columns), columns)
                 sj = start + size * (i * rs + j) if start != 0 else 0
-                bj, rb, columns = b + size * (k * rsb + j), rsb, min(width, n - j)
-                if copied:
-                    copy_panel(memory, bj, rsb, part, columns, like)
-                    bj, rb = memory, width
                 panel(band, columns, part, ai, rsa, csa, bj, rb, c + size * (i * rsc + j), rsc, sj, rs, like)
+
+
+@routine
+def right_factor(matrix, panels):
+    """(address, row stride) of B for `product`: of its packed panels, or of the matrix itself where `panels` is empty."""
+    if panels.size:
+        return address(panels), 0
+    return address(matrix), matrix.shape[1]
+
+
+@kernel
+def pack(task: Int, tasks: Int, panels: Vector, x: Matrix) -> None:
+    """The panels of x: its columns by three registers, of each such panel row behind row. Task t covers its share of the rows. Writes panels (=)."""
+    rows, columns = x.shape
+    size, lane = itemsize(x), lanes(x)
+    for k in range(rows * task // tasks, rows * (task + 1) // tasks):
+        for j in range(0, columns, 3 * lane):
+            width = min(3 * lane, columns - j)
+            for part in range(0, width, lane):
+                copy_masked(address(panels) + size * (j * rows + k * width + part), address(x) + size * (k * columns + j + part), width - part, x)
+
+
+@kernel
+def pack_transposed(task: Int, tasks: Int, panels: Vector, x: Matrix) -> None:
+    """The panels of the transpose of x. Task t covers its share of the rows of x. Writes panels (=)."""
+    rows, columns = x.shape
+    size, lane = itemsize(x), lanes(x)
+    blocks = (rows + lane - 1) // lane
+    for block in range(blocks * task // tasks, blocks * (task + 1) // tasks):
+        i = block * lane
+        first = i // (3 * lane) * 3 * lane
+        width = min(3 * lane, rows - first)
+        for j in range(0, columns, lane):
+            transpose_tile(address(panels) + size * (first * columns + j * width + i - first), width,
+                           address(x) + size * (i * columns + j), columns, min(lane, rows - i), min(lane, columns - j), x)
 
 
 @kernel

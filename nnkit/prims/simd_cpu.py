@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, array_view, vector_bytes
 
-__all__ = ["LANES32", "LANES64", "address", "copy_masked", "itemsize", "lanes", "micro", "part", "stack_memory", "transpose_tile"]
+__all__ = ["LANES32", "LANES64", "address", "copy_masked", "itemsize", "lanes", "micro", "part", "transpose_tile"]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 I32, I1 = ir.IntType(32), ir.IntType(1)
@@ -137,17 +137,6 @@ def itemsize(typing_context: Any, like: Any) -> Any:
     """Bytes of one element of the array `like`."""
     size = _vector(like.dtype)[3]
     return types.int64(like), lambda context, builder, signature, values: ir.Constant(I64, size)
-
-
-def stack_memory(count: int) -> Any:
-    """f(like) -> the address of `count` numbers of the type of the array `like` on the stack."""
-    @intrinsic
-    def memory(typing_context: Any, like: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            place = cgutils.alloca_once(builder, _vector(signature.args[0].dtype)[0], size=count)
-            return builder.ptrtoint(place, I64)
-        return types.int64(like), codegen
-    return memory
 
 
 def micro(rows: int, vectors: int, masked: bool) -> Any:
