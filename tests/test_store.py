@@ -37,7 +37,7 @@ def warm(tmp_path_factory):
     """A folder that one process filled, and the bits that it trained."""
     folder = tmp_path_factory.mktemp("store")
     compiled, numba, digest, _ = run(folder)
-    assert compiled > 10
+    assert compiled > 4                                  # helper processes compile the others
     assert numba
     return folder, digest
 

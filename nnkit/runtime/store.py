@@ -31,7 +31,7 @@ from typing import Any
 import attrs
 from llvmlite import binding as llvm
 
-__all__ = ["KERNEL", "RUN", "Entry", "Stored", "compiled_count", "entries", "fingerprint", "folder", "link", "load"]
+__all__ = ["KERNEL", "RUN", "Entry", "Stored", "compiled_count", "entries", "fingerprint", "folder", "link", "load", "prepare", "writable"]
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 MAGIC = b"nnkit object 1\n"
@@ -117,6 +117,7 @@ def folder() -> pathlib.Path:
 _lock = threading.RLock()
 _loaded: dict[tuple[str, str, bool], Entry] = {}
 _engines: list[Any] = []                                 # keep machine code alive as long as the process
+_compiling: list[str] = []                               # kernels that are being compiled: one, and what it needs
 _compiled = 0
 
 
@@ -131,35 +132,54 @@ def entries(names: Iterable[str], dtype: str, debug: bool = False) -> dict[str, 
     A name is "layers.dense.dense_forward": the function dense_forward of nnkit.layers.dense_cpu; "user:name" is a kernel that was
     registered in this process and is never kept on disk, since its sources are not the package's.
     """
-    global _compiled
     with _lock:
-        found = {name: _loaded.get((name, dtype, debug)) for name in dict.fromkeys(names)}
-        for name in [name for name, entry in found.items() if entry is None and not name.startswith("user:")]:
-            stored = _read(name, dtype, debug)
-            if stored is not None:
-                found[name] = _loaded[name, dtype, debug] = load(name, stored)
-        missing = [name for name, entry in found.items() if entry is None]
+        keys = {name: (name, dtype, debug) for name in names}
+        prepare(keys.values())
+        return {name: _loaded[key] for name, key in keys.items()}
+
+
+def prepare(wanted: Iterable[tuple[str, str, bool]]) -> None:
+    """Have these kernels (name, dtype, debug) loaded, several compiled at the same time: asking for all at once is the fastest way."""
+    with _lock:
+        missing = [key for key in dict.fromkeys(wanted) if key not in _loaded and not _load_stored(key)]
         if missing:
+            from nnkit.runtime.compilers import compile_all
+
             _announce(missing)
-        for name in missing:
-            stored = _compile(name, dtype, debug)
-            _compiled += 1
-            if not name.startswith("user:"):
-                _write(name, dtype, debug, stored)
-            found[name] = _loaded[name, dtype, debug] = load(name, stored)
-        return {name: entry for name, entry in found.items() if entry is not None}
+            kept = [key for key in missing if key[0] not in USER_KERNELS]
+            compile_all(kept, _compile)
+            for key in missing:
+                if key not in _loaded and not _load_stored(key):
+                    _compile(key)
 
 
-def _announce(missing: list[str]) -> None:
-    """Say what is compiled, since it takes seconds; $NNKIT_QUIET=1 silences it."""
-    if not os.environ.get("NNKIT_QUIET"):
-        short = [name.rpartition(".")[2] for name in missing]
+def _load_stored(key: tuple[str, str, bool]) -> bool:
+    """Load a kernel from the store; False where it is not there."""
+    stored = _read(*key) if key[0] not in USER_KERNELS else None
+    if stored is not None:
+        _loaded[key] = load(key[0], stored)
+    return stored is not None
+
+
+def _announce(missing: list[tuple[str, str, bool]]) -> None:
+    """Say what is compiled, since it takes seconds; $NNKIT_QUIET=1 silences it. What a kernel in turn needs is not told apart."""
+    if not os.environ.get("NNKIT_QUIET") and not _compiling:
+        short = [name.rpartition(".")[2] for name, _, _ in missing]
         shown = ", ".join(short[:4]) + (f" and {len(short) - 4} more" if len(short) > 4 else "")
         print(f"nnkit: compiling {len(short)} kernel{'s' * (len(short) > 1)} for this machine, once ({shown})", file=sys.stderr, flush=True)
 
 
 def _path(name: str, dtype: str, debug: bool) -> pathlib.Path:
     return folder() / f"{name}.{dtype}{'.debug' if debug else ''}.o"
+
+
+def writable() -> bool:
+    """Whether kernels can be kept."""
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+        return os.access(folder(), os.W_OK)
+    except OSError:
+        return False
 
 
 def _read(name: str, dtype: str, debug: bool) -> Stored | None:
@@ -189,13 +209,24 @@ def _write(name: str, dtype: str, debug: bool, stored: Stored) -> None:
 USER_KERNELS: dict[str, Any] = {}
 
 
-def _compile(name: str, dtype: str, debug: bool) -> Stored:
+def _compile(key: tuple[str, str, bool]) -> None:
+    """Compile a kernel, keep it, load it."""
+    global _compiled
+    name, dtype, debug = key
     if name in USER_KERNELS:
         kernel = USER_KERNELS[name]
     else:
         module, _, attribute = name.rpartition(".")
         kernel = getattr(importlib.import_module(f"nnkit.{module}_cpu"), attribute)
-    return Stored.of(kernel.compile(dtype, debug), kernel.signature)
+    _compiling.append(name)
+    try:
+        stored = Stored.of(kernel.compile(dtype, debug), kernel.signature)
+    finally:
+        _compiling.pop()
+    _compiled += 1
+    if name not in USER_KERNELS:
+        _write(name, dtype, debug, stored)
+    _loaded[key] = load(name, stored)
 
 
 def link(name: str, dtype: str) -> str:

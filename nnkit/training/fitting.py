@@ -116,6 +116,7 @@ class Fitting:
     def _epoch_of_arrays(self, progress: Progress) -> dict[str, float]:
         model, data = self.model, self.training
         assert data is not None
+        model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics))
         order = self._order(data.n)
         predictions = np.empty((data.n, *model.output_shape), model.dtype) if model.metrics else None
         model.counters[COUNTERS["position"]] = 0

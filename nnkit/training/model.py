@@ -19,6 +19,7 @@ from nnkit.optimizers.schedules import Schedule
 from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, build, lay_out, shuffle_plan
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
+from nnkit.runtime import store
 from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
 from nnkit.spec import article, is_of_family, nearest, resolve
 from nnkit.training.callbacks import Callback
@@ -208,6 +209,12 @@ class Model:
                 self._tapes.popitem(last=False)
         self._tapes.move_to_end(key)
         return self._tapes[key]
+
+    def prepare_kernels(self, batch: int, keep_predictions: bool) -> None:
+        """Have all that an epoch runs compiled or loaded: asked for at once, kernels are compiled several at a time."""
+        if ("shuffle", 0, False, False) not in self._tapes:
+            plans = self.build_plan("train", batch, keep_predictions), shuffle_plan(self.layout)
+            store.prepare((kernel, self.dtype, debugging()) for plan in plans for kernel in plan.kernels)
 
     def _threads(self) -> int | None:
         """1 where only one thread can run, so that Numba's threads need not start; joblib's workers say so by NUMBA_NUM_THREADS."""
