@@ -61,10 +61,11 @@ def test_forward_over_the_whole_range(spec):
     with np.errstate(all="ignore"):
         expected = naive.forward(spec, {}, x.astype(np.float64)).astype(np.float32)
     y, _ = run(spec, x)
-    # 3e-5: GELU's distant left tail, where the rounding of an exponent of size 40 to 100 is multiplied by it. Others stay within 1e-6. GELU is 0
-    # from -9 on, where it is 1e-18; a threshold is rounded to float32, which counts as 1e-7 of 1; SiLU and Mish multiply a denormal number,
-    # which is rounded by 7e-46, by x of size 100.
-    absolute = {act.GELU: 2e-18, act.SiLU: 1e-43, act.Mish: 1e-43}.get(type(spec), 1e-7 if isinstance(spec, act.ReLU) and spec.threshold else 3e-45)
+    # GELU is 0 from -6 on, where it is -6e-9; its tanh form from -9 on, where it is 1e-18, and there the rounding of an exponent of size 40 to 100
+    # is multiplied by it: 3e-5. Others stay within 1e-6. A threshold is rounded to float32, which counts as 1e-7 of 1; SiLU and Mish multiply a
+    # denormal number, which is rounded by 7e-46, by x of size 100.
+    absolute = {act.GELU(): 7e-9, act.GELU(True): 2e-18, act.SiLU(): 1e-43, act.Mish(): 1e-43}.get(
+        spec, 1e-7 if isinstance(spec, act.ReLU) and spec.threshold else 3e-45)
     np.testing.assert_allclose(y, expected, rtol=3e-5 if isinstance(spec, act.GELU) else 1e-6, atol=absolute)
 
 
