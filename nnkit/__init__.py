@@ -16,6 +16,7 @@ from nnkit.initializers import *  # noqa: F403
 from nnkit.layers import *  # noqa: F403
 from nnkit.losses import *  # noqa: F403
 from nnkit.network import Input as Input
+from nnkit.network import Network as Network
 from nnkit.network import Sequential as Sequential
 from nnkit.optimizers import *  # noqa: F403
 from nnkit.regularizers import *  # noqa: F403

@@ -1,27 +1,39 @@
-"""The declared network: `Input`, `Sequential`, and the graph that a plan is built from."""
+"""The declared network: `Input`, `Network`, `Sequential`, and the graph that a plan is built from.
+
+Layers are called on symbolic tensors, as in Keras' functional style:
+
+    x = Input((20,))
+    h = Dense(64, activation="relu")(x)
+    network = Network(x, Dense(1)(Concatenate()([x, h])))
+
+A `Network` keeps what was declared as plain values: its layers, and the calls of these layers in an order in which each comes after what it
+takes. `Sequential` is the same for a chain. Both are layers themselves. `graph()` unfolds all of it into one flat `Graph`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import attrs
 
 from nnkit.layers.base import Layer, Parameter, Shape, snake_case
-from nnkit.spec import Spec, is_of_family, shape_of, spec
+from nnkit.spec import is_of_family, nearest, shape_of, spec
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["Call", "Graph", "Input", "Network", "Node", "Sequential", "Tensor"]
 
-__all__ = ["Graph", "Input", "Node", "Sequential"]
+Ref = tuple[int, int]                                    # (number of a call, number of one of its outputs)
 
 
 @spec()
 class Input(Layer):
-    """Where data enters. shape: of one sample, without the batch dimension; every entry at least 0.
+    """Where data enters. shape: of one sample, without the batch dimension; every entry at least 0. It can be used as a tensor itself.
 
     >>> Input((28, 28, 1)).shape
     (28, 28, 1)
     """
+
+    arity: ClassVar[tuple[int, int | None]] = (0, 0)
 
     shape: Shape = shape_of(low=0)
 
@@ -29,6 +41,89 @@ class Input(Layer):
         """The declared shape."""
         return self.shape
 
+
+# Symbolic tensors.
+
+@attrs.frozen(eq=False)
+class Call:
+    """One call of a layer on tensors. Compared by identity: two calls of one layer are two places in a network."""
+
+    layer: Layer
+    inputs: tuple[Tensor, ...]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Tensor:
+    """What a layer returns when it is called on tensors: output `index` of a call, with the shape of one sample. It holds no numbers."""
+
+    call: Call
+    index: int
+    shape: Shape
+
+    def __repr__(self) -> str:
+        return f"<Tensor {path_to(self)} of shape {self.shape}>"
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"a {self!r} cannot be unpacked: it is one output of a layer")
+
+
+def as_tensors(values: Any, what: str) -> tuple[Tensor, ...]:
+    """Tensors and Inputs, one or a list of them, as tensors. Raises TypeError for anything else."""
+    items = tuple(values) if isinstance(values, (list, tuple)) else (values,)
+    tensors = tuple(Tensor(Call(item, ()), 0, item.shape) if isinstance(item, Input) else item for item in items)
+    for item in tensors:
+        if not isinstance(item, Tensor):
+            raise TypeError(f"{what} must be Inputs or what layers return when they are called on them, received {item!r}")
+    return tensors
+
+
+def call(layer: Layer, inputs: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...]:
+    """What `layer(*inputs)` returns: a tensor, or a tuple of them for a network of several outputs. Raises TypeError, ValueError."""
+    if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)):
+        inputs = tuple(inputs[0])
+    tensors = as_tensors(inputs, f"the inputs of {type(layer).__name__}")
+    shapes = output_shapes(layer, tuple(tensor.shape for tensor in tensors), [path_to(tensor) for tensor in tensors])
+    made = Call(layer, tensors)
+    outputs = tuple(Tensor(made, index, shape) for index, shape in enumerate(shapes))
+    return outputs if len(outputs) > 1 else outputs[0]
+
+
+def key_of(call: Call) -> int:
+    """What tells calls apart: the call itself; of an Input, which stands for itself, the Input."""
+    return id(call.layer) if isinstance(call.layer, Input) else id(call)
+
+
+def path_to(tensor: Tensor) -> str:
+    """The layers from an input to a tensor, always by their first input: "input -> dense -> add"."""
+    names: list[str] = []
+    at: Call | None = tensor.call
+    while at is not None:
+        names.append(own_name(at.layer))
+        at = at.inputs[0].call if at.inputs else None
+    shown = [*names[:3], "...", names[-1]] if len(names) > 5 else names
+    return " -> ".join(reversed(shown))
+
+
+def own_name(layer: Layer) -> str:
+    """The layer's name, or what it is numbered by."""
+    return layer.name or snake_case(type(layer).__name__)
+
+
+def output_shapes(layer: Layer, shapes: tuple[Shape, ...], paths: Sequence[str]) -> tuple[Shape, ...]:
+    """The shapes of a layer's outputs, once it has been checked that it takes these inputs. Raises ValueError with the paths of the inputs."""
+    least, most = layer.arity
+    fault = f"layer {own_name(layer)!r} cannot take {' and '.join(paths) or 'nothing'}"
+    if len(shapes) < least or (most is not None and len(shapes) > most):
+        wanted = f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{fault}: it needs {wanted} input{'s' * (wanted != '1')}, received {len(shapes)}")
+    try:
+        layer.parameters(*shapes)
+        return layer.output_shapes(*shapes)
+    except ValueError as error:
+        raise ValueError(f"{fault}: {error}") from None
+
+
+# The flat graph.
 
 @attrs.frozen
 class Node:
@@ -43,10 +138,20 @@ class Node:
 
 @attrs.frozen
 class Graph:
-    """Nodes in an order in which each comes after its inputs; `outputs` are indices of nodes."""
+    """Nodes in an order in which each comes after its inputs; `outputs` are indices of nodes, with their names.
+
+    places: name of a layer or nested network -> the nodes of its outputs, call by call.
+    """
 
     nodes: tuple[Node, ...]
     outputs: tuple[int, ...]
+    output_names: tuple[str, ...]
+    places: Mapping[str, tuple[tuple[int, ...], ...]] = attrs.field(factory=dict, eq=False)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order of their nodes."""
+        return tuple(node.name for node in self.nodes if not node.inputs)
 
     @property
     def input_shapes(self) -> tuple[Shape, ...]:
@@ -59,18 +164,150 @@ class Graph:
         return tuple(self.nodes[index].shape for index in self.outputs)
 
     def parameters(self) -> dict[str, Parameter]:
-        """All parameters by full name ("dense/kernel"); those of a frozen layer are not trainable."""
+        """All parameters by full name ("dense/kernel"); those of a frozen layer are not trainable.
+
+        Raises ValueError where a layer that is called twice would need two shapes of one parameter.
+        """
         found: dict[str, Parameter] = {}
         for node in self.nodes:
             for name, parameter in node.layer.parameters(*node.input_shapes).items():
-                frozen = not node.layer.trainable
-                found.setdefault(f"{node.name}/{name}", attrs.evolve(parameter, trainable=False) if frozen else parameter)
+                full = f"{node.name}/{name}"
+                declared = parameter if node.layer.trainable else attrs.evolve(parameter, trainable=False)
+                if found.setdefault(full, declared).shape != declared.shape:
+                    raise ValueError(f"layer {node.name!r} is called twice with inputs that do not fit together: its {name} would have shape "
+                                     f"{found[full].shape} for one and {declared.shape} for the other")
         return found
+
+    def cut(self, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> Graph:
+        """The part from the outputs of the layers `inputs` (None: from the network's own inputs, those it needs) to those of the layers `outputs`
+        (None: to the network's own).
+
+        Raises ValueError for a name that is unknown or called more than once, where an output needs more than the inputs, or none of one of them.
+        """
+        wanted = [(index, name) for name in outputs for index in self.place(name)] if outputs is not None else [
+            *zip(self.outputs, self.output_names, strict=True)]
+        given = [index for name in inputs for index in self.place(name)] if inputs is not None else []
+        wants: dict[int, int | None] = {index: None for index, _ in wanted}         # node -> one that takes it
+        for index in reversed(range(len(self.nodes))):
+            if index in wants and index not in given:
+                if inputs is not None and not self.nodes[index].inputs:
+                    raise ValueError(f"submodel: {self._path(index, wants)} begins at an input that is not among inputs={tuple(inputs)}")
+                wants.update({source: index for source in self.nodes[index].inputs if source not in wants})
+        for index in given:
+            if index not in wants:
+                raise ValueError(f"submodel: no output depends on {self.nodes[index].name!r}")
+        given = given or [index for index in sorted(wants) if not self.nodes[index].inputs]
+        starts = [Node(self.nodes[i].name, Input(self.nodes[i].shape), (), (), self.nodes[i].shape) for i in given]
+        kept = [index for index in sorted(wants) if index not in given]
+        place = {old: new for new, old in enumerate([*given, *kept])}
+        nodes = [attrs.evolve(self.nodes[i], inputs=tuple(place[source] for source in self.nodes[i].inputs)) for i in kept]
+        return Graph(nodes=(*starts, *nodes), outputs=tuple(place[index] for index, _ in wanted),
+                     output_names=tuple(_numbered([name for _, name in wanted])))
+
+    def _path(self, index: int, wants: Mapping[int, int | None]) -> str:
+        """The layers from a node to the output that needs it: "input -> dense -> add"."""
+        names, at = [self.nodes[index].name], wants[index]
+        while at is not None:
+            names.append(self.nodes[at].name)
+            at = wants[at]
+        return " -> ".join(names)
+
+    def place(self, name: str) -> tuple[int, ...]:
+        """The nodes of the outputs of the one call of a layer or nested network. Raises ValueError."""
+        if name not in self.places:
+            raise ValueError(f"unknown layer {name!r}: {nearest(str(name), self.places)}")
+        if len(self.places[name]) > 1:
+            raise ValueError(f"layer {name!r} is called {len(self.places[name])} times: a submodel needs a place that its name alone tells")
+        return self.places[name][0]
+
+
+class Container(Layer):
+    """What `Sequential` and `Network` share: layers, calls of them, outputs. A layer itself, of as many inputs as it has Inputs."""
+
+    family: ClassVar[str] = "network"
+    arity: ClassVar[tuple[int, int | None]] = (1, None)
+
+    layers: tuple[Layer, ...]
+
+    @property
+    def calls(self) -> tuple[tuple[int, tuple[Ref, ...]], ...]:
+        """(which layer, what it takes) in an order in which each call comes after what it takes; the Inputs come first."""
+        raise TypeError(f"{type(self).__name__} does not say what it calls")
+
+    @property
+    def outputs(self) -> tuple[Ref, ...]:
+        """What comes out."""
+        raise TypeError(f"{type(self).__name__} does not say what comes out")
+
+    @property
+    def output_names(self) -> tuple[str, ...] | None:
+        """Names of the outputs where they were given."""
+        return None
+
+    def output_shapes(self, *shapes: Shape) -> tuple[Shape, ...]:
+        """Shapes of the outputs. Raises ValueError where the shapes are not those of the Inputs."""
+        graph = self.graph()
+        if shapes != graph.input_shapes:
+            raise ValueError(f"its inputs have shapes {graph.input_shapes}, received {shapes}")
+        return graph.output_shapes
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """Shape of the one output. Raises ValueError where there are several."""
+        found = self.output_shapes(*shapes)
+        if len(found) > 1:
+            raise ValueError(f"{own_name(self)} has {len(found)} outputs; where one is needed, call it on tensors and take one")
+        return found[0]
+
+    def graph(self) -> Graph:
+        """The network with all that is nested in it as one flat graph; names of nested layers begin with that of their network: "encoder/dense"."""
+        nodes: list[Node] = []
+        places: dict[str, list[tuple[int, ...]]] = {}
+        ends = _unfold(self, nodes, places, None, "", self.trainable)
+        names = self.output_names or _numbered([own for own, _ in _output_calls(self)])
+        graph = Graph(nodes=tuple(nodes), outputs=ends, output_names=tuple(names), places={name: tuple(found) for name, found in places.items()})
+        graph.parameters()                               # refuses a shared layer whose calls do not fit together
+        return graph
+
+
+def _output_calls(network: Container) -> list[tuple[str, int]]:
+    """For each output the name of the layer that makes it, and which of the layer's outputs it is."""
+    names = unique_names(network.layers)
+    return [(names[network.calls[number][0]], output) for number, output in network.outputs]
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Names of which each is used once: a, b, a -> a, b, a_1."""
+    return [name if not (before := list(names[:position]).count(name)) else f"{name}_{before}" for position, name in enumerate(names)]
+
+
+def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[int, ...]]], given: Sequence[int] | None, prefix: str,
+            trainable: bool) -> tuple[int, ...]:
+    """Append the network's nodes; `given` are the nodes that stand for its Inputs (None: they become nodes). Returns those of its outputs."""
+    names = [prefix + name for name in unique_names(network.layers)]
+    values: list[tuple[int, ...]] = []
+    free = iter(given or ())
+    for which, refs in network.calls:
+        layer, name = network.layers[which], names[which]
+        sources = tuple(values[number][output] for number, output in refs)
+        shapes = tuple(nodes[index].shape for index in sources)
+        active = trainable and layer.trainable
+        if isinstance(layer, Input) and given is not None:
+            values.append((next(free),))
+            continue
+        if is_of_family(layer, "network"):
+            layer.output_shapes(*shapes)
+            values.append(_unfold(layer, nodes, places, sources, f"{name}/", active))  # type: ignore[arg-type]
+        else:
+            (shape,) = output_shapes(layer, shapes, [nodes[index].name for index in sources])
+            nodes.append(Node(name, layer if active == layer.trainable else attrs.evolve(layer, trainable=active), sources, shapes, shape))
+            values.append((len(nodes) - 1,))
+        places.setdefault(name, []).append(values[-1])
+    return tuple(values[number][output] for number, output in network.outputs)
 
 
 @spec()
-class Sequential(Spec):
-    """Layers one after the other; the first is an `Input`.
+class Sequential(Container):
+    """Layers one after the other; the first is an `Input`. Every entry is a layer of its own, also where one spec stands twice.
 
     Raises ValueError where the list is empty, does not begin with an Input, holds something that is no layer, where two layers have the same
     name, or where a layer cannot take the shape that reaches it (the message names the layer).
@@ -80,10 +317,7 @@ class Sequential(Spec):
     Sequential((Input((20,)), Dense(64, activation=ReLU()), Dense(1, activation=Sigmoid())))
     """
 
-    family: ClassVar[str] = "network"
-
     layers: tuple[Layer, ...] = attrs.field(converter=lambda layers: tuple(layers) if isinstance(layers, (list, tuple)) else layers)
-    name: str | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         """Refuse what is no chain of layers."""
@@ -98,24 +332,165 @@ class Sequential(Spec):
                 raise ValueError(f"Sequential: {rule}, received {layer!r} at position {position}")
         self.graph()
 
-    def graph(self) -> Graph:
-        """The network as a graph: a chain."""
-        names = unique_names(self.layers)
-        nodes: list[Node] = []
-        for position, (name, layer) in enumerate(zip(names, self.layers, strict=True)):
-            shapes = (nodes[-1].shape,) if nodes else ()
-            inputs = (position - 1,) if nodes else ()
-            try:
-                shape = layer.output_shape(*shapes)
-                layer.parameters(*shapes)
-            except ValueError as error:
-                raise ValueError(f"layer {name!r} (number {position}) cannot follow: {error}") from None
-            nodes.append(Node(name=name, layer=layer, inputs=inputs, input_shapes=shapes, shape=shape))
-        return Graph(nodes=tuple(nodes), outputs=(len(nodes) - 1,))
+    @property
+    def calls(self) -> tuple[tuple[int, tuple[Ref, ...]], ...]:
+        """Every layer on the one before."""
+        return tuple((position, ((position - 1, 0),) if position else ()) for position in range(len(self.layers)))
+
+    @property
+    def outputs(self) -> tuple[Ref, ...]:
+        """The last layer's; all of them where it is a network of several."""
+        last = self.layers[-1]
+        count = len(last.outputs) if is_of_family(last, "network") else 1  # type: ignore[attr-defined]
+        return tuple((len(self.layers) - 1, output) for output in range(count))
 
 
-def unique_names(layers: tuple[Layer, ...]) -> list[str]:
+@spec()
+class Network(Container):
+    """A directed acyclic graph of layers, declared by calling them on `Input`s and on what they return.
+
+    Network(inputs, outputs): inputs is an Input or a list of them; outputs a tensor, a list of tensors, or a dict that names them. A layer
+    called twice shares its parameters. Networks can be called as layers; one with several outputs returns a tuple.
+
+    Outputs are named as the layers that make them, unless a dict names them; targets, losses, metrics and reported values use these names.
+
+    Raises TypeError for anything that is no Input or tensor; ValueError where an input is not used or used without being declared, an output
+    depends on no layer, or two layers have one name. Shapes are checked when a layer is called.
+
+    >>> from nnkit import Dense
+    >>> x = Input((20,))
+    >>> h = Dense(8, activation="relu", name="latent")(x)
+    >>> Network(x, {"again": Dense(20)(h), "score": Dense(1)(h)}).graph().output_names
+    ('again', 'score')
+    """
+
+    layers: tuple[Layer, ...]
+    calls: tuple[tuple[int, tuple[Ref, ...]], ...]       # type: ignore[assignment]
+    outputs: tuple[Ref, ...]                             # type: ignore[assignment]
+    output_names: tuple[str, ...] | None                 # type: ignore[assignment]
+
+    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None, trainable: bool = True) -> None:
+        names = tuple(outputs) if isinstance(outputs, Mapping) else None
+        starts = as_tensors(inputs, "Network: inputs")
+        ends = as_tensors(list(outputs.values()) if isinstance(outputs, Mapping) else outputs, "Network: outputs")
+        layers, calls, refs = _declared(starts, ends)
+        self.__attrs_init__(layers, calls, refs, names, name=name, trainable=trainable)  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_fields(cls, **fields: Any) -> Network:
+        """The network of these layers, calls, outputs and output_names: what repr and JSON write.
+
+        Raises ValueError where a call takes what comes later (a cycle), or where anything names a call or layer that is not there.
+        """
+        self = cls.__new__(cls)
+        self.__attrs_init__(**fields)                    # type: ignore[attr-defined]
+        return self
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what is no network."""
+        _check_calls(self)
+        if self.output_names is not None:
+            for name in self.output_names:
+                if not isinstance(name, str) or not name or "/" in name:
+                    raise ValueError(f"Network: names of outputs must be strings without '/', received {name!r}")
+        graph = self.graph()
+        if len(set(graph.output_names)) != len(graph.output_names):
+            raise ValueError(f"Network: two outputs have one name, received {graph.output_names}")
+
+    def __repr__(self) -> str:
+        """The code that makes it: names of layers hold what they share, so plain calls would not do."""
+        fields = {field.alias: getattr(self, field.name) for field in attrs.fields(type(self))}
+        words = [f"{key}={value!r}" for key, value in fields.items() if key not in ("name", "trainable")]
+        words += [f"name={self.name!r}"] * (self.name is not None) + ["trainable=False"] * (not self.trainable)
+        return f"Network.from_fields({', '.join(words)})"
+
+
+def _declared(starts: Sequence[Tensor], ends: Sequence[Tensor]) -> tuple[tuple[Layer, ...], tuple[Any, ...], tuple[Ref, ...]]:
+    """Layers, calls and outputs as plain values: the inputs first, then every call after what it takes."""
+    numbers: dict[int, int] = {}                         # key of a call -> its number
+    layers: dict[int, Layer] = {}                        # id of a layer -> the layer
+    calls: list[tuple[int, tuple[Ref, ...]]] = []
+
+    def add(made: Call) -> None:
+        layers.setdefault(id(made.layer), made.layer)
+        numbers[key_of(made)] = len(calls)
+        calls.append((list(layers).index(id(made.layer)), tuple((numbers[key_of(x.call)], x.index) for x in made.inputs)))
+
+    for start in starts:
+        if not isinstance(start.call.layer, Input):
+            raise ValueError(f"Network: inputs must be Inputs, received {start!r}")
+        if key_of(start.call) in numbers:
+            raise ValueError(f"Network: inputs must differ, received {own_name(start.call.layer)!r} twice")
+        add(start.call)
+    for end in ends:
+        if isinstance(end.call.layer, Input):
+            raise ValueError(f"Network: outputs must depend on a layer, received the input {own_name(end.call.layer)!r} itself")
+        for made in _in_order(end.call, numbers):
+            if isinstance(made.layer, Input):
+                raise ValueError(f"Network: the output {path_to(end)} depends on {made.layer!r}, which is not among the inputs")
+            add(made)
+    used = {number for _, refs in calls for number, _ in refs}
+    for number, start in enumerate(starts):
+        if number not in used:
+            raise ValueError(f"Network: no output depends on the input {own_name(start.call.layer)!r} (number {number}) of shape {start.shape}")
+    return tuple(layers.values()), tuple(calls), tuple((numbers[key_of(end.call)], end.index) for end in ends)
+
+
+def _in_order(made: Call, known: Mapping[int, int]) -> Iterator[Call]:
+    """The calls that `made` depends on and that are not known yet, each after what it takes, itself last. Without recursion: networks are deep."""
+    stack: list[tuple[Call, Iterator[Tensor]]] = [(made, iter(made.inputs))]
+    entered = {key_of(made)}
+    if key_of(made) in known:
+        return
+    while stack:
+        at, inputs = stack[-1]
+        for tensor in inputs:
+            key = key_of(tensor.call)
+            if key not in known and key not in entered:
+                entered.add(key)
+                stack.append((tensor.call, iter(tensor.call.inputs)))
+                break
+        else:
+            stack.pop()
+            yield at
+
+
+def _check_calls(network: Network) -> None:
+    """Refuse calls that are no network: these come from text, which may say anything. Raises ValueError."""
+    layers, calls, outputs = network.layers, network.calls, network.outputs
+    for part, value in (("layers", layers), ("calls", calls), ("outputs", outputs)):
+        if not isinstance(value, tuple) or not value:
+            raise ValueError(f"Network: {part} must be a tuple that is not empty, received {value!r}")
+    for layer in layers:
+        if not is_of_family(layer, "layer"):
+            raise ValueError(f"Network: layers must hold layers, received {layer!r}")
+    if network.output_names is not None and (not isinstance(network.output_names, tuple) or len(network.output_names) != len(outputs)):
+        raise ValueError(f"Network: output_names must be {len(outputs)} names or None, received {network.output_names!r}")
+    counts: list[int] = []
+    for position, entry in enumerate(calls):
+        if not (isinstance(entry, tuple) and len(entry) == 2 and _is_index(entry[0], len(layers)) and isinstance(entry[1], tuple)):
+            raise ValueError(f"Network: calls[{position}] must be (number of a layer, what it takes), received {entry!r}")
+        which, refs = entry
+        for ref in refs:
+            _check_ref(ref, counts, f"calls[{position}], of layer {own_name(layers[which])!r},", "before it: a cycle?")
+        counts.append(len(layers[which].outputs) if is_of_family(layers[which], "network") else 1)  # type: ignore[attr-defined]
+    for ref in outputs:
+        _check_ref(ref, counts, "outputs", "that is there")
+
+
+def _is_index(value: Any, size: int) -> bool:
+    return type(value) is int and 0 <= value < size
+
+
+def _check_ref(ref: Any, counts: Sequence[int], what: str, rule: str) -> None:
+    """Raise ValueError for what is not (number of a call, number of one of its outputs)."""
+    if not (isinstance(ref, tuple) and len(ref) == 2 and _is_index(ref[0], len(counts)) and _is_index(ref[1], counts[ref[0]])):
+        raise ValueError(f"Network: {what} must take the output of a call {rule}, received {ref!r}")
+
+
+def unique_names(layers: Iterable[Layer]) -> list[str]:
     """Every layer's name: its own, or its class name in snake case, numbered from the second on. Raises ValueError for a name given twice."""
+    layers = tuple(layers)
     names: list[str] = []
     counts: dict[str, int] = {}
     given = [layer.name for layer in layers if layer.name is not None]

@@ -51,6 +51,11 @@ class Spec:
     family: ClassVar[str] = "spec"
     namespace: ClassVar[str] = ""
 
+    @classmethod
+    def from_fields(cls, **fields: Any) -> Any:
+        """The spec of these fields, as JSON holds them."""
+        return cls(**fields)
+
     def __repr__(self) -> str:
         """The code that makes this spec: required fields by position, others by name and only where they differ from the default."""
         words = []
@@ -270,4 +275,4 @@ def _build(value: Any) -> Any:
     for key in fields:
         if key not in known:
             raise ValueError(f"{name} has no field {key!r}: {nearest(key, known)}")
-    return cls(**fields)
+    return cls.from_fields(**fields)

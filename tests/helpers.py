@@ -103,7 +103,7 @@ class Rig:
         if mode not in self.tapes:
             with debug_mode(self.debug):
                 gap = cpu.RED_ZONE if self.debug else 0
-                plan = build(self.graph, self.layout, mode, self.batch, loss=self.loss, keep_predictions=True,
+                plan = build(self.graph, self.layout, mode, self.batch, losses=[(self.loss, 1.0)], keep_predictions=True,
                              input_gradients=mode == "gradients", gap=gap)
                 self.tapes[mode] = Tape(plan, self.memory, self.threads)
         return self.tapes[mode]

@@ -39,7 +39,7 @@ def test_every_kernel_is_compiled_once_here_or_by_a_helper(one_helper, monkeypat
     there = [tuple(line.split()) for line in seen.read_text().splitlines()]
     assert there
     assert sorted([*(name for name, _, _ in here), *(name for name, _, _ in there)]) == sorted(name for name, _, _ in KEYS)
-    assert here[0] == KEYS[0] and there[0][0] == KEYS[-1][0]
+    assert (here[0], there[0][0]) == (KEYS[0], KEYS[-1][0])
 
 
 @pytest.mark.parametrize("code", ["raise SystemExit(3)", "import sys; sys.stdin.readline()", "import os; os.abort()"], ids=["ends", "leaves", "dies"])
@@ -47,7 +47,8 @@ def test_a_failing_helper_stops_nothing(one_helper, monkeypatch, code):
     helper(monkeypatch, code)
     here = []
     compilers.compile_all(KEYS, here.append)
-    assert here == KEYS[:len(here)] and len(here) >= len(KEYS) - 2     # what it was handed last is compiled by the caller, who looks into the store
+    assert here == KEYS[:len(here)]
+    assert len(here) >= len(KEYS) - 2                    # what it was handed last is compiled by the caller, who looks into the store
 
 
 def test_no_interpreter_no_helper(monkeypatch):
@@ -64,7 +65,7 @@ def test_what_a_helper_lost_is_compiled_here(monkeypatch):
     monkeypatch.setattr(store, "_announce", lambda missing: None)
     monkeypatch.setattr(store, "_compile", compiled.append)
     monkeypatch.setattr(compilers, "compile_all", lambda wanted, compile_here: compile_here(wanted[0]))
-    store.prepare(KEYS[:1] + [("prims.feed.advance", "float32", False), ("prims.random.shuffle", "float32", False)])
+    store.prepare([KEYS[0], ("prims.feed.advance", "float32", False), ("prims.random.shuffle", "float32", False)])
     assert {name for name, _, _ in compiled} == {"user:k0", "prims.feed.advance", "prims.random.shuffle"}
 
 

@@ -22,7 +22,7 @@ from nnkit.losses import (
     SquaredHinge,
 )
 from nnkit.losses.crossentropy_cpu import valid_share
-from nnkit.losses.reduce_cpu import accumulate
+from nnkit.losses.reduce_cpu import accumulate, report
 from nnkit.network import Input, Sequential
 from nnkit.plan.build import build, lay_out
 from nnkit.regularizers import L2
@@ -185,7 +185,7 @@ def test_fused_equals_unfused_and_from_logits(loss, activation, kernel, t):
 def test_activation_goes_away_where_nobody_reads_it(loss, activation, kernel, t):
     net = network(Dense(4, activation))
     for mode in ("gradients", "evaluate"):
-        plan = build(net.graph(), lay_out(net.graph(), None, "float32"), mode, 3, loss=loss)
+        plan = build(net.graph(), lay_out(net.graph(), None, "float32"), mode, 3, losses=[(loss, 1.0)])
         assert not [name for name in plan.kernels if activation in name]
 
 
@@ -271,12 +271,22 @@ def test_kinks():
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 37, 256])
 def test_accumulate(size):
-    """Mean of the rows plus penalties, times the batch, on top of what is there; NaN shows."""
+    """Mean of the rows plus penalties, times the batch, on top of what is there; the mean alone as term 0; NaN shows."""
     rng = np.random.default_rng(size)
     rows, penalties, sums = rng.standard_normal(size).astype("float32"), np.array([0.25, 0.5]), np.array([10.0, 4, 0, 0, 0, 0, 0, 0])
-    accumulate(0, 1, sums, rows, penalties, 6)
+    accumulate(0, 1, sums, rows, penalties, 6, 0, 1.0, 1)
     expected = rows.astype(np.float64).mean() + 0.75
     np.testing.assert_allclose(sums[:3], [10 + 6 * expected, 10, expected], rtol=1e-14)  # float64, sums of at most 256 terms of size 1
+    np.testing.assert_allclose(sums[3], 6 * (expected - 0.75), rtol=1e-13)      # it may be small beside the penalties
     rows[-1] = np.nan
-    accumulate(0, 1, sums, rows, penalties, 6)
+    accumulate(0, 1, sums, rows, penalties, 6, 0, 1.0, 1)
     assert np.isnan(sums[2])
+
+
+def test_two_terms_are_added_and_reported_without_their_weights():
+    """Rows carry their weight (0.5 and 4); the terms do not. Every number is exact in binary."""
+    penalties, sums = np.array([0.25]), np.zeros(8)
+    for term, (rows, weight) in enumerate([([1, 2, 3], 0.5), ([8, 16, 24], 4.0)]):
+        accumulate(0, 1, sums, np.array(rows, "float32"), penalties, 3, term, 1 / weight, term)
+    report(0, 1, sums, penalties, 3, 2)
+    assert sums.tolist() == [3 * 18.25, 3, 18.25, 3 * 4, 3 * 4, 3 * 0.25, 0, 0]

@@ -15,7 +15,7 @@ def plan_of(layers, mode="train", batch=32, loss="binary_crossentropy", **option
     graph = Sequential(layers).graph()
     optimizer = Adam()
     layout = lay_out(graph, optimizer, "float32")
-    return build(graph, layout, mode, batch, loss=nnkit.spec.resolve("loss", loss), optimizer=optimizer, **options)
+    return build(graph, layout, mode, batch, losses=[(nnkit.spec.resolve("loss", loss), 1.0)], optimizer=optimizer, **options)
 
 
 def kernels(plan):

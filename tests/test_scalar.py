@@ -178,7 +178,7 @@ def test_normal_distribution_against_scipy(T):
     # float64: SciPy and libm each err by an ulp or so, and x sqrt(1/2) is rounded
     error = np.abs(apply("gelu", x) - wide_x * phi)
     assert (error / unit).max() <= (3 if T is np.float32 else 6)
-    tail = (x > -4) & (x < 0)
+    tail = (x > -4) & (x < -1e-30)                      # beyond, denormal numbers have fewer bits
     assert (error[tail] / np.abs(wide_x * phi)[tail]).max() <= (1e-5 if T is np.float32 else 1e-14)
 
 

@@ -79,7 +79,7 @@ def test_a_wrong_field_is_refused(make, message):
     ([Input((3,)), Input((3,))], "Input must come first and once, received Input((3,)) at position 1"),
     ([Input((3,)), "relu"], "Sequential: layers[1] must be a layer, received 'relu'"),
     ([Input((3,)), Dense(2, name="a"), Dense(2, name="a")], "two layers have the name 'a'; names must differ"),
-    ([Input(()), Dense(2)], "layer 'dense' (number 1) cannot follow: Dense needs at least one axis besides the batch"),
+    ([Input(()), Dense(2)], "layer 'dense' cannot take input: Dense needs at least one axis besides the batch"),
 ])
 def test_a_wrong_network_is_refused(layers, message):
     with pytest.raises(ValueError, match=re.escape(message)):

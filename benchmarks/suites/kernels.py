@@ -103,5 +103,6 @@ def product(n: int, threads: int) -> tuple[Run, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(n)
     a, b = (rng.standard_normal((n, n), dtype=np.float32) for _ in range(2))
     c, panels, nothing = np.empty((n, n), np.float32), np.empty(n * n, np.float32), np.empty(0, np.float32)
-    run = on_tape(("prims.matmul.pack", [panels, b], ()), ("layers.dense.dense_forward", [c, a, b, nothing, panels], ()), tasks=threads, threads=threads)
+    run = on_tape(("prims.matmul.pack", [panels, b], ()), ("layers.dense.dense_forward", [c, a, b, nothing, panels], ()),
+                  tasks=threads, threads=threads)
     return run, c, a.astype(float) @ b

@@ -1,6 +1,6 @@
 """The catalogue of layers and activations, family by family."""
 
-from nnkit.layers import activation, base, dense, dropout, noise, norm, prelu, reshape
+from nnkit.layers import activation, base, dense, dropout, noise, norm, prelu, reshape, sampling
 from nnkit.layers.activation import *  # noqa: F403
 from nnkit.layers.base import *  # noqa: F403
 from nnkit.layers.dense import *  # noqa: F403
@@ -9,6 +9,7 @@ from nnkit.layers.noise import *  # noqa: F403
 from nnkit.layers.norm import *  # noqa: F403
 from nnkit.layers.prelu import *  # noqa: F403
 from nnkit.layers.reshape import *  # noqa: F403
+from nnkit.layers.sampling import *  # noqa: F403
 
 __all__ = [
     *activation.__all__,
@@ -19,4 +20,5 @@ __all__ = [
     *norm.__all__,
     *prelu.__all__,
     *reshape.__all__,
+    *sampling.__all__,
 ]

@@ -60,17 +60,31 @@ class Layer(Spec):
 
     name: of the layer in the network and in its parameters' names; by default the class name in snake case, numbered.
     trainable: False freezes the layer: its parameters stay as they are.
-    Shapes here are without the batch dimension.
+    Shapes here are without the batch dimension. arity: fewest and most inputs that the layer takes (None: any number).
     """
 
     family: ClassVar[str] = "layer"
+    arity: ClassVar[tuple[int, int | None]] = (1, 1)
 
     name: str | None = attrs.field(default=None, kw_only=True, validator=_check_name)
     trainable: bool = attrs.field(default=True, kw_only=True, validator=_check_trainable)
 
+    def __call__(self, *inputs: Any) -> Any:
+        """The layer's output as a symbolic tensor, for inputs (tensors or Inputs, also as one list) of a network that is being declared.
+
+        Every call of one layer uses the same parameters. Raises TypeError and ValueError where it cannot take the inputs.
+        """
+        from nnkit.network import call
+
+        return call(self, inputs)
+
     def output_shape(self, *shapes: Shape) -> Shape:
         """The output's shape for inputs of these shapes. Raises ValueError where the layer cannot take them."""
         return shapes[0]
+
+    def output_shapes(self, *shapes: Shape) -> tuple[Shape, ...]:
+        """The shapes of all outputs: one, but for networks."""
+        return (self.output_shape(*shapes),)
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The layer's parameters by name, for inputs of these shapes."""

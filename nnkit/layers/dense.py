@@ -10,7 +10,7 @@ from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Parameter, Shape
 from nnkit.plan.passes import work_tasks
 from nnkit.prims.matmul import right_factor, right_factor_transposed
-from nnkit.regularizers import Regularizer
+from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import boolean, child, integer, spec
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Dense(Layer):
 
     units: size of the output's last axis, at least 1. activation: a spec or its name. use_bias: whether there is a b.
     kernel_initializer, bias_initializer: how W (parameter "kernel", shape (inputs, units)) and b ("bias", (units,)) start.
-    kernel_regularizer, bias_regularizer: penalties on W and b. activity_regularizer: penalty on the output, divided by the batch size.
+    kernel_regularizer, bias_regularizer: penalties on W and b. activity_regularizer: penalty on the output (L1 and L2: divided by the batch size).
     Input (N, ..., inputs), output (N, ..., units). Same conventions as Keras; PyTorch's Linear keeps the transpose of W.
 
     >>> Dense(64, activation="relu").output_shape((20,))
@@ -42,7 +42,7 @@ class Dense(Layer):
     bias_initializer: Initializer = initializer_field(default="zeros")
     kernel_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
     bias_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
-    activity_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
+    activity_regularizer: ActivityRegularizer | None = child("activity_regularizer", default=None, none=True, kw_only=True)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The input's shape with `units` as its last entry."""

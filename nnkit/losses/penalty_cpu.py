@@ -1,4 +1,4 @@
-"""Kernels of the penalties l1 sum |x| + l2 sum x^2 on weights and activities (regularizers)."""
+"""Kernels of the penalties on weights and activities (regularizers). N batch, J units, R rows (of all axes but the units'), K chunks of rows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from llvmlite import ir
 from nnkit.jit import Double, Doubles, Int, Matrix, Real, Vector, kernel, scalar
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
-from nnkit.prims.reduce_cpu import run_sums
+from nnkit.prims.reduce import STRIP
+from nnkit.prims.reduce_cpu import column_sums, piece_bounds, run_sums
+from nnkit.prims.rows_cpu import blend_run
 from nnkit.prims.simd_cpu import address, itemsize, part
+from nnkit.scalar import log, maximum, minimum
 
-__all__ = ["add_penalty_gradient", "penalty", "penalty_gradient", "penalty_total"]
+__all__ = ["add_penalty_gradient", "column_totals", "penalty", "penalty_gradient", "penalty_total", "sparsity", "sparsity_gradient"]
 
 
 def absolute_and_squares(e, v, c, sums):  # type: ignore[no-untyped-def]
@@ -21,7 +24,12 @@ def absolute_and_squares(e, v, c, sums):  # type: ignore[no-untyped-def]
     return [e.b.fadd(sums[0], absolute), e.b.fadd(sums[1], e.b.fmul(wide, wide))]
 
 
-run_penalty = run_sums(absolute_and_squares, 1, 2, wide=True)
+def plain(e, v, c, sums):  # type: ignore[no-untyped-def]
+    """Sum x."""
+    return [e.b.fadd(sums[0], v[0])]
+
+
+run_penalty, columns_plain = run_sums(absolute_and_squares, 1, 2, wide=True), column_sums(plain, 1, 1)
 
 
 @kernel
@@ -75,3 +83,56 @@ def add_penalty_gradient(task: Int, tasks: Int, dx: Vector, x: Vector, l1: Real,
     dxs, xs = part(dx, start, stop), part(x, start, stop)
     for i in range(dxs.size):
         dxs[i] += slope(xs[i], l1, l2)
+
+
+# Sparsity: KL(rho || rho_j) of the units' means rho_j.
+
+@kernel
+def column_totals(task: Int, tasks: Int, sums: Matrix, y: Matrix, chunk: Int) -> None:
+    """sums[k, j] = the sum of y[r, j] over the `chunk` rows of chunk k. y [R, J], sums [K, J]. Task t covers its share of the pieces, see
+    prims/reduce.py. Writes sums (=)."""
+    rows, units = y.shape
+    chunks = sums.shape[0]
+    size = itemsize(y)
+    pieces = chunks * ((units + STRIP - 1) // STRIP)
+    for piece in range(pieces * task // tasks, pieces * (task + 1) // tasks):
+        k, start, stop, first, count, _ = piece_bounds(piece, rows, units, 1, chunk, chunks, STRIP)
+        columns_plain(count, stop - start, address(sums) + size * (k * units + start), units, address(y) + size * (first * units + start), 0,
+                      units, 0, 0, y)
+
+
+@kernel
+def sparsity(task: Int, tasks: Int, value: Doubles, slopes: Vector, sums: Matrix, terms: Doubles, rows: Int, rho: Double, weight: Double,
+             clip: Double) -> None:
+    """value[0] = weight sum_j KL(rho || rho_j), rho_j = sum_k sums[k, j] / rows in [clip, 1 - clip], in float64, in the order of j.
+
+    slopes[j] = weight / rows ((1 - rho) / (1 - rho_j) - rho / rho_j), what it changes by with y[r, j]; 0 where rho_j was clipped.
+    sums [K, J]; slopes, terms [J]. One task. Writes value, slopes (=).
+    """
+    units = slopes.size
+    for j in range(units):
+        terms[j] = 0.0
+    for k in range(sums.shape[0]):
+        totals = part(sums, k * units, (k + 1) * units)
+        for j in range(units):
+            terms[j] += totals[j]
+    for j in range(units):
+        mean = terms[j] / rows
+        r = minimum(maximum(mean, clip), 1.0 - clip)
+        slopes[j] = weight / rows * ((1.0 - rho) / (1.0 - r) - rho / r) if r == mean else 0.0
+        terms[j] = rho * log(rho / r) + (1.0 - rho) * log((1.0 - rho) / (1.0 - r))
+    total = 0.0
+    for j in range(units):
+        total += terms[j]
+    value[0] = weight * total
+
+
+@kernel
+def sparsity_gradient(task: Int, tasks: Int, dx: Matrix, dy: Matrix, slopes: Vector) -> None:
+    """dx = dy + slopes in every row; dx may be dy. dx, dy [N, P J], slopes [J]. Row-local. Writes dx (=)."""
+    T = dx.dtype.type
+    start, stop = row_share(dx.shape[0], tasks, task)
+    units = slopes.size
+    for r in range(start * dx.shape[1], stop * dx.shape[1], units):
+        at = itemsize(dx) * r
+        blend_run(address(dx) + at, T(1), address(dy) + at, T(1), address(slopes), T(0), units, dx)

@@ -1,20 +1,22 @@
-"""The kernel that turns per-row losses into the step's loss and adds it up over the steps of an epoch."""
+"""The kernels that turn per-row losses into the step's loss and add it up over the steps of an epoch."""
 
 from __future__ import annotations
 
-from nnkit.jit import Doubles, Int, Vector, kernel
+from nnkit.jit import Double, Doubles, Int, Vector, kernel
 from nnkit.plan.build import SUMS
 
-__all__ = ["accumulate"]
+__all__ = ["accumulate", "report"]
 
-LOSS, SAMPLES, LAST = SUMS["loss"], SUMS["samples"], SUMS["last"]
+LOSS, SAMPLES, LAST, TERMS = SUMS["loss"], SUMS["samples"], SUMS["last"], SUMS["terms"]
 
 
 @kernel
-def accumulate(task: Int, tasks: Int, sums: Doubles, rows: Vector, penalties: Doubles, batch: Int) -> None:
-    """loss = mean of rows [R] + sum of penalties; sums[loss] += batch loss, sums[samples] += batch, sums[last] = loss. One task.
+def accumulate(task: Int, tasks: Int, sums: Doubles, rows: Vector, penalties: Doubles, batch: Int, term: Int, unweighted: Double, last: Int
+               ) -> None:
+    """One term of the loss, the mean of rows [R]: sums[last] grows by it (term 0 begins anew), sums[terms + term] by batch unweighted times it.
 
-    Sums are float64 in a fixed order: eight partial sums over rows r = 0 to 7 modulo 8 (one would wait for the addition before), then these.
+    After the last term the loss is whole but for the penalties: they are added, sums[loss] += batch loss, sums[samples] += batch. One task. Sums
+    are float64 in a fixed order: eight partial sums over rows r = 0 to 7 modulo 8 (one would wait for the addition before), then these.
     """
     R = rows.size
     whole = R // 8 * 8
@@ -31,9 +33,18 @@ def accumulate(task: Int, tasks: Int, sums: Doubles, rows: Vector, penalties: Do
     total = ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
     for r in range(whole, R):
         total += rows[r]
-    loss = total / R
-    for p in range(penalties.size):
-        loss += penalties[p]
-    sums[LOSS] += loss * batch
-    sums[SAMPLES] += batch
+    value = total / R
+    sums[TERMS + term] += unweighted * value * batch
+    loss = value if term == 0 else sums[LAST] + value
+    if last:
+        for p in range(penalties.size):
+            loss += penalties[p]
+        sums[LOSS] += loss * batch
+        sums[SAMPLES] += batch
     sums[LAST] = loss
+
+
+@kernel
+def report(task: Int, tasks: Int, sums: Doubles, value: Doubles, batch: Int, term: Int) -> None:
+    """sums[terms + term] += batch value[0]: a penalty that is reported by name. One task. Updates sums (+=)."""
+    sums[TERMS + term] += value[0] * batch

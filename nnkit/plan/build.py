@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nnkit.losses.base import Loss
     from nnkit.network import Graph, Node
     from nnkit.optimizers.base import Optimizer
-    from nnkit.regularizers import Regularizer
+    from nnkit.regularizers import ActivityRegularizer, Regularizer
 
 __all__ = ["COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout", "build", "lay_out", "shuffle_plan"]
 
@@ -30,8 +30,9 @@ __all__ = ["COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout",
 COUNTERS = {"step": 0, "position": 1, "seed": 2, "table_start": 3, "table_size": 4, "epoch": 5}
 # Random streams that belong to no layer; layers count from 1: see Builder.stream.
 STREAMS = {"shuffle": 0}
-# Sums over steps, in the float64 buffer "sums": batch loss times batch size; samples; the last batch's loss.
-SUMS = {"loss": 0, "samples": 1, "last": 2}
+# Sums over steps, in the float64 buffer "sums": batch loss times batch size; samples; the last batch's loss; then, likewise times batch size, the
+# parts of the loss that Plan.terms names.
+SUMS = {"loss": 0, "samples": 1, "last": 2, "terms": 3}
 # Learning rates of the coming updates, in the float64 buffer "learning_rates".
 LEARNING_RATES = 1024
 
@@ -77,7 +78,7 @@ def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
         vectors[f"optimizer/{state}"] = Buffer(f"optimizer/{state}", (trainable_size,), dtype, "state")
     vectors["penalties"] = Buffer("penalties", (max(1, len(names) + len(graph.nodes)),), "float64", "state")
     vectors["counters"] = Buffer("counters", (8,), "int64", "state")
-    vectors["sums"] = Buffer("sums", (8,), "float64", "state")
+    vectors["sums"] = Buffer("sums", (SUMS["terms"] + len(graph.outputs) + len(graph.nodes),), "float64", "state")
     vectors["learning_rates"] = Buffer("learning_rates", (LEARNING_RATES,), "float64", "state")
     offsets, end = {}, 0
     for name, buffer in vectors.items():
@@ -105,9 +106,10 @@ class Builder:
         self.steps: list[Step] = []
         self.phase = "forward"
         self.layer = ""
+        self.terms: list[str] = []                       # names of the parts of the loss, in their order in "sums"
         self._names: dict[str, int] = {}
         self._streams = 0
-        self._penalties = 0
+        self._penalties: list[str | None] = []
         self._tape: list[tuple[str, Buffer, tuple[Buffer, ...], Backward]] = []
         self._gradient_uses: dict[str, int] = {}
         self._pending: list[tuple[Buffer, Buffer]] = []
@@ -151,33 +153,48 @@ class Builder:
         """One of the persistent vectors: counters, sums, learning_rates, parameters, gradients, optimizer/..."""
         return self.layout.buffers[name]
 
-    def penalty(self) -> Buffer:
-        """One number of the vector "penalties": what a step writes there (=) counts into the loss."""
-        self._penalties += 1
-        return Buffer(f"penalties/{self._penalties}", (1,), "float64", "state", ("penalties", self._penalties - 1))
+    def penalty(self, name: str | None = None) -> Buffer:
+        """One number of the vector "penalties": what a step writes there (=) counts into the loss.
 
-    def penalize(self, y: Buffer, regularizer: Regularizer | None) -> Buffer:
-        """Add the regularizer's penalty on the activity y, divided by the batch size, to the loss; returns y."""
-        if regularizer is None or self.mode == "predict":
-            return y
-        l1, l2 = regularizer.l1 / self.batch, regularizer.l2 / self.batch
-        self.add_penalty(y, l1, l2)
+        With a name it is also reported as a part of the loss of its own ("kl" as "kl_loss"); of two of one name the later is numbered.
+        """
+        self._penalties.append(name)
+        return self._penalty(len(self._penalties) - 1)
 
-        def backward(dy: Buffer) -> Buffer:
-            dx = self.buffer("activity_dx", *y.shape)
-            reads = [dy.rows(), y.rows()]
-            self.step("losses.penalty.penalty_gradient", [dx.rows()], reads, scalars=[l1, l2], rows=y.shape[0], in_place=True)
-            return dx
-        self.on_backward(y, [y], backward)               # met before what made y: it adds to y's gradient
+    def named_penalties(self) -> list[tuple[Buffer, str]]:
+        """The penalties that are reported, each with its name, unlike all others."""
+        found: list[tuple[Buffer, str]] = []
+        for number, name in enumerate(self._penalties):
+            if name is not None:
+                taken = [other for _, other in found] + self.terms
+                places = [name, *(f"{name}_{k}" for k in range(1, len(taken) + 1))]
+                found.append((self._penalty(number), next(place for place in places if place not in taken)))
+        return found
+
+    @staticmethod
+    def _penalty(number: int) -> Buffer:
+        return Buffer(f"penalties/{number + 1}", (1,), "float64", "state", ("penalties", number))
+
+    def penalize(self, y: Buffer, regularizer: ActivityRegularizer | None) -> Buffer:
+        """Add the regularizer's penalty on the activity y to the loss; returns y."""
+        if regularizer is not None and self.mode != "predict":
+            regularizer.lower(self, y)
         return y
 
     def add_penalty(self, x: Buffer, l1: float, l2: float) -> None:
-        """Add l1 sum |x| + l2 sum x^2 to the loss: block by block where x is large, then the blocks in their order."""
-        value = self.penalty()
-        blocks = max(1, -(-x.size // PENALTY_BLOCK))
+        """Add l1 sum |x| + l2 sum x^2 to the loss."""
+        self.add_blocks("losses.penalty.penalty", [x.flat()], [l1, l2], flops=4 * x.size)
+
+    def add_blocks(self, kernel: str, reads: Sequence[Buffer], scalars: Sequence[float], *, flops: int, name: str | None = None) -> None:
+        """Add to the loss what a kernel makes of vectors of one size: block by block where they are large, then the blocks in their order.
+
+        The kernel writes a number for each block, and takes the size of a block as its last scalar. name: see `penalty`.
+        """
+        value = self.penalty(name)
+        blocks = max(1, -(-reads[0].size // PENALTY_BLOCK))
         parts = value if blocks == 1 else self.buffer("penalty_blocks", blocks, dtype="float64")
-        self.step("losses.penalty.penalty", [parts], [x.flat()], scalars=[l1, l2, PENALTY_BLOCK], tasks=work_tasks(0, x.nbytes, most=blocks),
-                  flops=4 * x.size)
+        tasks = work_tasks(flops, sum(x.nbytes for x in reads), most=blocks)
+        self.step(kernel, [parts], reads, scalars=[*scalars, PENALTY_BLOCK], tasks=tasks, flops=flops)
         if blocks > 1:
             self.step("losses.penalty.penalty_total", [value], [parts])
 
@@ -232,10 +249,10 @@ class Builder:
             self._tape[index] = (layer, out, xs, lambda dy, node=node, backward=backward: self.within(node, lambda: backward(dy)))  # type: ignore[misc]
         return y
 
-    def backward(self, root: Buffer) -> dict[str, Buffer]:
-        """Emit the backward steps from the loss `root`; returns the gradients that reached buffers which nothing produced: the inputs."""
+    def backward(self, roots: Sequence[Buffer]) -> dict[str, Buffer]:
+        """Emit the backward steps from the losses `roots`; returns the gradients that reached buffers which nothing produced: the inputs."""
         self.phase = "backward"
-        gradients: dict[str, Buffer] = {root.name: root}
+        gradients: dict[str, Buffer] = {root.name: root for root in roots}
         while self._tape:
             layer, y, xs, emit = self._tape.pop()
             dy = gradients.pop(y.name, None)
@@ -255,34 +272,43 @@ class Builder:
     def _sum(self, x: Buffer, first: Buffer, second: Buffer) -> Buffer:
         """x feeds two places: its gradient is the sum of both, in the order in which backward meets them."""
         total = Buffer(f"{first.name}+{second.name.rpartition('/')[2]}", x.shape, x.dtype, "activation")
-        self.step("prims.pointwise.sum_of_two", [total.flat()], [first.flat(), second.flat()], in_place=True, rows=0)
+        self.step("prims.pointwise.sum_of_two", [total.rows()], [first.rows(), second.rows()], in_place=True, rows=x.shape[0], flops=x.size)
         return total
 
 
-def build(graph: Graph, layout: Layout, mode: str, batch: int, *, loss: Loss | None = None, optimizer: Optimizer | None = None,
-          keep_predictions: bool = False, input_gradients: bool = False, gap: int = 0) -> Plan:
+def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequence[tuple[Loss | None, float]] = (),
+          optimizer: Optimizer | None = None, keep_predictions: bool = False, input_gradients: bool = False, gap: int = 0) -> Plan:
     """The plan of one step.
 
     mode: 'train' (gather, forward, loss, backward, update), 'gradients' (the same without update), 'evaluate' (inference and loss),
-    'predict' (inference). keep_predictions: write every batch's output to the external array "predictions". gap: see `arena.place`.
+    'predict' (inference). losses: for each output its loss (or None) and the loss's weight. keep_predictions: write every batch's outputs to
+    the external arrays "predictions", "predictions_1", ... input_gradients: the plan's outputs are the gradients of the inputs.
+    gap: see `arena.place`.
     """
     g = Builder(layout, batch, mode)
     inputs = [_feed(g, f"x{position}" if position else "x", shape) for position, shape in enumerate(graph.input_shapes)]
     outputs = g.forward(graph, inputs)
-    kept: list[Buffer] = []
+    kept: tuple[Buffer, ...] = ()
     if mode == "predict" or keep_predictions:
-        y = outputs[0].rows()
-        g.step("prims.feed.scatter", [Buffer("predictions", (0, *y.shape[1:]), g.dtype, "external")], [y, g.state("counters")], rows=batch)
+        for position, y in enumerate(outputs):
+            target = Buffer(numbered("predictions", position), (0, *y.rows().shape[1:]), g.dtype, "external")
+            g.step("prims.feed.scatter", [target], [y.rows(), g.state("counters")], rows=batch)
     if mode != "predict":
-        assert loss is not None
-        kept += _lower_loss(g, loss, outputs[0], inputs if input_gradients else [])
+        terms = _lower_losses(g, losses, outputs, graph.output_names)
+        if g.training:
+            kept = _lower_backward(g, [rows for rows, _ in terms], inputs if input_gradients else [])
     if mode == "train":
         assert optimizer is not None
         g.phase = "update"
         optimizer.lower(g, layout)
     if mode != "gradients":
         g.step("prims.feed.advance", updates=[g.state("counters")], scalars=[batch, int(mode == "train")])
-    return optimise(Plan(mode=mode, batch=batch, dtype=layout.dtype, steps=tuple(g.steps), outputs=tuple(kept)), gap)
+    return optimise(Plan(mode=mode, batch=batch, dtype=layout.dtype, steps=tuple(g.steps), outputs=kept, terms=tuple(g.terms)), gap)
+
+
+def numbered(name: str, position: int) -> str:
+    """The name of the array of output `position`: target, target_1, target_2, ..."""
+    return f"{name}_{position}" if position else name
 
 
 def shuffle_plan(layout: Layout) -> Plan:
@@ -302,24 +328,53 @@ def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Bu
     return x
 
 
-def _lower_loss(g: Builder, loss: Loss, y: Buffer, inputs: Sequence[Buffer]) -> list[Buffer]:
-    """Targets, loss, penalties, and backward where the mode asks for it; returns the gradients of `inputs`."""
+def _lower_losses(g: Builder, losses: Sequence[tuple[Loss | None, float]], outputs: Sequence[Buffer], names: Sequence[str]
+                  ) -> list[tuple[Buffer, float]]:
+    """Targets, losses, penalties, and their sum; returns each loss's rows with its weight, which the rows carry already."""
     g.phase = "loss"
-    target_shape, target_dtype = loss.target(y.shape[1:])
-    t = _feed(g, "target", target_shape, target_dtype)
     w = _feed(g, "sample_weight", ())
-    g.layer = "loss"
-    rows = loss.lower(g, y, t, w)
-    penalized = {name: declared.regularizer for name, declared in g.layout.declared.items()
-                 if declared.regularizer is not None and declared.trainable}         # that of a frozen parameter does not count, as in Keras
-    for name, regularizer in penalized.items():
+    found: list[tuple[Buffer, float]] = []
+    for position, (y, (loss, weight)) in enumerate(zip(outputs, losses, strict=True)):
+        if loss is None:
+            continue
+        shape, dtype = loss.target(y.shape[1:])
+        t = _feed(g, numbered("target", position), shape, dtype)
+        g.layer = "loss" if len(outputs) == 1 else f"{names[position]}_loss"
+        weighted = w
+        if weight != 1:
+            weighted = g.buffer("weights", g.batch)
+            g.step("prims.pointwise.scaled", [weighted], [w], scalars=[weight], rows=g.batch)
+        found.append((loss.lower(g, y, t, weighted).flat(), weight))
+        g.terms.append(names[position])
+        g.layer = ""
+    for name, regularizer in _penalized(g.layout).items():
         g.add_penalty(g.layout.parameters[name], regularizer.l1, regularizer.l2)
-    g.step("losses.reduce.accumulate", updates=[g.state("sums")], reads=[rows.flat(), g.state("penalties")], scalars=[g.batch])
-    if not g.training:
-        return []
-    gradients = g.backward(rows)
-    for name, regularizer in penalized.items():
+    g.layer = "loss"
+    for position, (rows, weight) in enumerate(found):
+        last = position == len(found) - 1
+        g.step("losses.reduce.accumulate", updates=[g.state("sums")], reads=[rows, g.state("penalties")],
+               scalars=[g.batch, position, 1 / weight, int(last)])
+    for value, name in g.named_penalties():
+        g.step("losses.reduce.report", updates=[g.state("sums")], reads=[value], scalars=[g.batch, len(g.terms)])
+        g.terms.append(name)
+    return found
+
+
+def _penalized(layout: Layout) -> dict[str, Regularizer]:
+    """Regularizers by parameter; that of a frozen parameter does not count, as in Keras."""
+    return {name: declared.regularizer for name, declared in layout.declared.items() if declared.regularizer is not None and declared.trainable}
+
+
+def _lower_backward(g: Builder, roots: Sequence[Buffer], inputs: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    """The backward steps, the penalties' gradients; returns the gradients of `inputs`, zeros for those on which no loss depends."""
+    g.layer = ""
+    gradients = g.backward(roots)
+    for name, regularizer in _penalized(g.layout).items():
         weight, dweight = g.layout.parameters[name], g.layout.gradients[name]
         g.step("losses.penalty.add_penalty_gradient", [], [weight.flat()], updates=[dweight.flat()], scalars=[regularizer.l1, regularizer.l2],
                tasks=work_tasks(0, 3 * weight.nbytes, most=-(-weight.size // PENALTY_BLOCK)))
-    return [gradients[x.name] for x in inputs]
+    for x in inputs:
+        if x.name not in gradients:
+            gradients[x.name] = g.buffer(f"{x.name}/no_gradient", *x.shape)
+            g.step("prims.pointwise.zero", [gradients[x.name].flat()])
+    return tuple(gradients[x.name] for x in inputs)

@@ -2,9 +2,9 @@
 
 M rows, N columns, K depth. Blocks of DEPTH along K and bands of rows keep A's part in the second-level cache while the panels of B, three
 registers wide, pass by. B lies as a matrix, or packed: panel after panel, each row behind row, as `pack` and `pack_transposed` write it. Packed
-it is read from the first byte to the last; in a large matrix the rows of a panel lie pages apart and fall into few sets of the cache
-(1024^3 on one core: 98 GFLOP/s unpacked, 110 packed; `prims/matmul.py` says when packing pays). An element of C is summed in order of k by fma, whatever tile it falls in: the bits depend neither
-on how rows are shared among tasks nor on the packing.
+it is read from the first byte to the last; in a large matrix the rows of a panel lie pages apart and fall into few sets of the cache (1024^3 on
+one core: 98 GFLOP/s unpacked, 110 packed; `prims/matmul.py` says when packing pays). An element of C is summed in order of k by fma, whatever
+tile it falls in: the bits depend neither on how rows are shared among tasks nor on the packing.
 """
 
 from __future__ import annotations

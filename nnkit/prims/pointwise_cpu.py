@@ -1,11 +1,12 @@
-"""Kernels over elements: sums of gradients, shares of a flat range."""
+"""Kernels over elements: sums of gradients, weights of outputs, shares of a flat range."""
 
 from __future__ import annotations
 
-from nnkit.jit import Int, Vector, kernel, routine
-from nnkit.prims.simd_cpu import part
+from nnkit.jit import Int, Matrix, Real, Vector, kernel, routine
+from nnkit.prims.matmul_cpu import row_share
+from nnkit.prims.simd_cpu import address, part
 
-__all__ = ["add", "share", "sum_of_two"]
+__all__ = ["add", "scaled", "share", "sum_of_two", "zero"]
 
 
 @routine
@@ -25,9 +26,30 @@ def add(task: Int, tasks: Int, y: Vector, x: Vector) -> None:
 
 
 @kernel
-def sum_of_two(task: Int, tasks: Int, y: Vector, a: Vector, b: Vector) -> None:
-    """y = a + b; y may be a. Task t covers its share of the elements. Writes y (=)."""
+def sum_of_two(task: Int, tasks: Int, y: Matrix, a: Matrix, b: Matrix) -> None:
+    """y = a + b; y may be a. All [N, F]. Row-local. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    F = y.shape[1]
+    ys, first, second = part(y, start * F, stop * F), part(a, start * F, stop * F), part(b, start * F, stop * F)
+    if address(y) == address(a):                         # one array less: the loop becomes vector code
+        for i in range(ys.size):
+            ys[i] += second[i]
+    else:
+        for i in range(ys.size):
+            ys[i] = first[i] + second[i]
+
+
+@kernel
+def scaled(task: Int, tasks: Int, y: Vector, x: Vector, factor: Real) -> None:
+    """y = factor x. Both [N]. Row-local. Writes y (=)."""
+    start, stop = row_share(y.size, tasks, task)
+    for n in range(start, stop):
+        y[n] = factor * x[n]
+
+
+@kernel
+def zero(task: Int, tasks: Int, y: Vector) -> None:
+    """y = 0. Task t covers its share of the elements. Writes y (=)."""
     start, stop = share(y.size, tasks, task)
-    ys, first, second = part(y, start, stop), part(a, start, stop), part(b, start, stop)
-    for i in range(ys.size):
-        ys[i] = first[i] + second[i]
+    for i in range(start, stop):
+        y[i] = 0

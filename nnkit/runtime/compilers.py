@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from nnkit.runtime import store
 
@@ -53,17 +54,16 @@ def _helpers(kernels: int) -> int:
 def _feed(waiting: collections.deque[Key]) -> None:
     """Start a helper and hand it kernels from the end until none waits."""
     code = f"import sys; sys.path[:] = {sys.path!r}; from nnkit.runtime.compilers import serve; serve()"
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        with subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                              text=True, env={**os.environ, "NNKIT_QUIET": "1"}) as helper:
-            assert helper.stdin is not None and helper.stdout is not None
-            with helper.stdin:
-                while waiting:
-                    name, dtype, debug = waiting.pop()
-                    helper.stdin.write(f"{name} {dtype} {int(debug)}\n")
-                    helper.stdin.flush()
-                    if not helper.stdout.readline():
-                        break
+    command = [sys.executable, "-P", "-c", code]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with (contextlib.suppress(OSError, IndexError, ValueError), subprocess.Popen(command, env={**os.environ, "NNKIT_QUIET": "1"}, **pipes) as helper,
+          helper.stdin, helper.stdout):
+        while waiting:
+            name, dtype, debug = waiting.pop()
+            helper.stdin.write(f"{name} {dtype} {int(debug)}\n")
+            helper.stdin.flush()
+            if not helper.stdout.readline():
+                break
 
 
 def serve() -> None:

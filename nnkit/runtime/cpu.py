@@ -38,11 +38,14 @@ def aligned_zeros(nbytes: int) -> np.ndarray:
 
 
 class Memory:
-    """The memory of one model: the persistent block of its layout, and one arena that all of its plans use in turn."""
+    """The memory of one model: the persistent block of its layout, and one arena that all of its plans use in turn.
 
-    def __init__(self, layout: Layout) -> None:
+    block: the persistent block of another model of the same layout, which both then share.
+    """
+
+    def __init__(self, layout: Layout, block: np.ndarray | None = None) -> None:
         self.layout = layout
-        self.block = aligned_zeros(layout.nbytes)
+        self.block = aligned_zeros(layout.nbytes) if block is None else block
         self.arena = aligned_zeros(0)
 
     def reserve(self, nbytes: int) -> None:

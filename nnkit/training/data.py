@@ -2,65 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
-from nnkit.layers.base import Shape
-from nnkit.losses.base import Loss
+from nnkit.plan.build import numbered
+from nnkit.spec import article, nearest
 from nnkit.training.feed import as_samples, as_weights, class_weights, same_length
+from nnkit.training.outputs import Output, per_name
 
-__all__ = ["Data"]
+if TYPE_CHECKING:
+    from nnkit.network import Graph
+
+__all__ = ["Data", "as_inputs", "input_arrays", "output_arrays"]
 
 
 @attrs.frozen(eq=False)
 class Data:
-    """C-contiguous arrays of one length n: inputs, targets in the form that the loss takes, weights."""
+    """C-contiguous arrays of one length n: inputs, for each output its targets in the form that its loss takes (None without a loss), weights."""
 
     inputs: tuple[np.ndarray, ...]
-    targets: np.ndarray
+    targets: tuple[np.ndarray | None, ...]
     weights: np.ndarray
 
     @property
     def n(self) -> int:
         """Number of samples."""
-        return len(self.targets)
+        return len(self.weights)
 
     def part(self, start: int, stop: int) -> Data:
         """The samples [start, stop), without a copy."""
         inputs = tuple(x[start:stop] for x in self.inputs)
-        return attrs.evolve(self, inputs=inputs, targets=self.targets[start:stop], weights=self.weights[start:stop])
+        targets = tuple(None if t is None else t[start:stop] for t in self.targets)
+        return Data(inputs=inputs, targets=targets, weights=self.weights[start:stop])
+
+    def targets_of(self, samples: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        """The targets of these samples, in their order."""
+        return tuple(None if t is None else t[samples] for t in self.targets)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The external arrays of a plan by name."""
-        return {**input_arrays(self.inputs), "target/data": self.targets, "sample_weight/data": self.weights}
+        targets = {f"{numbered('target', position)}/data": t for position, t in enumerate(self.targets) if t is not None}
+        return {**input_arrays(self.inputs), **targets, "sample_weight/data": self.weights}
 
     @classmethod
-    def of(cls, x: Any, y: Any, shapes: tuple[Shape, ...], loss: Loss, output_shape: Shape, dtype: str, sample_weight: Any = None,
+    def of(cls, x: Any, y: Any, graph: Graph, outputs: Sequence[Output], dtype: str, sample_weight: Any = None,
            class_weight: Mapping[int, float] | None = None, check_finite: bool = False) -> Data:
         """Check everything that the user passed. Raises TypeError or ValueError with one sentence."""
-        inputs = as_inputs(x, shapes, dtype, check_finite)
-        targets = loss.prepare(y, output_shape, dtype, check_finite)
-        n = same_length(x=inputs[0], y=targets)
+        inputs = as_inputs(x, graph, dtype, check_finite)
+        given = as_targets(y, outputs)
+        targets = tuple(_prepared(own, output, dtype, check_finite, len(outputs) > 1) for own, output in zip(given, outputs, strict=True))
+        n = same_length(x=inputs[0], **{f"y[{o.name!r}]" if len(outputs) > 1 else "y": t for o, t in zip(outputs, targets, strict=True)})
         weights = as_weights(sample_weight, n, dtype) if sample_weight is not None else np.ones(n, dtype)
         if class_weight is not None:
-            weights = class_weights(class_weight, y, dtype, weights)
+            if len(outputs) > 1:
+                raise ValueError(f"class_weight needs a network of one output, received one of {len(outputs)}: pass sample_weight")
+            weights = class_weights(class_weight, given[0], dtype, weights)
         return cls(inputs=inputs, targets=targets, weights=weights)
 
 
-def as_inputs(x: Any, shapes: tuple[Shape, ...], dtype: str, check_finite: bool = False) -> tuple[np.ndarray, ...]:
-    """The inputs of the network, checked: one array, or a tuple of as many as it has inputs."""
+def as_inputs(x: Any, graph: Graph, dtype: str, check_finite: bool = False) -> tuple[np.ndarray, ...]:
+    """The inputs of the network, checked: one array, a tuple of as many as it has inputs, or a dict by their names."""
+    names, shapes = graph.input_names, graph.input_shapes
+    if isinstance(x, Mapping):
+        for name in {**dict.fromkeys(x), **dict.fromkeys(names)}:
+            if name not in names:
+                raise ValueError(f"x: unknown input {name!r}: {nearest(str(name), names)}")
+            if name not in x:
+                raise ValueError(f"x must have an array for each of the inputs {names}, received none for {name!r}")
+        x = [x[name] for name in names] if len(names) > 1 else x[names[0]]
     if len(shapes) == 1:
         return (as_samples(x, shapes[0], dtype, "x", check_finite),)
     if not isinstance(x, (tuple, list)) or len(x) != len(shapes):
-        raise ValueError(f"x must be a tuple of {len(shapes)} arrays, one for each input, received {type(x).__name__}")
+        raise ValueError(f"x must be a tuple of {len(shapes)} arrays, one for each input, or a dict by input name, "
+                         f"received {article(type(x).__name__)}{f' of {len(x)}' if hasattr(x, '__len__') else ''}")
     arrays = tuple(as_samples(part, shape, dtype, f"x[{i}]", check_finite) for i, (part, shape) in enumerate(zip(x, shapes, strict=True)))
     same_length(**{f"x[{i}]": array for i, array in enumerate(arrays)})
     return arrays
 
 
-def input_arrays(inputs: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+def as_targets(y: Any, outputs: Sequence[Output]) -> list[Any]:
+    """What the user passed for each output. Raises ValueError where a loss has no targets, or targets no loss."""
+    names = tuple(output.name for output in outputs)
+    given = [y] if len(outputs) == 1 and not isinstance(y, Mapping) else per_name(y, names, "y")
+    for own, output in zip(given, outputs, strict=True):
+        if own is None and output.loss is not None:
+            raise ValueError(f"y must have targets for the output {output.name!r}, received none")
+        if own is not None and output.loss is None:
+            raise ValueError(f"y: output {output.name!r} has no loss, but received targets")
+    return given
+
+
+def _prepared(y: Any, output: Output, dtype: str, check_finite: bool, several: bool) -> np.ndarray | None:
+    """The targets of one output in the form that its loss takes."""
+    if output.loss is None:
+        return None
+    try:
+        return output.loss.prepare(y, output.shape, dtype, check_finite)
+    except (TypeError, ValueError) as error:
+        if not several:
+            raise
+        raise type(error)(f"output {output.name!r}: {error}") from None
+
+
+def input_arrays(inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The external input arrays of a plan by name."""
     return {f"x{position}/data" if position else "x/data": array for position, array in enumerate(inputs)}
+
+
+def output_arrays(predictions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The external output arrays of a plan by name."""
+    return {numbered("predictions", position): array for position, array in enumerate(predictions)}

@@ -16,7 +16,7 @@ from nnkit.training.history import History
 from nnkit.training.progress import Progress
 
 if TYPE_CHECKING:
-    from nnkit.training.model import Model
+    from nnkit.training.model import Model, Predictions, Targets
 
 __all__ = ["Fitting"]
 
@@ -118,7 +118,7 @@ class Fitting:
         assert data is not None
         model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics))
         order = self._order(data.n)
-        predictions = np.empty((data.n, *model.output_shape), model.dtype) if model.metrics else None
+        predictions = model.room_for_metrics(data.n)
         model.counters[COUNTERS["position"]] = 0
         done = batch = 0
         for size, tape, steps in model.cut(data.n, self.batch_size, "train", predictions is not None):
@@ -134,14 +134,14 @@ class Fitting:
                 batch += piece
                 done += piece * size
                 self._after_piece(progress, done, batch)
-        logs = {"loss": model.mean_loss()}
-        return {**logs, **model.metric_values([(data.targets[order[:done]], predictions[:done])] if predictions is not None else [])}
+        seen = [(data.targets_of(order[:done]), tuple(y[:done] for y in predictions))] if predictions is not None else []
+        return {**model.mean_losses(), **model.metric_values(seen)}
 
     def _after_piece(self, progress: Progress, done: int, batch: int) -> None:
         if self.by_batch:
-            self._call("on_train_batch_end", batch - 1, {"loss": self.model.mean_loss()})
+            self._call("on_train_batch_end", batch - 1, self.model.mean_losses())
         if self.callbacks or progress.verbose:
-            logs = {"loss": self.model.mean_loss()}
+            logs = self.model.mean_losses()
             self._call("on_train_piece_end", done, logs)
             progress.advance(done, logs)
 
@@ -165,7 +165,7 @@ class Fitting:
     def _epoch_of_batches(self, progress: Progress) -> dict[str, float]:
         model = self.model
         assert self.batches is not None
-        pieces: list[tuple[np.ndarray, np.ndarray | None]] = []
+        pieces: list[tuple[Targets, Predictions | None]] = []
         done = batch = 0
         for given in self.batches():
             if model.stop_training:
@@ -179,7 +179,7 @@ class Fitting:
         if not done:
             raise ValueError("x must give at least one batch an epoch, received none: a generator can be gone through only once; "
                              "pass a list, or a function that returns a new generator")
-        return {"loss": model.mean_loss(), **model.metric_values(pieces)}
+        return {**model.mean_losses(), **model.metric_values(pieces)}
 
 
 def _each_epoch(x: Any, epochs: int) -> Callable[[], Iterable[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,38 +13,46 @@ from typing import Any
 import numpy as np
 
 from nnkit.losses.base import Loss
-from nnkit.metrics import Metric, resolve_metric
-from nnkit.network import Sequential
+from nnkit.metrics import Metric
+from nnkit.network import Container, Graph
 from nnkit.optimizers.base import Optimizer
 from nnkit.optimizers.schedules import Schedule
-from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, build, lay_out, shuffle_plan
+from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, build, lay_out, shuffle_plan
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
 from nnkit.runtime import store
 from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
 from nnkit.spec import article, is_of_family, nearest, resolve
 from nnkit.training.callbacks import Callback
-from nnkit.training.data import Data, as_inputs, input_arrays
+from nnkit.training.data import Data, as_inputs, input_arrays, output_arrays
 from nnkit.training.feed import as_whole
 from nnkit.training.fitting import Fitting
 from nnkit.training.history import History
+from nnkit.training.outputs import Output, resolve_outputs
 
 __all__ = ["Model", "compile"]
+
+Predictions = tuple[np.ndarray, ...]                     # for each output (samples, ...)
+Targets = tuple[np.ndarray | None, ...]                  # likewise; None where an output has no loss
 
 PLANS_KEPT = 32                                          # bound plans a model keeps, one for each mode and batch size
 EVALUATION_BATCH = 256
 POSITION = COUNTERS["position"]
 
 
-def compile(spec: Sequential, *, optimizer: Optimizer | str | None = None, loss: Loss | str | None = None,
-            metrics: Iterable[Any] = (), backend: str = "cpu", dtype: str = "float32", seed: int = 0, threads: int | None = None) -> Model:
+def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: Any = None, metrics: Any = (), loss_weights: Any = None,
+            backend: str = "cpu", dtype: str = "float32", seed: int = 0, threads: int | None = None) -> Model:
     """A `Model` of the declared network, with its parameters initialised from `seed`.
 
     Args:
         spec: the network.
         optimizer: spec or name; needed by `fit` and `train_on_batch`.
-        loss: spec or name; needed by `fit`, `evaluate` and `gradients`.
-        metrics: metric specs, names ("accuracy" is chosen by the loss) or functions f(y_true, y_pred).
+        loss: spec or name; needed by `fit`, `evaluate` and `gradients`. For several outputs one for all of them, a dict by output name or a
+            list; an output whose loss is None or missing is not trained for.
+        metrics: metric specs, names ("accuracy" is chosen by the loss) or functions f(y_true, y_pred), one or a list. For several outputs a
+            dict by output name, or a list with an entry for each.
+        loss_weights: for several outputs the factors of their losses in the sum that is trained for, all greater than 0; a dict by output name
+            or a list. Default 1. Reported losses of single outputs do not carry them.
         backend: "cpu".
         dtype: "float32" or "float64", of parameters and arithmetic.
         seed: of initial parameters, the order of samples, dropout and noise. The same seed gives the same bits, for any number of threads.
@@ -60,62 +69,89 @@ def compile(spec: Sequential, *, optimizer: Optimizer | str | None = None, loss:
     """
     if not is_of_family(spec, "network"):
         raise TypeError(f"compile: spec must be a network such as Sequential, received {spec!r}")
-    chosen_optimizer, chosen_loss = resolve("optimizer", optimizer), resolve("loss", loss)
-    for value, family in ((chosen_optimizer, "optimizer"), (chosen_loss, "loss")):
-        if value is not None and not is_of_family(value, family):
-            raise ValueError(f"compile: {family} must be {article(family)} spec, its name or None, received {value!r}")
+    optimizer = resolve("optimizer", optimizer)
+    if optimizer is not None and not is_of_family(optimizer, "optimizer"):
+        raise ValueError(f"compile: optimizer must be {article('optimizer')} spec, its name or None, received {optimizer!r}")
     if backend != "cpu":
         raise ValueError(f"compile: backend must be 'cpu', received {backend!r}")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
     seed = as_whole(seed, 0, "seed")
     threads = None if threads is None else as_whole(threads, 1, "threads")
-    return Model(spec, chosen_optimizer, chosen_loss, metrics, dtype, seed, threads)
+    graph = spec.graph()
+    return Model(spec, graph, optimizer, resolve_outputs(graph, loss, loss_weights, metrics), dtype, seed, threads)  # type: ignore[arg-type]
 
 
 class Model:
     """A network with memory. Made by `nnkit.compile`.
 
     Attributes:
-        spec: the declared network. optimizer, loss, metrics: what it was compiled with. dtype, seed, threads: likewise.
+        spec: the declared network; of a submodel, the whole one. graph: the same as nodes. outputs: name, shape, loss, weight and metrics of each
+            output. optimizer, dtype, seed, threads: what it was compiled with. whole: the model whose memory a submodel uses, or itself.
         stop_training: a callback sets it to end training after the present step.
     """
 
-    def __init__(self, spec: Sequential, optimizer: Optimizer | None, loss: Loss | None, metrics: Iterable[Any], dtype: str, seed: int,
-                 threads: int | None) -> None:
-        self.spec, self.optimizer, self.loss = spec, optimizer, loss
+    def __init__(self, spec: Container, graph: Graph, optimizer: Optimizer | None, outputs: tuple[Output, ...], dtype: str, seed: int,
+                 threads: int | None, whole: Model | None = None) -> None:
+        self.spec, self.graph, self.optimizer, self.outputs = spec, graph, optimizer, outputs
         self.dtype, self.seed, self.threads = dtype, seed, threads
         self.stop_training = False
-        self.graph = spec.graph()
-        self.output_shape = self.graph.output_shapes[0]
-        if loss is not None:
-            loss.check(self.output_shape)
-        self.metrics = self._resolve_metrics(metrics)
-        self.layout = lay_out(self.graph, optimizer, dtype)
-        self.memory = Memory(self.layout)
+        self.whole = self if whole is None else whole
+        self.layout: Layout = lay_out(graph, optimizer, dtype) if whole is None else whole.layout
+        self.memory: Memory = Memory(self.layout, None if whole is None else whole.memory.block)
         self._tapes: collections.OrderedDict[tuple[str, int, bool, bool], Tape] = collections.OrderedDict()
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock() if whole is None else whole.lock
         self.training = False                            # whether a fit is running
         self.counters = self.memory.view(self.layout.buffers["counters"])
         self.sums = self.memory.view(self.layout.buffers["sums"])
-        self._parameters = {name: self.memory.view(buffer) for name, buffer in self.layout.parameters.items()}
-        self._initialise()
+        self._parameters = {name: self.memory.view(self.layout.parameters[name]) for name in graph.parameters()}
+        if whole is None:
+            self._initialise()
 
-    def _resolve_metrics(self, metrics: Iterable[Any]) -> tuple[Metric, ...]:
-        if isinstance(metrics, str) or callable(metrics) or not isinstance(metrics, Iterable):
-            metrics = [metrics]
-        if self.loss is None:
-            if list(metrics):
-                raise ValueError(f"compile: metrics need a loss, received metrics={list(metrics)!r} and no loss")
-            return ()
-        target_shape, _ = self.loss.target(self.output_shape)
-        found = tuple(resolve_metric(metric, self.loss.label, self.output_shape, target_shape=target_shape,
-                                     from_logits=getattr(self.loss, "from_logits", False)) for metric in metrics)
-        labels = ["loss", *(metric.label for metric in found)]
-        for label in labels:
-            if labels.count(label) > 1:
-                raise ValueError(f"compile: two metrics have the label {label!r}; give one a name")
-        return found
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of a sample's output, without the batch. Raises ValueError where there are several outputs: see `outputs`."""
+        if len(self.outputs) > 1:
+            raise ValueError(f"the model has {len(self.outputs)} outputs: their shapes are in model.outputs")
+        return self.outputs[0].shape
+
+    @property
+    def loss(self) -> Loss | None:
+        """The loss; of several outputs that of the first that has one."""
+        return next((output.loss for output in self.outputs if output.loss is not None), None)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of all outputs."""
+        return tuple(metric for output in self.outputs for metric in output.metrics)
+
+    @functools.cached_property
+    def terms(self) -> tuple[str, ...]:
+        """The parts of the loss that are reported: outputs with a loss, and penalties that have a name."""
+        return self.build_plan("evaluate", 1).terms
+
+    def submodel(self, *, inputs: str | Sequence[str] | None = None, outputs: str | Sequence[str] | None = None) -> Model:
+        """A part of the network as a model of its own that predicts with the same memory: training the whole changes it, too.
+
+        Args:
+            inputs: layers (by name; nested networks, too) in place of whose outputs the submodel takes its inputs. Default: the network's inputs,
+                as far as they are needed.
+            outputs: layers whose outputs the submodel gives. Default: the network's outputs.
+
+        Raises:
+            ValueError: a name that is unknown or that of a layer called more than once, outputs that need other inputs or none of one of them.
+
+        >>> import nnkit
+        >>> from nnkit import Dense, Input, Sequential
+        >>> model = nnkit.compile(Sequential([Input((20,)), Dense(2, name="latent"), Dense(20)]))
+        >>> model.submodel(outputs="latent").predict([[0.0] * 20]).shape
+        (1, 2)
+        >>> model.submodel(inputs="latent").predict([[0.0, 0.0]]).shape
+        (1, 20)
+        """
+        given, wanted = ((names,) if isinstance(names, str) else names for names in (inputs, outputs))
+        graph = self.graph.cut(given, wanted)
+        return Model(self.spec, graph, None, resolve_outputs(graph, None, None, ()), self.dtype, self.seed, self.threads, whole=self.whole)
 
     def _initialise(self) -> None:
         """Initial parameters and optimizer state, from the seed alone."""
@@ -196,7 +232,8 @@ class Model:
 
     def build_plan(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False) -> Plan:
         """The plan for a mode ("train", "gradients", "evaluate", "predict") and batch size; pure, nothing is compiled or allocated."""
-        return build(self.graph, self.layout, mode, batch, loss=self.loss, optimizer=self.optimizer, keep_predictions=keep_predictions,
+        losses = [(output.loss, output.weight) for output in self.outputs]
+        return build(self.graph, self.layout, mode, batch, losses=losses, optimizer=self.optimizer, keep_predictions=keep_predictions,
                      input_gradients=input_gradients, gap=RED_ZONE if debugging() else 0)
 
     def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False) -> Tape:
@@ -237,8 +274,9 @@ class Model:
         """Train for `epochs` passes over the data; returns the history of losses and metrics.
 
         Args:
-            x, y: arrays (anything that NumPy understands) of one length, or x alone: batches (x, y) or (x, y, sample_weight), from an iterable
-                that can be gone through once an epoch, or from a function that returns such an iterable.
+            x, y: arrays (anything that NumPy understands) of one length; for several inputs or outputs dicts by name, or lists. Or x alone:
+                batches (x, y) or (x, y, sample_weight), from an iterable that can be gone through once an epoch, or from a function that
+                returns such an iterable.
             batch_size: samples per update, at least 1; the last batch may be smaller. Not for batches.
             epochs, initial_epoch: train from epoch initial_epoch up to, not including, `epochs`.
             verbose: 0 quiet, 1 a progress line, 2 a line per epoch, "auto" 1 on a terminal and in a notebook, else 0.
@@ -270,33 +308,43 @@ class Model:
         return self.evaluate_data(data, batch_size)
 
     def data(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None, check_finite: bool = False) -> Data:
-        """The user's arrays, checked against network and loss."""
-        loss = self._loss("data")
-        return Data.of(x, y, self.graph.input_shapes, loss, self.output_shape, self.dtype, sample_weight, class_weight, check_finite)
+        """The user's arrays, checked against network and losses."""
+        self._loss("data")
+        return Data.of(x, y, self.graph, self.outputs, self.dtype, sample_weight, class_weight, check_finite)
 
     def evaluate_data(self, data: Data, batch_size: int) -> dict[str, float]:
         """`evaluate` on checked data."""
         sums = self.sums.copy()
-        predictions = np.empty((data.n, *self.output_shape), self.dtype) if self.metrics else None
+        predictions = self.room_for_metrics(data.n)
         with _Use(self, "evaluate"):
             self.sums[:] = 0
             for _, tape, steps in self.cut(data.n, batch_size, "evaluate", predictions is not None):
                 self.bind(tape, data, predictions)
                 tape.run(steps)
-            logs = {"loss": self.mean_loss()}
+            logs = self.mean_losses()
         self.sums[:] = sums
         return {**logs, **self.metric_values([(data.targets, predictions)])}
 
-    def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
-        """The network's output for x, as an array (samples, ...)."""
-        inputs = as_inputs(x, self.graph.input_shapes, self.dtype)
+    def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> Any:
+        """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them."""
+        inputs = as_inputs(x, self.graph, self.dtype)
         n = len(inputs[0])
-        predictions = np.empty((n, *self.output_shape), self.dtype)
+        predictions = self.room(n)
         with _Use(self, "predict"):
             for _, tape, steps in self.cut(n, as_whole(batch_size, 1, "batch_size"), "predict"):
-                tape.bind({**input_arrays(inputs), "predictions": predictions})
+                tape.bind({**input_arrays(inputs), **output_arrays(predictions)})
                 tape.run(steps)
-        return predictions
+        if self.whole is self and self.spec.output_names is not None:
+            return dict(zip(self.spec.output_names, predictions, strict=True))
+        return predictions if len(predictions) > 1 else predictions[0]
+
+    def room(self, n: int) -> Predictions:
+        """Arrays for the outputs of n samples."""
+        return tuple(np.empty((n, *output.shape), self.dtype) for output in self.outputs)
+
+    def room_for_metrics(self, n: int) -> Predictions | None:
+        """The same where there are metrics that will look at them."""
+        return self.room(n) if self.metrics else None
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None,
                        check_finite: bool = False) -> dict[str, float]:
@@ -306,14 +354,15 @@ class Model:
         data = self.data(x, y, sample_weight, class_weight, check_finite)
         with _Use(self, "train_on_batch"):
             sums = self.sums.copy()
+            self.sums[:] = 0
             predictions = self.train_batch(data)
-            loss = float(self.sums[SUMS["last"]])
+            logs = {**self.mean_losses(), "loss": float(self.sums[SUMS["last"]])}
             self.sums[:] = sums
-            return {"loss": loss, **self.metric_values([(data.targets, predictions)])}
+            return {**logs, **self.metric_values([(data.targets, predictions)])}
 
-    def train_batch(self, data: Data) -> np.ndarray | None:
+    def train_batch(self, data: Data) -> Predictions | None:
         """One update on checked data; returns the predictions before it, where there are metrics."""
-        predictions = np.empty((data.n, *self.output_shape), self.dtype) if self.metrics else None
+        predictions = self.room_for_metrics(data.n)
         self.counters[POSITION] = 0
         self.prepare_rates(1)
         tape = self.tape("train", data.n, predictions is not None)
@@ -324,7 +373,8 @@ class Model:
     def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False) -> dict[str, np.ndarray]:
         """Gradients of the loss (penalties included) by parameter name, for these samples as one batch in training mode; nothing is updated.
 
-        inputs: also the gradient by the input, as "x". Dropout draws the mask that the next update would draw.
+        inputs: also the gradient by the input, as "x"; of several inputs as "x", "x1", ..., 0 where no loss depends on one. Dropout draws the
+        mask that the next update would draw.
         """
         self._loss("gradients")
         data = self.data(x, y, sample_weight)
@@ -341,11 +391,11 @@ class Model:
 
     # How they do it.
 
-    def bind(self, tape: Tape, data: Data, predictions: np.ndarray | None = None, order: np.ndarray | None = None) -> None:
+    def bind(self, tape: Tape, data: Data, predictions: Predictions | None = None, order: np.ndarray | None = None) -> None:
         """Give a tape its data set."""
         arrays = data.arrays()
         if predictions is not None:
-            arrays["predictions"] = predictions
+            arrays.update(output_arrays(predictions))
         if order is not None:
             arrays["order"] = order
         tape.bind(arrays)
@@ -357,21 +407,25 @@ class Model:
         if n % batch:
             yield n % batch, self.tape(mode, n % batch, keep_predictions), 1
 
-    def mean_loss(self) -> float:
-        """The loss over the samples since `sums` was cleared."""
+    def mean_losses(self) -> dict[str, float]:
+        """The loss over the samples since `sums` was cleared, and its parts where it has several: {"loss": ..., "score_loss": ...}."""
         samples = self.sums[SUMS["samples"]]
-        return float(self.sums[SUMS["loss"]] / samples) if samples else float("nan")
+        names = [f"{term}_loss" for term in self.terms] if len(self.terms) > 1 else []
+        places = {"loss": SUMS["loss"], **{name: SUMS["terms"] + position for position, name in enumerate(names)}}
+        return {name: float(self.sums[place] / samples) if samples else float("nan") for name, place in places.items()}
 
-    def metric_values(self, pieces: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> dict[str, float]:
+    def metric_values(self, pieces: Sequence[tuple[Targets, Predictions | None]]) -> dict[str, float]:
         """The metrics of pieces (targets, predictions) of one data set, by label."""
         found = {}
-        for metric in self.metrics:
-            sums: Any
-            if metric.additive or len(pieces) == 1:
-                sums = sum(metric.update(targets, predictions) for targets, predictions in pieces)
-            else:
-                sums = metric.update(*(np.concatenate(parts) for parts in zip(*pieces, strict=True)))
-            found[metric.label] = metric.result(sums)
+        for position, output in enumerate(self.outputs):
+            own = [(targets[position], predictions[position]) for targets, predictions in pieces if predictions is not None]
+            for label, metric in zip(output.labels(), output.metrics, strict=True):
+                sums: Any
+                if metric.additive or len(own) == 1:
+                    sums = sum(metric.update(targets, predictions) for targets, predictions in own)
+                else:
+                    sums = metric.update(*(np.concatenate(parts) for parts in zip(*own, strict=True)))
+                found[label] = metric.result(sums)
         return found
 
     def _optimizer(self, action: str) -> Optimizer:
@@ -379,10 +433,9 @@ class Model:
             raise RuntimeError(f"{action} needs an optimizer: pass optimizer= to nnkit.compile")
         return self.optimizer
 
-    def _loss(self, action: str) -> Loss:
+    def _loss(self, action: str) -> None:
         if self.loss is None:
             raise RuntimeError(f"{action} needs a loss: pass loss= to nnkit.compile")
-        return self.loss
 
 
 class _Use:
@@ -390,7 +443,7 @@ class _Use:
     use the model between two pieces of an epoch, so data is read from position 0 here and the position put back afterwards."""
 
     def __init__(self, model: Model, action: str) -> None:
-        self.model, self.action = model, action
+        self.model, self.action = model.whole, action
 
     def __enter__(self) -> None:
         model = self.model
