@@ -201,8 +201,9 @@ class Graph:
         kept = [index for index in sorted(wants) if index not in given]
         place = {old: new for new, old in enumerate([*given, *kept])}
         nodes = [attrs.evolve(self.nodes[i], inputs=tuple(place[source] for source in self.nodes[i].inputs)) for i in kept]
+        inside = {name: tuple(tuple(place[i] for i in ends) for ends in calls if place.keys() >= {*ends}) for name, calls in self.places.items()}
         return Graph(nodes=(*starts, *nodes), outputs=tuple(place[index] for index, _ in wanted),
-                     output_names=tuple(_numbered([name for _, name in wanted])))
+                     output_names=tuple(_numbered([name for _, name in wanted])), places={name: calls for name, calls in inside.items() if calls})
 
     def _path(self, index: int, wants: Mapping[int, int | None]) -> str:
         """The layers from a node to the output that needs it: "input -> dense -> add"."""

@@ -58,7 +58,7 @@ def test_noise_of_training_is_the_documented_one(F, batch):
 
 def evaluated(F, x, batch, dtype="float64", **options):
     """z in evaluation of the data set x, in batches."""
-    rig = Draws(F, batch, dtype=dtype, **options)
+    rig = Draws(F, batch, dtype=dtype, loss=nnkit.MeanSquaredError(), **options)
     z = np.full((len(x), F), np.nan, dtype)
     rig.bind("evaluate", x, np.zeros((len(x), F)), np.zeros(len(x)))
     rig.tape("evaluate").bind({"predictions": z})

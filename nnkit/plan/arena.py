@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import attrs
 
 from nnkit.plan.plan import ALIGNMENT, PERSISTENT, Buffer, Plan
@@ -49,18 +51,19 @@ def place(plan: Plan, gap: int = 0) -> Plan:
             sizes[name] = max(sizes.get(name, 0), aligned(buffer.nbytes) + gap)
     life = lives(plan)
     order = {name: position for position, name in enumerate(sizes)}
-    placed: list[tuple[int, int, int, int]] = []         # (offset, end, first group, last group)
+    placed: list[tuple[int, int, int, int]] = []         # (offset, end, first group, last group), in order
     offsets: dict[str, int] = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], order[name])):
         first, last = life[name]
-        offset = 0
-        for start, end, other_first, other_last in sorted(placed):
+        offset, size = 0, sizes[name]
+        for start, end, other_first, other_last in placed:
             if other_first <= last and first <= other_last:
-                if offset + sizes[name] <= start:
+                if offset + size <= start:
                     break
-                offset = max(offset, end)
+                if end > offset:
+                    offset = end
         offsets[name] = offset
-        placed.append((offset, offset + sizes[name], first, last))
+        bisect.insort(placed, (offset, offset + size, first, last))
     total = max((end for _, end, _, _ in placed), default=0)
     return attrs.evolve(plan, offsets=offsets, arena_bytes=total, separate_bytes=sum(_separate(plan, gap)))
 

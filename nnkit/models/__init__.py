@@ -1,0 +1,6 @@
+"""Well-known networks: functions that return specs, to compile as they are or to use as layers of a larger network."""
+
+from nnkit.models.autoencoder import autoencoder
+from nnkit.models.vae import vae
+
+__all__ = ["autoencoder", "vae"]
