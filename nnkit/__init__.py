@@ -11,6 +11,7 @@ A network is declared as frozen records, compiled into a plan, and run by Numba 
 """
 
 from nnkit import metrics as metrics
+from nnkit import models as models
 from nnkit._version import __version__ as __version__
 from nnkit.initializers import *  # noqa: F403
 from nnkit.layers import *  # noqa: F403

@@ -16,7 +16,9 @@ Kernels trust their arguments: everything was checked at the edge. They do not a
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from collections.abc import Callable
 from types import FunctionType
 from typing import Annotated, Any, get_args, get_type_hints
@@ -27,13 +29,15 @@ from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.errors import NumbaError
 from numba.extending import intrinsic
 
 from nnkit.runtime import store
 
 __all__ = [
     "I64", "KERNEL_OPTIONS", "RUNNER_OPTIONS", "Counters", "Double", "Doubles", "Int", "Kernel", "LabelMatrix", "Labels", "Matrix", "ObjectCode",
-    "Ordinals", "Real", "Tensor3", "Vector", "array_view", "kernel", "object_code", "routine", "scalar", "shared", "vector_bytes",
+    "Ordinals", "Real", "Tensor3", "Vector", "array_view", "compiled_scalar", "kernel", "object_code", "routine", "scalar", "shared",
+    "vector_bytes",
 ]
 
 
@@ -69,6 +73,7 @@ Doubles = Annotated[np.ndarray, Argument("float64", 1)]       # sums and learnin
 Real = Annotated[float, Argument("T", 0)]
 Double = Annotated[float, Argument("float64", 0)]
 Int = Annotated[int, Argument("int64", 0)]
+ANNOTATIONS = "Vector, Matrix, Tensor3, Labels, LabelMatrix, Ordinals, Counters, Doubles, Real, Double or Int"
 
 # error_model: Python's may raise on a division, which is a way out of the loop and stops vectorisation (Adam: 6.5 -> 0.44 us).
 # fastmath: contract alone, so that a * b + c may be one fma; NaN, infinities and the order of sums keep their meaning.
@@ -122,19 +127,20 @@ class ObjectCode:
 
 
 class Kernel:
-    """A kernel: callable on arrays (`k(0, 1, y, x)` for task 0 of 1), and compilable to object code for the tape."""
+    """A kernel: callable on arrays (`k(0, 1, y, x)` for task 0 of 1), and compilable to object code for the tape.
+
+    step: the name by which steps call it: of nnkit's own the place where it is declared, "layers.dense.dense_forward"; others get theirs from
+    `store.register`.
+    """
 
     def __init__(self, function: Callable[..., None]) -> None:
-        hints = get_type_hints(function, include_extras=True)
-        hints.pop("return", None)
-        names = list(hints)
-        if names[:2] != ["task", "tasks"]:
-            raise TypeError(f"kernel {function.__name__}: the first two arguments must be task and tasks, received {names[:2]}")
+        declared = declared_arguments(function)
         self.function = function
         self.name = function.__name__
+        self.step = f"{str(function.__module__).removeprefix('nnkit.').removesuffix('_cpu')}.{function.__qualname__}"
         self.__doc__ = function.__doc__
-        self.argument_names = tuple(names[2:])
-        self.arguments: tuple[Argument, ...] = tuple(get_args(hints[name])[1] for name in names[2:])
+        self.argument_names = tuple(declared)
+        self.arguments: tuple[Argument, ...] = tuple(declared.values())
         self._entries: dict[str, store.Entry] = {}
 
     @property
@@ -154,14 +160,64 @@ class Kernel:
         store.KERNEL(self._entries[dtype].address)(slots.ctypes.data, slots.ctypes.data + 8, words.ctypes.data, task, tasks)
 
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
-        """Object code of this kernel for one dtype. With `debug` every index is checked; a wrong one ends the kernel with status 1."""
+        """Object code of this kernel for one dtype. With `debug` every index is checked; a wrong one ends the kernel with status 1.
+
+        Raises ValueError with Numba's reason where it cannot be compiled.
+        """
         inner = njit(**KERNEL_OPTIONS, **BY_ADDRESS, boundscheck=debug)(self.function)
         unpack = _unpacker(self.arguments, dtype)
 
         def adapter(words, task, tasks):  # type: ignore[no-untyped-def]
             inner(task, tasks, *unpack(words))
 
-        return object_code(adapter, f"{self.function.__module__}.{self.name}.{dtype}", 3, {**KERNEL_OPTIONS, **BY_ADDRESS})
+        try:
+            return object_code(adapter, f"{self.function.__module__}.{self.name}.{dtype}", 3, {**KERNEL_OPTIONS, **BY_ADDRESS})
+        except Exception as error:
+            raise ValueError(f"kernel {self.step} cannot be compiled by Numba for {dtype}: {reason(error, self.function)}") from error
+
+
+def declared_arguments(function: Callable[..., None]) -> dict[str, Argument]:
+    """What a kernel's annotations declare, by name, task and tasks apart. Raises TypeError where they are not a kernel's."""
+    if not inspect.isfunction(function) or function.__name__ == "<lambda>":
+        raise TypeError(f"kernel: must be a plain function, declared by def, received {function!r}")
+    what = f"kernel {function.__qualname__}"
+    parameters = list(inspect.signature(function).parameters.values())
+    names = [parameter.name for parameter in parameters]
+    if names[:2] != ["task", "tasks"]:
+        raise TypeError(f"{what}: the first two arguments must be task and tasks, received {names[:2]}")
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except Exception as error:                           # whatever looking them up gives
+        raise TypeError(f"{what}: annotations must be known where the kernel is declared: {error}") from None
+    found: dict[str, Argument] = {}
+    for parameter in parameters:
+        argument = next((part for part in get_args(hints.get(parameter.name)) if isinstance(part, Argument)), None)
+        if argument is None:
+            received = "none" if parameter.annotation is parameter.empty else repr(hints[parameter.name])
+            raise TypeError(f"{what}: the annotation of {parameter.name} must be {ANNOTATIONS}, received {received}")
+        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or parameter.default is not parameter.empty:
+            raise TypeError(f"{what}: arguments must be plain ones without defaults, received {parameter}")
+        last = list(found)[-1] if len(found) > 2 else None
+        if last is not None and argument.ndim and not found[last].ndim:
+            raise TypeError(f"{what}: arrays must stand before numbers, received the array {parameter.name} after the number {last}")
+        found[parameter.name] = argument
+    if any(found.pop(name) != Argument("int64", 0) for name in ("task", "tasks")):
+        raise TypeError(f"{what}: task and tasks must be annotated as Int")
+    return found
+
+
+def reason(error: Exception, function: Callable[..., Any]) -> str:
+    """Why Numba could not compile a function, in one line: the first sentence of what it says, and the line in the function's file."""
+    text = str(error) if isinstance(error, NumbaError) else f"{type(error).__name__}: {error}"
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    lines = [line.strip() for line in text.splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Failed in nopython mode", "During:", "File ", "This error"))]
+    first = " ".join(said[:2]) if said and said[0].endswith(":") else "".join(said[:1])
+    if "NRT required" in text or "returning of array passed" in text:
+        first = "it would make a new array, which a kernel must not: write a loop, or have the step name the array in `scratch`"
+    file = os.path.basename(function.__code__.co_filename)
+    place = re.search(rf'{re.escape(file)}(?:", line | \()(\d+)', text)
+    return (first or type(error).__name__) + (f" ({file}, line {place[1]})" if place else "")
 
 
 class Shared:
@@ -219,8 +275,28 @@ def shared(function: Callable[..., None]) -> Any:
 
 
 def kernel(function: Callable[..., None]) -> Kernel:
-    """Decorator: the function becomes a `Kernel`."""
-    return Kernel(function)
+    """Decorator: the function becomes a `Kernel`. One that is declared outside of nnkit is registered as "user:<module>.<qualified name>".
+
+    Raises TypeError for a function that is not a kernel's: its arguments, their order, their annotations.
+    """
+    made = Kernel(function)
+    if not str(function.__module__).startswith("nnkit."):
+        store.register(f"user:{function.__module__}.{function.__qualname__}", {"": made})
+    return made
+
+
+def compiled_scalar(function: Callable[..., Any], what: str, count: int = 1) -> Any:
+    """The function of `count` numbers, compiled for float32 and float64. Raises ValueError with Numba's reason where it cannot be."""
+    compiled = scalar(function)
+    for number in (types.float32, types.float64):
+        try:
+            compiled.compile((number,) * count)
+        except Exception as error:
+            raise ValueError(f"{what} cannot be compiled by Numba: {reason(error, function)}") from None
+        result = compiled.overloads[(number,) * count].signature.return_type
+        if not isinstance(result, (types.Float, types.Integer)):
+            raise ValueError(f"{what} must return a number, returns {result}")
+    return compiled
 
 
 def object_code(function: Callable[..., Any], name: str, arity: int, options: dict[str, Any]) -> ObjectCode:

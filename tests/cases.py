@@ -19,7 +19,7 @@ import numpy as np
 
 from nnkit.layers.base import Layer
 from nnkit.losses.base import Loss
-from nnkit.network import Input, Sequential
+from nnkit.network import Container, Input, Sequential
 
 __all__ = ["Case", "LossCase", "all_cases", "all_loss_cases", "one_hot", "probabilities"]
 
@@ -48,20 +48,25 @@ def _layers(value: Any) -> tuple[Layer, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
+def _layers_or_network(value: Any) -> Any:
+    return value if isinstance(value, Container) else _layers(value)
+
+
 @attrs.frozen
 class Case:
     """A network whose layers are checked.
 
-    id: unique, starts with the layer's name. layers: one layer or several, without the Input. shape: of one sample. batch: samples.
-    seed: of data and parameters; change it where a finite difference happens to straddle a kink. x: makes the data (default: normal).
+    id: unique, starts with the layer's name. layers: one layer or several, without the Input, and shape: of one sample; or layers: a whole
+    network, of as many inputs and outputs as it likes, without a shape. batch: samples.
+    seed: of data and parameters; change it where a finite difference happens to straddle a kink. x: makes the data of each input (default: normal).
     parameters: makes a parameter from (rng, name, shape), by default normal / 2, positive (0.5 to 1.5) for names that contain "variance".
     random: the layer draws random numbers in training, so there only gradients are checked, not values (a layer's own tests do that).
     single: the tolerance of float32 against float64, relative to the largest entry.
     """
 
     id: str
-    layers: tuple[Layer, ...] = attrs.field(converter=_layers)
-    shape: tuple[int, ...]
+    layers: tuple[Layer, ...] | Container = attrs.field(converter=_layers_or_network)
+    shape: tuple[int, ...] | None = None
     batch: int = 3
     seed: int = 0
     x: Sampler = normal
@@ -70,9 +75,9 @@ class Case:
     single: float = 2e-5
 
     @property
-    def network(self) -> Sequential:
+    def network(self) -> Container:
         """The declared network."""
-        return Sequential((Input(self.shape), *self.layers))
+        return self.layers if isinstance(self.layers, Container) else Sequential((Input(self.shape), *self.layers))
 
 
 @attrs.frozen

@@ -2,7 +2,7 @@
 
 from cases import Case
 from nnkit.layers.dense import Dense
-from nnkit.regularizers import L1, L1L2, L2
+from nnkit.regularizers import L1, L1L2, L2, KLSparsity
 
 CASES = [
     Case("dense", [Dense(4)], (3,)),
@@ -20,4 +20,8 @@ CASES = [
     Case("dense-penalties", [Dense(3, kernel_regularizer=L1L2(0.3, 0.2), bias_regularizer=L1(0.1), activity_regularizer=L2(0.7))], (5,), batch=4),
     Case("dense-frozen", [Dense(4, "tanh"), Dense(3, "tanh", trainable=False), Dense(2)], (5,), batch=4),
     Case("dense-stack", [Dense(6, "tanh", name="first"), Dense(5, "sigmoid", activity_regularizer=L1(0.1)), Dense(2)], (3,), batch=9),
+    Case("dense-sparsity", [Dense(5, "sigmoid", activity_regularizer=KLSparsity(0.1, 0.7)), Dense(2)], (3,), batch=7),
+    Case("dense-sparsity-inner-axes", [Dense(11, "sigmoid", activity_regularizer=KLSparsity(0.6, 2.0))], (2, 3, 4), batch=3),
+    Case("dense-sparsity-one", [Dense(1, "sigmoid", activity_regularizer=KLSparsity(0.3, 0.1))], (1,), batch=1),
+    Case("dense-sparsity-no-row", [Dense(3, "sigmoid", activity_regularizer="kl_sparsity")], (0, 2), batch=4),
 ]

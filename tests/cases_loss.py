@@ -5,6 +5,7 @@ import numpy as np
 from cases import LossCase, one_hot, probabilities
 from nnkit.layers.activation import Activation
 from nnkit.losses.crossentropy import BinaryCrossentropy, CategoricalCrossentropy, KLDivergence, SparseCategoricalCrossentropy
+from nnkit.losses.custom import UserLoss, register_loss
 from nnkit.losses.hinge import CategoricalHinge, Hinge, SquaredHinge
 from nnkit.losses.regression import Huber, LogCosh, MeanAbsoluteError, MeanSquaredError, Poisson
 
@@ -84,6 +85,9 @@ def pointwise(name, make, **data):
     ]
 
 
+register_loss("cases_quantile", lambda y, t: (0.3 * (t - y) if t > y else 0.7 * (y - t)) + (y - t) * (y - t),
+              lambda y, t: (-0.3 if t > y else 0.7) + 2 * (y - t))
+
 SOFTMAX, SIGMOID = Activation("softmax"), Activation("sigmoid")
 
 LOSS_CASES = [
@@ -92,6 +96,7 @@ LOSS_CASES = [
     *pointwise("huber", lambda: Huber(delta=0.7)),
     LossCase("huber-default", Huber(), (3,), batch=4),
     *pointwise("log-cosh", LogCosh),
+    *pointwise("user-loss", lambda: UserLoss("cases_quantile")),
     *pointwise("poisson", Poisson, y=positive, t=counts),
     *pointwise("kl-divergence", KLDivergence, y=inside, t=probabilities),
     LossCase("kl-divergence-clipped", KLDivergence(), (5,), batch=7, y=clipped, t=clipped),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -13,14 +14,16 @@ import pytest
 
 from cases import Case
 from nnkit.losses.base import Loss
-from nnkit.network import Sequential
+from nnkit.network import Container
 from nnkit.plan import passes
-from nnkit.plan.build import COUNTERS, SUMS, build, lay_out
+from nnkit.plan.build import COUNTERS, SUMS, build, lay_out, numbered
 from nnkit.plan.plan import Buffer, Plan
 from nnkit.runtime import cpu, store
 from nnkit.runtime.cpu import Memory, Tape
 
-__all__ = ["Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks"]
+__all__ = [
+    "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks", "parts",
+]
 
 # Central differences (L(x + h d) - L(x - h d)) / 2h. Their error is h^2 L'''/6, 2e-11 for derivatives near 1, and the rounding of L, about
 # 1e-16 |L| / h = 1e-11 |L|. So 1e-6 leaves four digits to spare, and a wrong formula is wrong in the first ones. A derivative a thousand times
@@ -67,21 +70,38 @@ def many_tasks() -> Iterator[None]:
         yield
 
 
+Arrays = Any                                             # an array, or a tuple of them: one for each input or output
+
+
+def parts(values: Arrays) -> tuple[np.ndarray, ...]:
+    """One array, or several, as a tuple."""
+    return values if isinstance(values, tuple) else (values,)
+
+
+def alone(values: Iterable[np.ndarray]) -> Arrays:
+    """The one array, or a tuple of several."""
+    values = tuple(values)
+    return values if len(values) > 1 else values[0]
+
+
 @attrs.frozen
 class Results:
     """What one run in mode "gradients" gives."""
 
-    y: np.ndarray                                        # output, of shape (N, ...)
+    y: Arrays                                            # output, of shape (N, ...); a tuple where there are several
     loss: float                                          # of the batch, penalties included
-    dx: np.ndarray                                       # dLoss/dx
+    dx: Arrays                                           # dLoss/dx; a tuple where there are several inputs
     gradients: Mapping[str, np.ndarray]                  # of the trainable parameters
     updated: Mapping[str, np.ndarray]                    # the other parameters, after the step
 
 
 class Rig:
-    """A network with a loss, bound to memory of its own."""
+    """A network with a loss, which all its outputs share, bound to memory of its own.
 
-    def __init__(self, network: Sequential, parameters: Mapping[str, np.ndarray], batch: int, *, loss: Loss | None = None, dtype: str = "float64",
+    x, targets t and results are arrays; of several inputs or outputs, tuples.
+    """
+
+    def __init__(self, network: Container, parameters: Mapping[str, np.ndarray], batch: int, *, loss: Loss | None = None, dtype: str = "float64",
                  threads: int = 1, debug: bool = True, seed: int = 11) -> None:
         self.graph = network.graph()
         self.layout = lay_out(self.graph, None, dtype)
@@ -90,7 +110,6 @@ class Rig:
         self.loss = Probe() if loss is None else loss
         self.parameters = {name: self.memory.view(buffer) for name, buffer in self.layout.parameters.items()}
         self.start = {name: np.asarray(parameters[name]).astype(dtype) for name in self.parameters}
-        (self.output_shape,) = self.graph.output_shapes
         self.tapes: dict[str, Tape] = {}
         self.set_parameters(self.start)
 
@@ -103,42 +122,49 @@ class Rig:
         if mode not in self.tapes:
             with debug_mode(self.debug):
                 gap = cpu.RED_ZONE if self.debug else 0
-                plan = build(self.graph, self.layout, mode, self.batch, losses=[(self.loss, 1.0)], keep_predictions=True,
+                plan = build(self.graph, self.layout, mode, self.batch, losses=[(self.loss, 1.0)] * len(self.graph.outputs), keep_predictions=True,
                              input_gradients=mode == "gradients", gap=gap)
                 self.tapes[mode] = Tape(plan, self.memory, self.threads)
         return self.tapes[mode]
 
-    def bind(self, mode: str, x: np.ndarray, t: np.ndarray | None, w: np.ndarray | None) -> np.ndarray:
-        """Bind the data, reset what a step counts; returns the array of predictions, full of NaN."""
-        y = np.full((self.batch, int(np.prod(self.output_shape, dtype=int))), np.nan, self.dtype)
-        arrays = {"x/data": self._floats(x), "predictions": y}
+    def bind(self, mode: str, x: Arrays, t: Arrays | None, w: np.ndarray | None) -> list[np.ndarray]:
+        """Bind the data, reset what a step counts; returns the arrays of predictions, full of NaN."""
+        shapes = self.graph.output_shapes
+        ys = [np.full((self.batch, math.prod(shape)), np.nan, self.dtype) for shape in shapes]
+        arrays = {f"x{position or ''}/data": self._floats(values) for position, values in enumerate(parts(x))}
+        arrays |= {numbered("predictions", position): y for position, y in enumerate(ys)}
         if mode != "predict":
-            shape, dtype = self.loss.target(self.output_shape)
-            assert t is not None
-            assert t.shape[1:] == shape
-            arrays["target/data"] = np.ascontiguousarray(t, np.int32) if dtype == "int32" else self._floats(t)
+            for position, (values, output_shape) in enumerate(zip(parts(t), shapes, strict=True)):
+                shape, dtype = self.loss.target(output_shape)
+                assert values.shape[1:] == shape
+                arrays[f"{numbered('target', position)}/data"] = (
+                    np.ascontiguousarray(values, np.int32) if dtype == "int32" else self._floats(values))
             arrays["sample_weight/data"] = self._floats(np.zeros(self.batch) if w is None else w)
         self.tape(mode).bind(arrays)
         counters = self.memory.view(self.layout.buffers["counters"])
         counters[:] = 0
         counters[COUNTERS["seed"]] = self.seed
         self.memory.view(self.layout.buffers["sums"])[:] = 0
-        return y
+        return ys
+
+    def _outputs(self, ys: Iterable[np.ndarray]) -> Arrays:
+        """The arrays of predictions with the outputs' shapes."""
+        return alone(y.reshape(self.batch, *shape) for y, shape in zip(ys, self.graph.output_shapes, strict=True))
 
     def _floats(self, values: np.ndarray) -> np.ndarray:
         """Contiguous, a copy only where the type differs; samples without axes as they are."""
         values = np.ascontiguousarray(values, self.dtype)
         return values.reshape(len(values), int(np.prod(values.shape[1:], dtype=int))) if values.ndim > 1 else values
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Arrays) -> Arrays:
         """The output in inference."""
-        y = self.bind("predict", x, None, None)
+        ys = self.bind("predict", x, None, None)
         self.tape("predict").run()
-        return y.reshape(self.batch, *self.output_shape)
+        return self._outputs(ys)
 
-    def run(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None = None, *, mode: str = "gradients") -> Results:
+    def run(self, x: Arrays, t: Arrays, w: np.ndarray | None = None, *, mode: str = "gradients") -> Results:
         """One step without update. Gradients are NaN before; parameters that a training step changes begin as at the start."""
-        y = self.bind(mode, x, t, w)
+        ys = self.bind(mode, x, t, w)
         for name in set(self.parameters) - set(self.layout.gradients):
             self.parameters[name][...] = self.start[name]
         for view in self._gradient_views().values():
@@ -147,25 +173,28 @@ class Rig:
         tape.run()
         plan = tape.plan
         return Results(
-            y=y.reshape(self.batch, *self.output_shape), loss=float(self.memory.view(self.layout.buffers["sums"])[SUMS["last"]]),
-            dx=self.memory.view(plan.outputs[0], plan).reshape(np.shape(x)).copy() if plan.outputs else np.empty(0),
+            y=self._outputs(ys), loss=float(self.memory.view(self.layout.buffers["sums"])[SUMS["last"]]),
+            dx=alone(self.memory.view(buffer, plan).reshape(values.shape).copy() for buffer, values in zip(plan.outputs, parts(x), strict=True))
+            if plan.outputs else np.empty(0),
             gradients={name: view.copy() for name, view in self._gradient_views().items()},
             updated={name: view.copy() for name, view in self.parameters.items() if name not in self.layout.gradients})
 
     def _gradient_views(self) -> dict[str, np.ndarray]:
         return {name: self.memory.view(buffer) for name, buffer in self.layout.gradients.items()}
 
-    def objective(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None = None) -> float:
+    def objective(self, x: Arrays, t: Arrays, w: np.ndarray | None = None) -> float:
         """The loss as a function of x and of what stands in `parameters`, with training behaviour; for a Probe sum(t y) + penalties."""
-        y = self.bind("gradients", x, t, w)
+        ys = self.bind("gradients", x, t, w)
         tape = self.tape("gradients")
         checked, tape.debug = tape.debug, False          # hundreds of runs: at full speed
         tape.run()
         tape.debug = checked
         loss = float(self.memory.view(self.layout.buffers["sums"])[SUMS["last"]])
-        return loss + float((t.reshape(y.shape) * y).sum()) if isinstance(self.loss, Probe) else loss
+        if isinstance(self.loss, Probe):
+            loss += sum(float((values.reshape(y.shape) * y).sum()) for values, y in zip(parts(t), ys, strict=True))
+        return loss
 
-    def run_watched(self, mode: str, x: np.ndarray, t: np.ndarray) -> None:
+    def run_watched(self, mode: str, x: Arrays, t: Arrays) -> None:
         """Run step by step, task by task. Raise AssertionError where a kernel changes an array that its step only reads, or where two tasks of
         a step write the same cell: such a step gives the right bits mostly, not always."""
         self.bind(mode, x, t, None)
@@ -177,8 +206,8 @@ class Rig:
             read = {b.name: self.memory.view(b, plan) for b in step.reads if b.role != "external" and _place(plan, b) not in written}
             before = {name: view.copy() for name, view in read.items()}
             sources = {_place(plan, buffer) for buffer in step.reads + step.updates}
-            alone = [b for b in step.writes if b.role != "external" and _place(plan, b) not in sources]      # not in place of an input
-            cells = {b.name: Cells(self.memory.view(b, plan)) for b in alone}
+            fresh = [b for b in step.writes if b.role != "external" and _place(plan, b) not in sources]      # not in place of an input
+            cells = {b.name: Cells(self.memory.view(b, plan)) for b in fresh}
             for task in range(step.tasks):
                 for written_cells in cells.values():
                     written_cells.clear()

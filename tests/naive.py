@@ -2,6 +2,7 @@
 
 A function is named after its class, with or without underscores: LeakyReLU -> leaky_relu.
     layers and activations   def dense(spec, parameters, x, training=False) -> y        parameters: the layer's own, {"kernel": array, ...}
+    layers of several inputs def add(spec, parameters, *xs, training=False) -> y
     losses                   def mean_squared_error(spec, y, t) -> losses of the rows, shape (N, ...) without the last axis
 `forward` and `loss_rows` find the function of a spec; use `forward(spec.activation, parameters, x)` for an activation inside a layer.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.network import Sequential, unique_names
+from nnkit.network import Container
 
 __all__ = ["dense", "forward", "loss_rows", "network", "reference"]
 
@@ -38,11 +39,11 @@ def reference(cls: type) -> Callable[..., Any] | None:
     return _functions().get(cls.__name__.lower())
 
 
-def forward(spec: Any, parameters: Parameters, x: np.ndarray, training: bool = False) -> np.ndarray:
-    """The output of a layer or activation."""
+def forward(spec: Any, parameters: Parameters, x: np.ndarray | tuple[np.ndarray, ...], training: bool = False) -> np.ndarray:
+    """The output of a layer or activation; x is a tuple where it has several inputs."""
     function = reference(type(spec))
     assert function is not None, f"{type(spec).__name__} has no naive reference: write it in tests/naive_*.py"
-    return function(spec, parameters, x, training=training)
+    return function(spec, parameters, *(x if isinstance(x, tuple) else (x,)), training=training)
 
 
 def loss_rows(spec: Any, y: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -52,12 +53,19 @@ def loss_rows(spec: Any, y: np.ndarray, t: np.ndarray) -> np.ndarray:
     return np.asarray(function(spec, y, t)).reshape(-1)
 
 
-def network(spec: Sequential, parameters: Parameters, x: np.ndarray, training: bool = False) -> np.ndarray:
-    """The output of a chain of layers; parameters by full name ("dense/kernel")."""
-    for name, layer in list(zip(unique_names(spec.layers), spec.layers, strict=True))[1:]:
-        own = {key.partition("/")[2]: value for key, value in parameters.items() if key.partition("/")[0] == name}
-        x = forward(layer, own, x, training)
-    return x
+def network(spec: Container, parameters: Parameters, x: np.ndarray | tuple[np.ndarray, ...], training: bool = False) -> Any:
+    """The output of a network, node by node; parameters by full name ("dense/kernel"). A tuple where it has several inputs; so is the result."""
+    graph = spec.graph()
+    given = iter(x if isinstance(x, tuple) else (x,))
+    values: list[np.ndarray] = []
+    for node in graph.nodes:
+        if not node.inputs:
+            values.append(next(given))
+            continue
+        own = {name: parameters[f"{node.name}/{name}"] for name in node.layer.parameters(*node.input_shapes)}
+        values.append(forward(node.layer, own, tuple(values[index] for index in node.inputs), training))
+    found = tuple(values[index] for index in graph.outputs)
+    return found if len(found) > 1 else found[0]
 
 
 def dense(spec: Any, parameters: Parameters, x: np.ndarray, training: bool = False) -> np.ndarray:

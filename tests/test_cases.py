@@ -15,7 +15,7 @@ import naive
 import nnkit.layers
 import nnkit.losses
 from cases import all_cases, all_loss_cases
-from helpers import Rig, assert_close, assert_derivative, assert_same_bits, case_parameters, many_tasks
+from helpers import Rig, assert_close, assert_derivative, assert_same_bits, case_parameters, many_tasks, parts
 from nnkit.spec import CLASSES, from_json, is_of_family, to_json
 
 CASES, LOSS_CASES = all_cases(), all_loss_cases()
@@ -32,12 +32,17 @@ def rig_of(case, dtype="float64", batch=None, threads=1, debug=True):
 
 
 def data_of(case, batch=None):
-    """x and dLoss/dy of a case; dy is scaled so that the loss stays near 1 whatever the output's size."""
+    """x for each input and dLoss/dy for each output of a case; dy is scaled so that the loss stays near 1 whatever the output's size."""
     rng = np.random.default_rng([case.seed, 2])
-    batch = batch or case.batch
-    x = np.asarray(case.x(rng, (batch, *case.shape)), np.float64)
-    shape = (batch, *case.network.graph().output_shapes[0])
-    return x, rng.standard_normal(shape) / max(1.0, np.sqrt(np.prod(shape)))
+    batch, graph = batch or case.batch, case.network.graph()
+    xs = tuple(np.asarray(case.x(rng, (batch, *shape)), np.float64) for shape in graph.input_shapes)
+    shapes = [(batch, *shape) for shape in graph.output_shapes]
+    return xs, tuple(rng.standard_normal(shape) / max(1.0, np.sqrt(np.prod(shape))) for shape in shapes)
+
+
+def each(found, expected):
+    """The arrays of both, side by side: one for each input or output."""
+    return zip(parts(found), parts(expected), strict=True)
 
 
 def test_ids_are_unique():
@@ -48,19 +53,20 @@ def test_ids_are_unique():
 @every_case
 def test_shape_and_inference(case):
     x, _ = data_of(case)
-    parameters = case_parameters(case)
-    expected = naive.network(case.network, parameters, x)
-    assert expected.shape == (case.batch, *case.network.graph().output_shapes[0])
-    assert_close(rig_of(case).predict(x), expected, EXACT)
+    expected = naive.network(case.network, case_parameters(case), x)
+    assert [y.shape for y in parts(expected)] == [(case.batch, *shape) for shape in case.network.graph().output_shapes]
+    for found, y in each(rig_of(case).predict(x), expected):
+        assert_close(found, y, EXACT)
 
 
 @every_case
 def test_training(case):
     x, dy = data_of(case)
     found = rig_of(case).run(x, dy).y
-    assert np.isfinite(found).all()
+    assert all(np.isfinite(y).all() for y in parts(found))
     if not case.random:
-        assert_close(found, naive.network(case.network, case_parameters(case), x, training=True), EXACT)
+        for y, expected in each(found, naive.network(case.network, case_parameters(case), x, training=True)):
+            assert_close(y, expected, EXACT)
 
 
 @every_case
@@ -68,13 +74,14 @@ def test_gradients(case):
     x, dy = data_of(case)
     rig = rig_of(case)
     results = rig.run(x, dy)
-    terms = float(np.abs(dy * results.y).sum()) + abs(results.loss)
+    terms = sum(float(np.abs(a * b).sum()) for a, b in each(dy, results.y)) + abs(results.loss)
     rng = np.random.default_rng([case.seed, 3])
 
     def objective():
         return rig.objective(x, dy)
 
-    assert_derivative(objective, x, results.dx, terms, rng, "input")
+    for number, (values, gradient) in enumerate(each(x, results.dx)):
+        assert_derivative(objective, values, gradient, terms, rng, f"input {number}")
     for name, gradient in results.gradients.items():
         assert_derivative(objective, rig.parameters[name], gradient, terms, rng, name)
     assert set(results.gradients) == {name for name, declared in rig.layout.declared.items() if declared.trainable}
@@ -85,17 +92,17 @@ def test_inputs_stay_and_outputs_are_written_whole(case):
     """Gradients and predictions are NaN before each run and equal after it: written with =, never added to what was there."""
     x, dy = data_of(case)
     rig = rig_of(case)
-    kept = x.copy(), dy.copy()
+    kept = [values.copy() for values in (*x, *dy)]
     first, second = rig.run(x, dy), rig.run(x, dy)
-    assert_same_bits(x, kept[0], "the data changed")
-    assert_same_bits(dy, kept[1], "the targets changed")
+    for values, before in zip((*x, *dy), kept, strict=True):
+        assert_same_bits(values, before, "the data or the targets changed")
     for name, gradient in first.gradients.items():
         assert_same_bits(rig.parameters[name], rig.start[name], f"{name} changed")
         assert np.isfinite(gradient).all(), name
         assert_same_bits(gradient, second.gradients[name], name)
-    assert_same_bits(first.dx, second.dx)
-    assert_same_bits(first.y, second.y)
-    assert np.isfinite(first.dx).all()
+    for a, b in [*each(first.dx, second.dx), *each(first.y, second.y)]:
+        assert_same_bits(a, b)
+        assert np.isfinite(a).all()
     rig.run_watched("gradients", x, dy)
     rig.run_watched("predict", x, dy)
 
@@ -104,13 +111,14 @@ def test_inputs_stay_and_outputs_are_written_whole(case):
 def test_single_precision(case):
     """float32 rounds by 6e-8; a few hundred roundings in sequence, as in the longest sums here, stay below 2e-5."""
     x, dy = data_of(case)
-    x, dy = x.astype(np.float32).astype(np.float64), dy.astype(np.float32).astype(np.float64)
+    x, dy = (tuple(values.astype(np.float32).astype(np.float64) for values in arrays) for arrays in (x, dy))
     parameters = {name: value.astype(np.float32) for name, value in case_parameters(case).items()}
     expected = Rig(case.network, parameters, case.batch).run(x, dy)
     rig = Rig(case.network, parameters, case.batch, dtype="float32", debug=False)
     found = rig.run(x, dy)
-    assert_close(found.y, expected.y, case.single, "y")
-    assert_close(found.dx, expected.dx, case.single, "dx")
+    for what in ("y", "dx"):
+        for a, b in each(getattr(found, what), getattr(expected, what)):
+            assert_close(a, b, case.single, what)
     for name, gradient in found.gradients.items():
         assert_close(gradient, expected.gradients[name], case.single, name)
     for name, value in found.updated.items():
@@ -127,9 +135,8 @@ def test_tasks_and_threads_change_no_bit(case):
         for threads in (1, 2):
             rig = Rig(case.network, case_parameters(case), LARGE_BATCH, dtype="float32", threads=threads, debug=False)
             found = rig.run(x, dy)
-            assert_same_bits(rig.predict(x), predicted)
-            assert_same_bits(found.y, expected.y)
-            assert_same_bits(found.dx, expected.dx)
+            for a, b in [*each(rig.predict(x), predicted), *each(found.y, expected.y), *each(found.dx, expected.dx)]:
+                assert_same_bits(a, b)
             assert found.loss == expected.loss
             for part in ("gradients", "updated"):
                 for name, value in getattr(found, part).items():
@@ -246,7 +253,7 @@ def specs_within(value):
 def test_every_public_class_has_a_reference_and_a_case(package, family):
     classes = public_classes(package, family)
     assert classes
-    seen = {type(spec) for case in CASES for spec in specs_within(case.layers)} | {type(case.loss) for case in LOSS_CASES}
+    seen = {type(spec) for case in CASES for spec in specs_within(case.network)} | {type(case.loss) for case in LOSS_CASES}
     assert not [name for name, cls in classes.items() if naive.reference(cls) is None], "without a reference in tests/naive_*.py"
     assert not [name for name, cls in classes.items() if cls not in seen], "without a row in tests/cases_*.py"
     assert all(is_of_family(case.loss, "loss") for case in LOSS_CASES)

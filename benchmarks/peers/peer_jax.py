@@ -13,15 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from worker import Job, serve
+from workloads import WORKS
 
-SIZES = {"autoencoder": (20, 10, 20), "bigmlp": (784, 1024, 1024, 10)}
+SIZES = {"autoencoder": (20, 10, 20), "bigmlp": (784, 1024, 1024, 10), "vae": (784, 400, 40, 400, 784)}
 
 
 def parameters(work: str) -> list[tuple[jax.Array, jax.Array]]:
     sizes = SIZES.get(work, (20, 64, 32, 1))
     keys = jax.random.split(jax.random.key(0), len(sizes))
     glorot = jax.nn.initializers.glorot_uniform()
-    return [(glorot(key, (i, o)), jnp.zeros(o)) for key, i, o in zip(keys, sizes, sizes[1:], strict=False)]
+    if work == "vae":                                    # mean and log-variance come from one product; the code is its first half
+        shapes = [(784, 400), (400, 40), (20, 400), (400, 784)]
+    else:
+        shapes = list(zip(sizes, sizes[1:], strict=False))
+    return [(glorot(key, shape), jnp.zeros(shape[1])) for key, shape in zip(keys, shapes, strict=False)]
 
 
 def forward(work: str, params: list, x: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -36,7 +41,19 @@ def forward(work: str, params: list, x: jax.Array, key: jax.Array | None) -> jax
     return x @ weight + bias
 
 
+def bound(params: list, x: jax.Array, key: jax.Array) -> jax.Array:
+    """The negative evidence lower bound of the variational autoencoder, a number for each pixel."""
+    (w1, b1), (w2, b2), (w3, b3), (w4, b4) = params
+    mean, log_variance = jnp.split(jax.nn.relu(x @ w1 + b1) @ w2 + b2, 2, axis=1)
+    z = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+    logits = jax.nn.relu(z @ w3 + b3) @ w4 + b4
+    divergence = 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance) / x.size
+    return jnp.mean(jnp.logaddexp(0, logits) - x * logits) + divergence
+
+
 def loss_of(work: str, params: list, x: jax.Array, y: jax.Array, key: jax.Array | None) -> jax.Array:
+    if work == "vae":
+        return bound(params, x, jax.random.key(2) if key is None else key)
     z = forward(work, params, x, key)
     if work == "bigmlp":
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], 1))
@@ -75,7 +92,7 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     def epochs(n: int) -> None:
         nonlocal state
         for _ in range(n):                               # calls are queued; only the last one is waited for
-            state = epoch(state, x, y, work, 256 if work == "bigmlp" else 32)
+            state = epoch(state, x, y, work, WORKS[work].batch_size)
         jax.block_until_ready(state)
 
     def loss() -> float:

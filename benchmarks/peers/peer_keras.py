@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 from worker import Job, serve, threads
+from workloads import WORKS
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -21,7 +22,26 @@ if keras.backend.backend() == "tensorflow":
 keras.utils.set_random_seed(0)
 
 
-def network(work: str) -> keras.Sequential:
+class Sampling(layers.Layer):
+    """The draw of a variational autoencoder; adds the divergence for each pixel to the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, inputs: list) -> object:
+        mean, log_variance = inputs
+        ops = keras.ops
+        self.add_loss(0.5 * ops.mean(ops.sum(ops.square(mean) + ops.exp(log_variance) - 1 - log_variance, axis=1)) / 784)
+        return mean + ops.exp(0.5 * log_variance) * keras.random.normal(ops.shape(mean), seed=self.seeds)
+
+
+def network(work: str) -> keras.Model:
+    if work == "vae":
+        x = keras.Input((784,))
+        h = layers.Dense(400, activation="relu")(x)
+        z = Sampling()([layers.Dense(20)(h), layers.Dense(20)(h)])
+        return keras.Model(x, layers.Dense(784, activation="sigmoid")(layers.Dense(400, activation="relu")(z)))
     if work == "autoencoder":
         return keras.Sequential([layers.Dense(10, activation="relu"), layers.Dense(20, activation="sigmoid")])
     if work == "bigmlp":
@@ -37,7 +57,7 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     x, y = arrays["x"], arrays["y"]
     model = network(work)
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy" if work == "bigmlp" else "binary_crossentropy")
-    batch_size = 256 if work == "bigmlp" else 32
+    batch_size = WORKS[work].batch_size
 
     def epochs(n: int) -> None:
         model.fit(x, y, epochs=n, batch_size=batch_size, verbose=0)

@@ -10,12 +10,15 @@ from types import ModuleType
 
 import numpy as np
 from worker import Job, serve, threads
+from workloads import WORKS
 
 import nnkit
-from nnkit import L2, Adam, Dense, Dropout, Input, LeakyReLU, Sequential
+from nnkit import L2, Adam, Dense, Dropout, Input, LeakyReLU, Network, Sequential
 
 
-def network(work: str) -> Sequential:
+def network(work: str) -> Sequential | Network:
+    if work == "vae":
+        return nnkit.models.vae(784, (400,), 20)
     if work == "autoencoder":
         return Sequential([Input((20,)), Dense(10, activation="relu"), Dense(20, activation="sigmoid")])
     if work == "bigmlp":
@@ -34,7 +37,7 @@ def training(work: str, arrays: dict[str, np.ndarray]) -> Job:
     x, y = arrays["x"], arrays["y"]
     loss_name = "sparse_categorical_crossentropy" if work == "bigmlp" else "binary_crossentropy"
     model = nnkit.compile(network(work), optimizer=Adam(1e-3), loss=loss_name, seed=0, threads=threads())
-    batch_size = 256 if work == "bigmlp" else 32
+    batch_size = WORKS[work].batch_size
 
     def epochs(n: int) -> None:
         model.fit(x, y, batch_size=batch_size, epochs=n, verbose=0)

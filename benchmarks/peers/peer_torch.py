@@ -8,12 +8,37 @@ import numpy as np
 import torch
 from torch import nn
 from worker import Job, serve, threads
+from workloads import WORKS
 
 torch.set_num_threads(threads())
 torch.manual_seed(0)
 
 
-def network(work: str) -> nn.Sequential:
+class VAE(nn.Module):
+    """Logits of the reconstruction, mean and log-variance of the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.mean, self.log_variance = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
+        self.decoder = nn.Sequential(nn.Linear(20, 400), nn.ReLU(), nn.Linear(400, 784))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        h = torch.relu(self.encoder(x))
+        mean, log_variance = self.mean(h), self.log_variance(h)
+        z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        return self.decoder(z), mean, log_variance
+
+
+def bound(outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The negative evidence lower bound, a number for each pixel."""
+    logits, mean, log_variance = outputs
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() / x.numel()
+    return nn.functional.binary_cross_entropy_with_logits(logits, x) + divergence
+
+
+def network(work: str) -> nn.Module:
+    if work == "vae":
+        return VAE()
     if work == "autoencoder":
         return nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 20))
     if work == "bigmlp":
@@ -27,8 +52,8 @@ def training(work: str, arrays: dict[str, np.ndarray], compiled: bool) -> Job:
     model = network(work)
     x = torch.from_numpy(arrays["x"])
     y = torch.from_numpy(arrays["y"]).long() if work == "bigmlp" else torch.from_numpy(arrays["y"]).reshape(len(x), -1)
-    entropy = nn.CrossEntropyLoss() if work == "bigmlp" else nn.BCEWithLogitsLoss()
-    batch_size = 256 if work == "bigmlp" else 32
+    entropy = bound if work == "vae" else nn.CrossEntropyLoss() if work == "bigmlp" else nn.BCEWithLogitsLoss()
+    batch_size = WORKS[work].batch_size
     optimizer = torch.optim.Adam(model.parameters(), fused=compiled or None)
 
     def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

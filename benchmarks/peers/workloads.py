@@ -5,8 +5,10 @@ Data are made by NumPy from a fixed seed, once, by the driver: no peer's start-u
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -58,6 +60,21 @@ def images() -> Arrays:
     return {"x": x, "y": y.astype(np.int32)}
 
 
+def fashion() -> Arrays:
+    """11,904 images of 784 numbers from 0 to 1: Fashion-MNIST where NNKIT_DATA names a folder that holds it, else sums of smooth patterns."""
+    count = 93 * 128                                     # whole batches: a scan needs equal ones
+    folder = os.environ.get("NNKIT_DATA")
+    if folder:
+        with np.load(Path(folder) / "fashion_mnist" / "fashion_mnist_12k_2k.npz") as stored:
+            x = stored["train_images"][:count].reshape(count, 784).astype(np.float32) / np.float32(255)
+            return {"x": x, "y": x}
+    rng = np.random.default_rng(3)
+    place = np.linspace(0, np.pi, 28)
+    patterns = np.array([np.outer(np.sin(i * place), np.sin(j * place)).ravel() for i in range(1, 5) for j in range(1, 5)])
+    x = (1 / (1 + np.exp(-2 * rng.standard_normal((count, 16)) @ patterns))).astype(np.float32)
+    return {"x": x, "y": x}
+
+
 def elements() -> Arrays:
     """What an activation meets in practice: standard normal values, and gradients of the same kind."""
     rng = np.random.default_rng(1)
@@ -83,6 +100,8 @@ WORKS: dict[str, Work] = {
                        ("sklearn",), {"sklearn": 25}),
     "bigmlp": Work("MLP 784-1024-1024-10, batch 256, Adam", "epoch of 20 steps, shuffled", images, 256, 3, (0.008, 0.06), NETWORKS,
                    {"jax": 1.1, "torch": 1.1, "torch-compile": 1.1, "keras": 1.1}),
+    "vae": Work("variational autoencoder 784-400-(20+20)-400-784, batch 128, Adam", "epoch of 93 steps, shuffled", fashion, 128, 2, (0.2, 0.65),
+                NETWORKS, {peer: 1.3 for peer in NETWORKS}),
     "predict": Work("predict of one row, MLP 20-64-32-1", "call, NumPy in and out", binary, 32, 1, (0.5, 0.7), limits={("nnkit", "call"): 10e-6}),
     "startup": Work("fresh process, import to the end of the first epoch of mlp", "process", binary, 32,
                     limits={("nnkit", "first epoch"): 0.6, ("nnkit, empty cache", "first epoch"): 6, ("nnkit", "import alone"): 0.35}),

@@ -1,10 +1,11 @@
 """The catalogue of layers and activations, family by family."""
 
-from nnkit.layers import activation, base, dense, dropout, noise, norm, prelu, reshape, sampling
+from nnkit.layers import activation, base, dense, dropout, merge, noise, norm, prelu, reshape, sampling
 from nnkit.layers.activation import *  # noqa: F403
 from nnkit.layers.base import *  # noqa: F403
 from nnkit.layers.dense import *  # noqa: F403
 from nnkit.layers.dropout import *  # noqa: F403
+from nnkit.layers.merge import *  # noqa: F403
 from nnkit.layers.noise import *  # noqa: F403
 from nnkit.layers.norm import *  # noqa: F403
 from nnkit.layers.prelu import *  # noqa: F403
@@ -16,6 +17,7 @@ __all__ = [
     *base.__all__,
     *dense.__all__,
     *dropout.__all__,
+    *merge.__all__,
     *noise.__all__,
     *norm.__all__,
     *prelu.__all__,

@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -320,12 +320,12 @@ class LogSoftmax(AxisActivation):
 
 @attrs.frozen
 class Registered:
-    """A registered pair of functions; `number` tells it from an earlier one of the same name."""
+    """A registered pair of functions; `kernel`, a name of its own, tells it from an earlier one of the same name."""
 
     f: Callable[[Any], Any]
     df: Callable[[Any], Any]
     keeps: str
-    number: int
+    kernel: str
 
 
 REGISTERED: dict[str, Registered] = {}
@@ -353,7 +353,7 @@ class UserActivation(ActivationFunction):
     @property
     def kernel(self) -> str:
         """A name that a later registration does not take over."""
-        return f"{self.function}.{REGISTERED[self.function].number}"
+        return REGISTERED[self.function].kernel
 
 
 def register_activation(name: str, f: Callable[[Any], Any], df: Callable[[Any], Any], keeps: str = "x") -> UserActivation:
@@ -382,33 +382,41 @@ def register_activation(name: str, f: Callable[[Any], Any], df: Callable[[Any], 
     >>> nnkit.Dense(8, activation="sine").activation
     UserActivation('sine')
     """
-    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)):
-        raise ValueError(f"register_activation: name must be made of letters, digits and '_', received {name!r}")
-    if ("activation", name) in SHORTHANDS and name not in REGISTERED:
-        raise ValueError(f"register_activation: name must be new, received {name!r}, which is nnkit's own")
+    check_new_name("register_activation", "activation", name, name in REGISTERED)
     if keeps not in ("x", "y"):
         raise ValueError(f"register_activation: keeps must be 'x' or 'y', received {keeps!r}")
-    f, df = _plain_function(f, "f"), _plain_function(df, "df")
-    from nnkit.layers.activation_cpu import check_derivative, compiled_scalar, pointwise  # imports Numba
-    from nnkit.runtime.store import USER_KERNELS
+    f, df = plain_function(f, "register_activation: f"), plain_function(df, "register_activation: df")
+    from nnkit.jit import compiled_scalar  # imports Numba
+    from nnkit.layers.activation_cpu import check_derivative, pointwise
+    from nnkit.runtime import store
 
     check_derivative(compiled_scalar(f, "register_activation: f"), compiled_scalar(df, "register_activation: df"), keeps)
-    number = REGISTERED[name].number + 1 if name in REGISTERED else 1
     forward, backward = pointwise(f, df)
-    USER_KERNELS[f"user:{name}.{number}_forward"], USER_KERNELS[f"user:{name}.{number}_backward"] = forward, backward
-    REGISTERED[name] = Registered(f, df, keeps, number)
+    registered = store.register(f"user:{name}", {"_forward": forward, "_backward": backward})
+    REGISTERED[name] = Registered(f, df, keeps, registered.removeprefix("user:"))
     SHORTHANDS["activation", name] = functools.partial(UserActivation, name)
     return UserActivation(name)
 
 
-def _plain_function(function: Any, what: str) -> Callable[[Any], Any]:
-    """The Python function, of a function that Numba compiled already the one below it. Raises TypeError for anything else."""
+def check_new_name(action: str, family: str, name: Any, registered: bool) -> None:
+    """Raise ValueError where a user's spec cannot be registered under that name: one's own (`registered`) may be registered anew."""
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)):
+        raise ValueError(f"{action}: name must be made of letters, digits and '_', received {name!r}")
+    if (family, name) in SHORTHANDS and not registered:
+        raise ValueError(f"{action}: name must be new, received {name!r}, which is nnkit's own")
+
+
+def plain_function(function: Any, what: str, numbers: str = "one number", counts: Sequence[int] = (1,)) -> Callable[..., Any]:
+    """The Python function, of a function that Numba compiled already the one below it. Raises TypeError for anything else.
+
+    counts: how many arguments it may take; `numbers` says so in words.
+    """
     function = getattr(function, "py_func", function)
     if not inspect.isfunction(function):
-        raise TypeError(f"register_activation: {what} must be a plain Python function of one number, received {function!r}")
+        raise TypeError(f"{what} must be a plain Python function of {numbers}, received {function!r}")
     parameters = inspect.signature(function).parameters.values()
-    if len(parameters) != 1 or any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
-        raise TypeError(f"register_activation: {what} must take exactly one number, received {function.__name__}{inspect.signature(function)}")
+    if len(parameters) not in counts or any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
+        raise TypeError(f"{what} must take exactly {numbers}, received {function.__name__}{inspect.signature(function)}")
     return function
 
 

@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from collections.abc import Callable
 from typing import Any
-
-from numba import types
-from numba.core.errors import NumbaError
 
 from nnkit.jit import Int, Kernel, Matrix, Real, Tensor3, kernel, routine, scalar
 from nnkit.prims.matmul_cpu import row_share
@@ -368,22 +364,6 @@ gelu_tanh_forward, gelu_tanh_backward = pointwise(gelu_tanh, gelu_tanh_derivativ
 # A user's own activation.
 
 POINTS = (-3.3, -1.7, -0.61, -0.13, 0.21, 0.73, 1.9, 3.1)        # where a user's derivative is checked: both sides of 0, no likely kink
-
-
-def compiled_scalar(function: Callable[..., Any], what: str) -> Any:
-    """The function of one number, compiled for float32 and float64. Raises ValueError with Numba's reason where it cannot be."""
-    compiled = scalar(function)
-    for number in (types.float32, types.float64):
-        try:
-            compiled.compile((number,))
-        except NumbaError as error:
-            text = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
-            text = [line for line in text if line and not line.startswith(("Failed in nopython mode", "During:", "File ", "This error"))]
-            raise ValueError(f"{what} cannot be compiled by Numba: {text[0] if text else type(error).__name__}") from None
-        result = compiled.overloads[(number,)].signature.return_type
-        if not isinstance(result, (types.Float, types.Integer)):
-            raise ValueError(f"{what} must return a number, returns {result}")
-    return compiled
 
 
 def check_derivative(f: Any, df: Any, keeps: str) -> None:

@@ -12,13 +12,25 @@ from nnkit.network import Input, Network
 from nnkit.regularizers import ActivityRegularizer
 from nnkit.training.feed import as_whole
 
-__all__ = ["autoencoder", "dense_stack"]
+__all__ = ["as_sizes", "autoencoder", "dense", "dense_stack"]
+
+
+def as_sizes(hidden: Any) -> tuple[int, ...]:
+    """Sizes of hidden layers. Raises ValueError."""
+    if not isinstance(hidden, (list, tuple)):
+        raise ValueError(f"hidden must be a list of whole numbers at least 1, received {hidden!r}")
+    return tuple(as_whole(units, 1, "hidden") for units in hidden)
+
+
+def dense(h: Any, units: int, activation: ActivationFunction | str, name: str, **fields: Any) -> Any:
+    """A Dense layer of that name on h."""
+    return Dense(units, activation, name=name, **fields)(h)  # type: ignore[arg-type, call-arg]
 
 
 def dense_stack(h: Any, sizes: Sequence[int], activation: ActivationFunction | str, prefix: str) -> Any:
     """Dense layers of these sizes, one on top of the other, named prefix_1, prefix_2, ..."""
     for number, units in enumerate(sizes, 1):
-        h = Dense(units, activation, name=f"{prefix}_{number}")(h)
+        h = dense(h, units, activation, f"{prefix}_{number}")
     return h
 
 
@@ -51,10 +63,10 @@ def autoencoder(inputs: int, code: int, *, hidden: Sequence[int] = (), activatio
     >>> autoencoder(20, 10).graph().nodes[1].name
     'latent'
     """
-    size = as_whole(inputs, 1, "inputs")
+    size, units, sizes = as_whole(inputs, 1, "inputs"), as_whole(code, 1, "code"), as_sizes(hidden)
     x = Input((size,))
     h = x if corruption is None else corruption(x)
-    h = dense_stack(h, hidden, activation, "encoder")
-    z = Dense(code, activation if code_activation is None else code_activation, activity_regularizer=activity_regularizer, name="latent")(h)
-    h = dense_stack(z, tuple(hidden)[::-1], activation, "decoder")
-    return Network(x, Dense(size, output_activation, name="reconstruction")(h))
+    h = dense_stack(h, sizes, activation, "encoder")
+    z = dense(h, units, code_activation or activation, "latent", activity_regularizer=activity_regularizer)
+    h = dense_stack(z, sizes[::-1], activation, "decoder")
+    return Network(x, dense(h, size, output_activation, "reconstruction"))

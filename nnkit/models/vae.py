@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnkit.layers.activation import ActivationFunction
-from nnkit.layers.dense import Dense
 from nnkit.layers.sampling import Sampling
-from nnkit.models.autoencoder import dense_stack
+from nnkit.models.autoencoder import as_sizes, dense, dense_stack
 from nnkit.network import Input, Network
 from nnkit.training.feed import as_whole
 
@@ -48,10 +47,11 @@ def vae(inputs: int = 784, hidden: Sequence[int] = (400,), latent: int = 20, *, 
     >>> vae(64, hidden=(32,), latent=2).graph().output_shapes
     ((64,),)
     """
-    size = as_whole(inputs, 1, "inputs")
+    size, units, sizes = as_whole(inputs, 1, "inputs"), as_whole(latent, 1, "latent"), as_sizes(hidden)
+    scale = Sampling(beta).beta / size                   # the layer refuses what is no weight
     x = Input((size,))
-    h = dense_stack(x, hidden, activation, "encoder")
-    mean, log_variance = Dense(latent, name="mean")(h), Dense(latent, name="log_variance")(h)
-    z = Sampling(beta / size, seed=seed, name="latent")([mean, log_variance])
-    h = dense_stack(z, tuple(hidden)[::-1], activation, "decoder")
-    return Network(x, Dense(size, output_activation, name="reconstruction")(h))
+    h = dense_stack(x, sizes, activation, "encoder")
+    mean, log_variance = dense(h, units, "linear", "mean"), dense(h, units, "linear", "log_variance")
+    z = Sampling(scale, seed=seed, name="latent")([mean, log_variance])  # type: ignore[call-arg]
+    h = dense_stack(z, sizes[::-1], activation, "decoder")
+    return Network(x, dense(h, size, output_activation, "reconstruction"))

@@ -18,6 +18,7 @@ from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import ALIGNMENT, ITEMSIZE, Buffer, Plan, Step
 
 if TYPE_CHECKING:
+    from nnkit.jit import Kernel
     from nnkit.losses.base import Loss
     from nnkit.network import Graph, Node
     from nnkit.optimizers.base import Optimizer
@@ -203,12 +204,15 @@ class Builder:
         self._streams += 1
         return self._streams
 
-    def step(self, kernel: str, writes: Sequence[Buffer] = (), reads: Sequence[Buffer] = (), *, updates: Sequence[Buffer] = (),
+    def step(self, kernel: str | Kernel, writes: Sequence[Buffer] = (), reads: Sequence[Buffer] = (), *, updates: Sequence[Buffer] = (),
              scratch: Sequence[Buffer] = (), scalars: Sequence[float | int] = (), tasks: int = 1, rows: int = 0, grain: int = 1, flops: int = 0,
              in_place: bool = False, logits: Mapping[str, str] | None = None) -> None:
-        """Emit a step; see `plan.Step` for the arguments."""
+        """Emit a step; see `plan.Step` for the arguments. kernel: its name ("layers.dense.dense_forward"), or the kernel itself."""
+        name = kernel if isinstance(kernel, str) else getattr(kernel, "step", None)
+        if name is None:
+            raise TypeError(f"layer {self.layer!r}: a step's kernel must be a kernel or its name, received {kernel!r}: declare it with @kernel")
         self.steps.append(Step(
-            kernel=kernel, layer=self.layer, phase=self.phase, writes=tuple(writes), updates=tuple(updates), reads=tuple(reads),
+            kernel=name, layer=self.layer, phase=self.phase, writes=tuple(writes), updates=tuple(updates), reads=tuple(reads),
             scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, flops=flops, in_place=in_place,
             logits=tuple((logits or {}).items())))
 
@@ -297,6 +301,7 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
         terms = _lower_losses(g, losses, outputs, graph.output_names)
         if g.training:
             kept = _lower_backward(g, [rows for rows, _ in terms], inputs if input_gradients else [])
+        _lower_sums(g, terms)
     if mode == "train":
         assert optimizer is not None
         g.phase = "update"
@@ -330,7 +335,7 @@ def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Bu
 
 def _lower_losses(g: Builder, losses: Sequence[tuple[Loss | None, float]], outputs: Sequence[Buffer], names: Sequence[str]
                   ) -> list[tuple[Buffer, float]]:
-    """Targets, losses, penalties, and their sum; returns each loss's rows with its weight, which the rows carry already."""
+    """Targets, losses and penalties; returns each loss's rows with its weight, which the rows carry already."""
     g.phase = "loss"
     w = _feed(g, "sample_weight", ())
     found: list[tuple[Buffer, float]] = []
@@ -349,15 +354,20 @@ def _lower_losses(g: Builder, losses: Sequence[tuple[Loss | None, float]], outpu
         g.layer = ""
     for name, regularizer in _penalized(g.layout).items():
         g.add_penalty(g.layout.parameters[name], regularizer.l1, regularizer.l2)
-    g.layer = "loss"
-    for position, (rows, weight) in enumerate(found):
-        last = position == len(found) - 1
+    return found
+
+
+def _lower_sums(g: Builder, terms: Sequence[tuple[Buffer, float]]) -> None:
+    """The loss from its terms and penalties. It comes after the backward steps: so a loss's forward and backward run task by task as one group."""
+    g.phase, g.layer = "loss", "loss"
+    for position, (rows, weight) in enumerate(terms):
+        last = position == len(terms) - 1
         g.step("losses.reduce.accumulate", updates=[g.state("sums")], reads=[rows, g.state("penalties")],
                scalars=[g.batch, position, 1 / weight, int(last)])
     for value, name in g.named_penalties():
         g.step("losses.reduce.report", updates=[g.state("sums")], reads=[value], scalars=[g.batch, len(g.terms)])
         g.terms.append(name)
-    return found
+    g.layer = ""
 
 
 def _penalized(layout: Layout) -> dict[str, Regularizer]:

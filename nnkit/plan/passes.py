@@ -12,7 +12,7 @@ __all__ = ["drop_dead_steps", "fuse_loss", "in_place", "optimise", "split_into_t
 # What a task should be worth. A fork and join of the threads costs 1 to 3 us; FLOPs here are those of one core's vector units, and a byte
 # moved counts like 4 FLOPs (50 GFLOP/s against 12 GB/s, the slowest machine that this was thought through for).
 FLOPS_PER_BYTE = 4
-TASK_FLOPS = 4_000_000
+TASK_FLOPS = 1_000_000
 MOST_TASKS = 32
 
 # Activations of single numbers on which a loss has a logits form.

@@ -55,8 +55,9 @@ def _feed(waiting: collections.deque[Key]) -> None:
     """Start a helper and hand it kernels from the end until none waits."""
     code = f"import sys; sys.path[:] = {sys.path!r}; from nnkit.runtime.compilers import serve; serve()"
     command = [sys.executable, "-P", "-c", code]
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with (contextlib.suppress(OSError, IndexError, ValueError), subprocess.Popen(command, env={**os.environ, "NNKIT_QUIET": "1"}, **pipes) as helper,
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    start: Any = subprocess.Popen                        # Any: its type does not say that the pipes are there
+    with (contextlib.suppress(OSError, IndexError, ValueError), start(command, env={**os.environ, "NNKIT_QUIET": "1"}, **pipes) as helper,
           helper.stdin, helper.stdout):
         while waiting:
             name, dtype, debug = waiting.pop()

@@ -109,7 +109,7 @@ class Tape:
         for step in plan.steps:
             check_signature(step, kernels[step.kernel].signature, plan.dtype)
         self.first = np.array([start for start, _ in bounds] + [len(plan.steps)], np.int64)
-        self.tasks = np.array([plan.steps[start].tasks for start, _ in bounds], np.int64)
+        self.tasks = np.array([*(plan.steps[start].tasks for start, _ in bounds), 0], np.int64)         # the last one counts while a group runs
         self.kernels = np.array([kernels[step.kernel].address for step in plan.steps], np.int64)
         self._slots = np.zeros(2, np.int64)
         self._arena: np.ndarray | None = None
@@ -138,7 +138,7 @@ class Tape:
         self.starts = self.words.ctypes.data + 8 * np.array(starts, np.int64)
         self._arena = self.memory.arena
         self._arguments = (self._slots.ctypes.data, self._slots.ctypes.data + 8)
-        self._tape = (len(self.tasks), self.first.ctypes.data, self.tasks.ctypes.data, self.kernels.ctypes.data, self.starts.ctypes.data)
+        self._tape = (len(self.tasks) - 1, self.first.ctypes.data, self.tasks.ctypes.data, self.kernels.ctypes.data, self.starts.ctypes.data)
         for name, array in self._kept.items():
             self._patch(name, array)
 

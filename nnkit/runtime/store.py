@@ -13,6 +13,7 @@ The folder is $NNKIT_CACHE_DIR, or the user's cache folder.
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import functools
 import hashlib
@@ -25,13 +26,15 @@ import platform
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 from llvmlite import binding as llvm
 
-__all__ = ["KERNEL", "RUN", "Entry", "Stored", "compiled_count", "entries", "fingerprint", "folder", "link", "load", "prepare", "writable"]
+__all__ = [
+    "KERNEL", "RUN", "Entry", "Stored", "compiled_count", "entries", "fingerprint", "folder", "link", "load", "prepare", "register", "writable",
+]
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 MAGIC = b"nnkit object 1\n"
@@ -129,8 +132,8 @@ def compiled_count() -> int:
 def entries(names: Iterable[str], dtype: str, debug: bool = False) -> dict[str, Entry]:
     """The entry points of these kernels, by name; loaded from the store, or compiled and kept there.
 
-    A name is "layers.dense.dense_forward": the function dense_forward of nnkit.layers.dense_cpu; "user:name" is a kernel that was
-    registered in this process and is never kept on disk, since its sources are not the package's.
+    A name is "layers.dense.dense_forward": the function dense_forward of nnkit.layers.dense_cpu; others are kernels that were registered in this
+    process ("user:module.function@1") and are never kept on disk, since their sources are not the package's.
     """
     with _lock:
         keys = {name: (name, dtype, debug) for name in names}
@@ -163,10 +166,16 @@ def _load_stored(key: tuple[str, str, bool]) -> bool:
 
 def _announce(missing: list[tuple[str, str, bool]]) -> None:
     """Say what is compiled, since it takes seconds; $NNKIT_QUIET=1 silences it. What a kernel in turn needs is not told apart."""
-    if not os.environ.get("NNKIT_QUIET") and not _compiling:
-        short = [name.rpartition(".")[2] for name, _, _ in missing]
-        shown = ", ".join(short[:4]) + (f" and {len(short) - 4} more" if len(short) > 4 else "")
-        print(f"nnkit: compiling {len(short)} kernel{'s' * (len(short) > 1)} for this machine, once ({shown})", file=sys.stderr, flush=True)
+    if os.environ.get("NNKIT_QUIET") or _compiling:
+        return
+    own: list[str] = []
+    kept: list[str] = []
+    for name, _, _ in missing:
+        (own if name in USER_KERNELS else kept).append(name.rpartition(".")[2])
+    for short, when in ((kept, "for this machine, once"), (own, "of your own, once in every process")):
+        if short:
+            shown = ", ".join(short[:4]) + (f" and {len(short) - 4} more" if len(short) > 4 else "")
+            print(f"nnkit: compiling {len(short)} kernel{'s' * (len(short) > 1)} {when} ({shown})", file=sys.stderr, flush=True)
 
 
 def _path(name: str, dtype: str, debug: bool) -> pathlib.Path:
@@ -205,8 +214,23 @@ def _write(name: str, dtype: str, debug: bool, stored: Stored) -> None:
         pass
 
 
-# Kernels registered in this process (a user's own activation, loss, ...): name -> Kernel.
+# Kernels registered in this process (a user's own layer, activation, loss, ...): name -> Kernel.
 USER_KERNELS: dict[str, Any] = {}
+_numbers: collections.Counter[str] = collections.Counter()
+
+
+def register(name: str, kernels: Mapping[str, Any]) -> str:
+    """Make kernels that are not nnkit's known, as "<name>@<number>" with the mapping's key behind it; returns that without the key.
+
+    Every registration has another number: machine code of an earlier one of that name is never called in its place.
+    """
+    with _lock:
+        _numbers[name] += 1
+        unique = f"{name}@{_numbers[name]}"
+        for key, kernel in kernels.items():
+            kernel.step = unique + key
+            USER_KERNELS[kernel.step] = kernel
+    return unique
 
 
 def _compile(key: tuple[str, str, bool]) -> None:
@@ -215,6 +239,8 @@ def _compile(key: tuple[str, str, bool]) -> None:
     name, dtype, debug = key
     if name in USER_KERNELS:
         kernel = USER_KERNELS[name]
+    elif name.startswith("user:"):
+        raise ValueError(f"no kernel {name!r} is registered in this process: give g.step the kernel itself")
     else:
         module, _, attribute = name.rpartition(".")
         kernel = getattr(importlib.import_module(f"nnkit.{module}_cpu"), attribute)

@@ -1,7 +1,8 @@
 """The tape runner: one compiled loop over the steps of a plan. It holds the only `prange` of the library.
 
 A tape is four arrays of int64. Group g is the kernels first[g] to first[g + 1] - 1; they run one after the other for each of the group's
-tasks[g] tasks. The tasks of a group are independent, so they may run at the same time; how many there are depends on shapes alone.
+tasks[g] tasks. The tasks of a group are independent, so they may run at the same time; how many there are depends on shapes alone. Every thread
+takes the next task when it is done with one: a processor that is slow for a while, busy with something else, does not hold up the others.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import prange, types
+from numba import get_num_threads, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -36,8 +37,16 @@ def call(typing_context: Any, address: Any, words: Any, task: Any, tasks: Any) -
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
+@intrinsic
+def take(typing_context: Any, cell: Any, index: Any) -> Any:
+    """The int64 cell[index], and add 1 to it, as one operation: no two threads get the same number."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.atomic_rmw("add", builder.gep(values[0], [values[1]]), I64(1), "monotonic")
+    return types.int64(types.CPointer(types.int64), types.int64), codegen
+
+
 def run(steps, groups, first_address, tasks_address, kernel_address, words_address):  # type: ignore[no-untyped-def]
-    """Run the tape `steps` times."""
+    """Run the tape `steps` times. tasks[groups] is where the tasks of the running group are counted."""
     first = int64_at(first_address)
     tasks = int64_at(tasks_address)
     kernels = int64_at(kernel_address)
@@ -49,9 +58,13 @@ def run(steps, groups, first_address, tasks_address, kernel_address, words_addre
                 for k in range(first[g], first[g + 1]):
                     call(kernels[k], words[k], 0, 1)
             else:
-                for task in prange(n):
-                    for k in range(first[g], first[g + 1]):
-                        call(kernels[k], words[k], task, n)
+                tasks[groups] = 0
+                for _thread in prange(min(n, get_num_threads())):
+                    task = take(tasks, groups)
+                    while task < n:
+                        for k in range(first[g], first[g + 1]):
+                            call(kernels[k], words[k], task, n)
+                        task = take(tasks, groups)
 
 
 class RunnerCode:
