@@ -156,3 +156,15 @@ def test_a_view_of_another_size_is_refused():
 def test_plans_are_frozen():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         plan_of(CLASSIFIER).batch = 3
+
+
+def test_a_deep_residual_network_shares_its_memory():
+    """50 blocks h + W2 relu(W1 h): what backward keeps is one activation of each layer; the gradients live briefly and share."""
+    x = Input((8,))
+    h = Dense(8)(x)
+    for _ in range(50):
+        h = nnkit.Add()([h, Dense(8)(Dense(8, activation="relu")(h))])
+    model = nnkit.compile(nnkit.Network(x, Dense(3, activation="softmax")(h)), optimizer="adam", loss="sparse_categorical_crossentropy")
+    plan = model.build_plan("train", 128)
+    assert plan.arena_bytes <= 0.6 * plan.separate_bytes
+    assert sum(step.kernel.endswith("sum_of_two") and step.phase == "backward" for step in plan.steps) == 50
