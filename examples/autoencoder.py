@@ -42,8 +42,8 @@ model.fit(X_train, X_train, epochs=2 if options.quick else 10, batch_size=32, va
 print(f"Mean squared error on the test set: {np.mean((X_test - model.predict(X_test)) ** 2):.4f}")
 print(f"  of the features' means, which know nothing of a row: {np.mean((X_test - X_train.mean(axis=0)) ** 2):.4f}")
 
-# The same data through other codes, trained for longer. A code of 40 could just copy 20 numbers; the penalties are on its activations: KLSparsity wants
-# each unit to be active 5 % of the time, L1 makes many of them exactly 0.
+# The same data through other codes, trained for longer. A code of 40 could just copy 20 numbers; the penalties are on its activations: KLSparsity
+# wants the mean of each unit to be 0.05, L1 makes many activations exactly 0.
 networks = {
     "plain, 10": autoencoder(20, 10),
     "deep, 10": autoencoder(20, 10, hidden=(64, 32)),

@@ -1,9 +1,9 @@
 """Variational autoencoder: the code of an image is a small cloud instead of a point, so that every place of the code means something.
 
-Two networks: one with a code of two numbers, which can be drawn as a plane, and one with more, whose decoder then draws new images from normal random
-numbers. Runs on the 1,797 digits that come with scikit-learn, and on Fashion-MNIST where the environment variable NNKIT_DATA names a folder that holds
-fashion_mnist/fashion_mnist_12k_2k.npz. Prints the evidence lower bound (ELBO) of the test images and its two parts, and saves vae_digits.png and
-vae_fashion.png: reconstructions beside originals, the plane, samples.
+Two networks: one with a code of two numbers, which can be drawn as a plane, and one with more, whose decoder then draws new images from normal
+random numbers. Runs on the 1,797 digits that come with scikit-learn, and on Fashion-MNIST where the environment variable NNKIT_DATA names a folder
+that holds fashion_mnist/fashion_mnist_12k_2k.npz. Prints the evidence lower bound (ELBO) of the test images and its two parts, and saves
+vae_digits.png and vae_fashion.png: reconstructions beside originals, the plane, samples.
 """
 
 import argparse
@@ -34,8 +34,9 @@ def train(x_train: np.ndarray, x_test: np.ndarray, latent: int, hidden: tuple[in
     model = nnkit.compile(vae(pixels, hidden, latent), optimizer=Adam(1e-3), loss="binary_crossentropy", seed=0)
     model.fit(x_train, x_train, batch_size=64, epochs=2 if options.quick else epochs, verbose=0)
     # Losses are for each pixel; times the pixels they are for each image, in nats.
-    parts = {key: pixels * value for key, value in model.evaluate(x_test, x_test).items()}
-    print(f"  code of {latent:2d}: ELBO {-parts['loss']:.2f} = -({parts['reconstruction_loss']:.2f} reconstruction + {parts['kl_loss']:.2f} divergence)")
+    found = model.evaluate(x_test, x_test)
+    bound, reconstruction, divergence = (pixels * found[key] for key in ("loss", "reconstruction_loss", "kl_loss"))
+    print(f"  code of {latent:2d}: ELBO {-bound:.2f} = -({reconstruction:.2f} reconstruction + {divergence:.2f} divergence)")
     return model
 
 

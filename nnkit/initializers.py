@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from nnkit.spec import Spec, choice, integer, is_of_family, real, resolve, spec
+from nnkit.spec import Spec, base, choice, integer, is_of_family, real, resolve, spec
 
 __all__ = [
     "Array", "Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Identity", "Initializer", "LecunNormal", "LecunUniform", "Ones",
@@ -32,7 +32,7 @@ TRUNCATED_STDDEV = 0.87962566103423978
 LARGEST_READABLE = 256
 
 
-@attrs.frozen(repr=False)
+@base
 class Initializer(Spec):
     """Base of all initializers. A subclass gives `values`."""
 
@@ -46,7 +46,7 @@ class Initializer(Spec):
         raise NotImplementedError(f"{type(self).__name__} does not define values(shape, rng)")
 
 
-@attrs.frozen(repr=False)
+@base
 class RandomInitializer(Initializer):
     """Base of the initializers that draw. A subclass gives `draw`.
 
@@ -120,7 +120,7 @@ class VarianceScaling(RandomInitializer):
         return variance_scaling(shape, rng, self.scale, self.mode, self.distribution)
 
 
-@attrs.frozen(repr=False)
+@base
 class FixedScaling(RandomInitializer):
     """Base of the named cases of VarianceScaling: a subclass sets `scaling` = (scale, mode, distribution)."""
 

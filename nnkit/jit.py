@@ -87,6 +87,8 @@ SCALAR_OPTIONS: dict[str, Any] = {**KERNEL_OPTIONS, "fastmath": False, "forceinl
 # The tape runner: Numba's parallel loops need its runtime.
 RUNNER_OPTIONS: dict[str, Any] = {"error_model": "numpy", **BY_ADDRESS}
 
+PYTHON = ("Py", "_Py", "NRT_", "numba_gil")             # what machine code must not call that runs without the interpreter
+
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
 I64 = ir.IntType(64)
 
@@ -162,7 +164,7 @@ class Kernel:
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
         """Object code of this kernel for one dtype. With `debug` every index is checked; a wrong one ends the kernel with status 1.
 
-        Raises ValueError with Numba's reason where it cannot be compiled.
+        Raises ValueError with Numba's reason where it cannot be compiled, and where it would call Python: it runs without the interpreter.
         """
         inner = njit(**KERNEL_OPTIONS, **BY_ADDRESS, boundscheck=debug)(self.function)
         unpack = _unpacker(self.arguments, dtype)
@@ -171,9 +173,13 @@ class Kernel:
             inner(task, tasks, *unpack(words))
 
         try:
-            return object_code(adapter, f"{self.function.__module__}.{self.name}.{dtype}", 3, {**KERNEL_OPTIONS, **BY_ADDRESS})
+            code = object_code(adapter, f"{self.function.__module__}.{self.name}.{dtype}", 3, {**KERNEL_OPTIONS, **BY_ADDRESS})
         except Exception as error:
             raise ValueError(f"kernel {self.step} cannot be compiled by Numba for {dtype}: {reason(error, self.function)}") from error
+        calls = [symbol for symbol in code.externals if symbol.startswith(PYTHON)]
+        if calls:
+            raise ValueError(f"kernel {self.step} must not call Python (no print, no Python objects), but its machine code calls {calls[0]}")
+        return code
 
 
 def declared_arguments(function: Callable[..., None]) -> dict[str, Argument]:

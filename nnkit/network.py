@@ -117,8 +117,9 @@ def output_shapes(layer: Layer, shapes: tuple[Shape, ...], paths: Sequence[str])
         wanted = f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
         raise ValueError(f"{fault}: it needs {wanted} input{'s' * (wanted != '1')}, received {len(shapes)}")
     try:
+        found = layer.output_shapes(*shapes)
         layer.parameters(*shapes)
-        return layer.output_shapes(*shapes)
+        return found
     except ValueError as error:
         raise ValueError(f"{fault}: {error}") from None
 

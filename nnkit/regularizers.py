@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
 import numpy as np
 
 from nnkit.prims.reduce import Tiling
-from nnkit.spec import SHORTHANDS, Spec, real, spec
+from nnkit.spec import SHORTHANDS, Spec, base, real, spec
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -24,7 +23,7 @@ __all__ = ["L1", "L1L2", "L2", "ActivityRegularizer", "KLSparsity", "Regularizer
 CLIP = 1e-7                                              # mean activations are kept this far from 0 and 1
 
 
-@attrs.frozen(repr=False)
+@base
 class ActivityRegularizer(Spec):
     """Base of all that may stand as a layer's `activity_regularizer`."""
 
@@ -39,7 +38,7 @@ class ActivityRegularizer(Spec):
         raise TypeError(f"{type(self).__name__} does not say how it lowers itself")
 
 
-@attrs.frozen(repr=False)
+@base
 class Regularizer(ActivityRegularizer):
     """Base of the regularizers of parameters, and of outputs: there the penalty is divided by the size of the batch, as in Keras.
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 import attrs
 
 __all__ = [
-    "Spec", "boolean", "child", "choice", "from_json", "integer", "nearest", "real", "resolve", "shape_of", "spec", "to_json",
+    "Spec", "base", "boolean", "child", "choice", "from_json", "integer", "nearest", "real", "resolve", "shape_of", "spec", "to_json",
 ]
 
 SpecType = TypeVar("SpecType", bound="Spec")
@@ -80,6 +80,12 @@ def type_name(cls: type[Spec]) -> str:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def base(cls: type[SpecType]) -> type[SpecType]:
+    """Class decorator of what specs derive from: makes the class a frozen attrs record that no name stands for."""
+    return attrs.frozen(cls, repr=False)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
 def spec(*shorthands: str) -> Callable[[type[SpecType]], type[SpecType]]:
     """Class decorator: makes the class a frozen attrs record, known to JSON by its class name and to strings by its shorthands."""
     return lambda cls: _register(cls, shorthands)
@@ -92,6 +98,9 @@ def _register(cls: type[SpecType], shorthands: Sequence[str]) -> type[SpecType]:
         raise ValueError(f"a spec named {name!r} exists already in {CLASSES[name].__module__}; choose another class name")
     CLASSES[name] = cls
     for shorthand in shorthands:
+        other = SHORTHANDS.get((cls.family, shorthand))
+        if isinstance(other, type) and type_name(other) != name:
+            raise ValueError(f"the {cls.family} name {shorthand!r} stands for {type_name(other)} already; choose another for {name}")
         SHORTHANDS[cls.family, shorthand] = cls
     return cls
 

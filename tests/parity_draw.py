@@ -1,11 +1,13 @@
-"""Random networks with parameters, data, loss and optimizer, for comparison with other libraries; all of it a function of (seed, number).
+"""Random networks with parameters, data, loss and optimizer, for comparison with other libraries.
 
+Chains (`draw`) are a function of (seed, number). Graphs (`draw_graph`) are small and drawn choice by choice by whoever calls, for hypothesis.
 N batch, T steps of a sequence, F features, C classes. Numbers that are drawn for a declaration have two digits, so that it prints short.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +17,12 @@ import numpy as np
 import nnkit
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Shape
+from nnkit.layers.merge import broadcast_shape
 from nnkit.losses.base import Loss
+from nnkit.network import Container, Tensor
 from nnkit.optimizers.base import Optimizer
 
-__all__ = ["Drawn", "Results", "draw", "run_nnkit"]
+__all__ = ["Declared", "Drawn", "DrawnGraph", "GraphResults", "Results", "draw", "draw_graph", "run_nnkit", "run_nnkit_graph"]
 
 WIDTHS = (1, 2, 3, 7, 16, 33, 64)
 BATCHES = (1, 2, 3, 5, 7, 13, 16, 31, 32, 64, 97)
@@ -216,15 +220,8 @@ class Drawn:
         return self.network.layers[0].shape  # type: ignore[attr-defined]
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """Values at which activities stay near 1: kernels N(0, 1.2 / inputs), variances within 0.5 and 1.5, slopes around 0.25."""
-        rng = np.random.default_rng([self.seed, self.number, 1])
-        found = {}
-        for name, declared in self.network.graph().parameters().items():
-            values = rng.standard_normal(declared.shape)
-            kind = name.split("/")[-1]
-            found[name] = {"kernel": lambda v: v * np.sqrt(1.2 / v.shape[0]), "alpha": lambda v: 0.25 + 0.2 * v, "gamma": lambda v: 1 + 0.3 * v,
-                           "moving_variance": lambda v: 0.5 + 1 / (1 + np.exp(v))}.get(kind, lambda v: 0.4 * v)(values)
-        return found
+        """Values for all parameters."""
+        return parameter_values(self.network, np.random.default_rng([self.seed, self.number, 1]))
 
     def batches(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """(x, y, sample weights or None) for each update; the first serves predictions and gradients too."""
@@ -236,6 +233,17 @@ class Drawn:
             w = np.where(rng.random(self.batch) < 0.15, 0.0, rng.uniform(0.1, 3, self.batch)) if self.weighted else None
             found.append((x, targets(rng, self.loss, (self.batch, *shape)), w))
         return found
+
+
+def parameter_values(network: Container, rng: Generator) -> dict[str, np.ndarray]:
+    """Values at which activities stay near 1: kernels N(0, 1.2 / inputs), variances within 0.5 and 1.5, slopes around 0.25."""
+    found = {}
+    for name, declared in network.graph().parameters().items():
+        values = rng.standard_normal(declared.shape)
+        kind = name.split("/")[-1]
+        found[name] = {"kernel": lambda v: v * np.sqrt(1.2 / v.shape[0]), "alpha": lambda v: 0.25 + 0.2 * v, "gamma": lambda v: 1 + 0.3 * v,
+                       "moving_variance": lambda v: 0.5 + 1 / (1 + np.exp(v))}.get(kind, lambda v: 0.4 * v)(values)
+    return found
 
 
 def targets(rng: Generator, loss: Loss, shape: Shape) -> np.ndarray:
@@ -325,6 +333,168 @@ def draw(seed: int, number: int) -> Drawn:
                  MANY_UPDATES if updates and number % 3 == 0 else updates)
 
 
+# Networks as graphs.
+
+Pick = Callable[[Sequence[Any]], Any]                    # returns one of the options
+SAMPLES = ((3,), (4,), (2, 3), (1, 3), (2, 1))           # shapes that meet: some are equal, some broadcast, some share an axis
+LARGEST = 40                                             # numbers of a sample that further layers take
+GRAPH_ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "gelu")
+WEIGHTS = (1.0, 0.3, 2.5)
+
+
+@attrs.frozen(eq=False)
+class Declared:
+    """A network with the tensors that it was declared from, and the same of every network nested in it, by its id."""
+
+    network: nnkit.Network
+    inputs: tuple[nnkit.Input, ...]
+    outputs: tuple[Tensor, ...]
+    nested: Mapping[int, Declared]
+
+
+@attrs.frozen(eq=False)
+class DrawnGraph:
+    """A network with its losses (or None) by output, their weights, and the batch."""
+
+    declared: Declared
+    losses: tuple[Loss | None, ...]
+    weights: tuple[float, ...]
+    batch: int
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What hypothesis shows of a failed test."""
+        printer.text(f"{self.declared.network!r}, losses={self.losses}, weights={self.weights}, batch={self.batch}")
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Values for all parameters."""
+        return parameter_values(self.declared.network, np.random.default_rng(1))
+
+    def data(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """An array for each input, and one for each output as its target."""
+        rng, graph = np.random.default_rng(2), self.declared.network.graph()
+        first, second = ([rng.standard_normal((self.batch, *shape)) for shape in shapes] for shapes in (graph.input_shapes, graph.output_shapes))
+        return first, second
+
+
+class Sketch:
+    """A network while it is being declared. Layers have names of their own, which tell their parameters whatever the order of calls is."""
+
+    def __init__(self, pick: Pick, shapes: Sequence[Shape]) -> None:
+        self.pick = pick
+        self.inputs = tuple(nnkit.Input(shape, name=f"input{number}") for number, shape in enumerate(shapes))
+        self.tensors: list[Any] = [*self.inputs]
+        self.used: set[int] = set()                      # ids of tensors that a layer takes
+        self.calls: list[tuple[Layer, list[Shape]]] = []
+        self.nested: dict[int, Declared] = {}
+
+    def name(self) -> str:
+        """One that no other layer has."""
+        return f"layer{len(self.calls)}"
+
+    def call(self, layer: Layer, tensors: Sequence[Any]) -> Any:
+        """The layer on tensors; what comes out may be used from now on."""
+        self.used |= {id(tensor) for tensor in tensors}
+        self.calls.append((layer, [tensor.shape for tensor in tensors]))
+        made = layer(*tensors)
+        self.tensors += made if isinstance(made, tuple) else [made]
+        return made
+
+    def any(self, fits: Callable[[Any], bool] = lambda tensor: True) -> Any:
+        """One of the tensors that fit and are not large."""
+        return self.pick([tensor for tensor in self.tensors if math.prod(tensor.shape) <= LARGEST and fits(tensor)])
+
+    # What may come next.
+
+    def dense(self) -> None:
+        layer = nnkit.Dense(self.pick((1, 2, 3, 4)), self.pick(GRAPH_ACTIVATIONS), use_bias=self.pick((True, False)),
+                            trainable=self.pick((True, True, False)), name=self.name())
+        self.call(layer, [self.any()])
+
+    def alone(self) -> None:
+        """A layer of one input that has no weight matrix."""
+        x, name = self.any(), self.name()
+        self.call(self.pick([nnkit.Activation(self.pick(GRAPH_ACTIVATIONS), name=name), nnkit.LayerNormalization(name=name),
+                             nnkit.Flatten(name=name), nnkit.Reshape(x.shape[::-1], name=name)]), [x])
+
+    def again(self) -> None:
+        """A layer or nested network that was called before, on the same tensors or others of their shapes: it shares its parameters."""
+        if self.calls:
+            layer, shapes = self.pick(self.calls)
+            self.call(layer, [self.pick([tensor for tensor in self.tensors if tensor.shape == shape]) for shape in shapes])
+
+    def elementwise(self) -> None:
+        """Of two or three inputs, which may be one tensor."""
+        cls = self.pick((nnkit.Add, nnkit.Subtract, nnkit.Multiply, nnkit.Average, nnkit.Maximum, nnkit.Minimum))
+        tensors = [self.any()]
+        for _ in range(1 if cls is nnkit.Subtract else self.pick((1, 1, 2))):
+            tensors.append(self.any(lambda tensor: broadcast_shape([tensor.shape, *(other.shape for other in tensors)]) is not None))
+        self.bounded(cls(name=self.name()), tensors)
+
+    def concatenate(self) -> None:
+        x = self.any()
+        axis = self.pick(range(len(x.shape)))
+
+        def others(shape: Shape) -> Shape:
+            return (*shape[:axis], *shape[axis + 1:])
+        tensors = [x, *(self.any(lambda tensor: len(tensor.shape) == len(x.shape) and others(tensor.shape) == others(x.shape))
+                        for _ in range(self.pick((1, 1, 2))))]
+        self.call(nnkit.Concatenate(axis=self.pick((axis + 1, axis - len(x.shape))), name=self.name()), tensors)
+
+    def dot(self) -> None:
+        x = self.any()
+        y = self.any(lambda tensor: not {*x.shape}.isdisjoint(tensor.shape))
+        axes = [(i + 1, j + 1) for i, d in enumerate(x.shape) for j, other in enumerate(y.shape) if d == other]
+        self.bounded(nnkit.Dot(self.pick(axes), normalize=self.pick((False, True)), name=self.name()), [x, y])
+
+    def bounded(self, layer: Layer, tensors: Sequence[Any]) -> None:
+        """The layer, and behind a product a tanh: products of products would grow beyond all numbers."""
+        made = self.call(layer, tensors)
+        if isinstance(layer, (nnkit.Multiply, nnkit.Dot)):
+            self.call(nnkit.Activation("tanh", name=self.name()), [made])
+
+    def network(self) -> None:
+        """A network of one to three layers, nested."""
+        tensors = [self.any() for _ in range(self.pick((1, 2)))]
+        inner = declare(self.pick, [tensor.shape for tensor in tensors], self.pick((1, 2, 3)), self.pick((1, 2)), self.name())
+        self.nested |= {id(inner.network): inner}
+        self.call(inner.network, tensors)
+
+    def outputs(self, count: int) -> tuple[Tensor, ...]:
+        """So many tensors that depend on all inputs: each is made of what nothing else takes, or is one that others take, too."""
+        ends = [tensor for tensor in self.tensors if id(tensor) not in self.used]
+        found = []
+        for position in range(count):
+            own = ends[position::count] or [self.any()]
+            if len(own) == 1 and not isinstance(own[0], nnkit.Input) and self.pick((True, False)):
+                found.append(own[0])
+                continue
+            units = self.pick((1, 2, 3))
+            flat = [self.call(nnkit.Flatten(name=self.name()), [tensor]) for tensor in own]
+            dense = [self.call(nnkit.Dense(units, name=self.name()), [tensor]) for tensor in flat]
+            found.append(self.call(nnkit.Add(name=self.name()), dense) if len(dense) > 1 else dense[0])
+        return tuple(found)
+
+
+def declare(pick: Pick, shapes: Sequence[Shape], layers: int, outputs: int, name: str | None = None) -> Declared:
+    """A network of inputs of these shapes; `name` where it is nested."""
+    sketch = Sketch(pick, shapes)
+    moves = [sketch.dense, sketch.alone, sketch.again, *[sketch.elementwise] * 3, sketch.concatenate, sketch.dot]
+    moves += [sketch.network] * (name is None)
+    for _ in range(layers):
+        pick(moves)()
+    ends = sketch.outputs(outputs)
+    network = nnkit.Network(sketch.inputs, {f"output{number}": end for number, end in enumerate(ends)}, name=name)
+    return Declared(network, sketch.inputs, ends, sketch.nested)
+
+
+def draw_graph(pick: Pick) -> DrawnGraph:
+    """A network of one to three inputs and outputs."""
+    count = pick((1, 2, 3))
+    declared = declare(pick, [pick(SAMPLES) for _ in range(pick((1, 2, 3)))], pick(range(1, 11)), count)
+    losses = [pick((nnkit.MeanSquaredError(), nnkit.LogCosh())), *(pick((nnkit.MeanSquaredError(), nnkit.LogCosh(), None)) for _ in range(count - 1))]
+    return DrawnGraph(declared, tuple(losses), tuple(pick(WEIGHTS) if loss else 1.0 for loss in losses), pick((1, 2, 5)))
+
+
 # What every library computes.
 
 @attrs.frozen
@@ -357,3 +527,24 @@ def run_nnkit(drawn: Drawn) -> Results:
         model.train_on_batch(x, t, sample_weight=w)
         trained.append({name: values.copy() for name, values in model.parameters.items()})
     return Results(predictions, loss, gradients, trained)
+
+
+@attrs.frozen
+class GraphResults:
+    """predictions of every output; the loss and its gradients by name, those of the inputs as "x", "x1", ..."""
+
+    predictions: tuple[np.ndarray, ...]
+    loss: float
+    gradients: Mapping[str, np.ndarray]
+
+
+def run_nnkit_graph(drawn: DrawnGraph) -> GraphResults:
+    """nnkit's results, in float64."""
+    network = drawn.declared.network
+    weights = [weight if loss else None for loss, weight in zip(drawn.losses, drawn.weights, strict=True)]
+    model = nnkit.compile(network, loss=list(drawn.losses), loss_weights=weights, dtype="float64")
+    model.set_parameters(drawn.parameters())
+    arrays, targets = drawn.data()
+    x = dict(zip(model.graph.input_names, arrays, strict=True))
+    y = {name: values for name, values, loss in zip(model.graph.output_names, targets, drawn.losses, strict=True) if loss}
+    return GraphResults(tuple(model.predict(x).values()), model.evaluate(x, y)["loss"], model.gradients(x, y, inputs=True))

@@ -28,7 +28,7 @@ torch.set_num_threads(1)                                 # small products: a sec
 # On PyTorch Keras rounds float64 results of matmul and others to float32; no public setting stops it (Keras 3.15).
 BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
-__all__ = ["run"]
+__all__ = ["run", "run_merge"]
 
 
 def arguments(spec: Spec) -> dict[str, Any]:
@@ -161,5 +161,18 @@ def run(drawn: Drawn) -> Results:
             network.model.train_on_batch(x, t, sample_weight=network.weights(w))
             trained.append(network.values())
         return Results(predictions, loss, gradients, trained)
+    finally:
+        keras.config.set_floatx(before)
+
+
+def run_merge(layer: Any, x: tuple[np.ndarray, ...], dy: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Output and input gradients of a merge layer, where the output's gradient is dy."""
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        xs = [torch.tensor(values, requires_grad=True) for values in x]
+        y = getattr(keras.layers, type(layer).__name__)(**arguments(layer))(xs)
+        found = torch.autograd.grad(y, xs, torch.tensor(dy))
+        return keras.ops.convert_to_numpy(y), [gradient.numpy() for gradient in found]
     finally:
         keras.config.set_floatx(before)

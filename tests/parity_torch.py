@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -12,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import nnkit
-from parity_draw import Drawn, Results
+from parity_draw import Declared, Drawn, DrawnGraph, GraphResults, Results
 
-__all__ = ["run"]
+__all__ = ["run", "run_graph"]
 
 torch.set_num_threads(1)
 
@@ -75,7 +76,7 @@ def activate(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
     return torch.where(x > 0, x, alpha * x)
 
 
-# Layers: functions of (spec, parameters, x, pass).
+# Layers: functions of (spec, parameters, x, pass); of several inputs, x is a list.
 
 def dense(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
     y = activate(spec.activation, p, F.linear(x, p["kernel"].T, p.get("bias")), run)         # Linear keeps the transpose
@@ -107,7 +108,27 @@ def noise(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
     return x
 
 
-LAYERS: dict[type, Callable[[Any, Parameters, Tensor, Pass], Tensor]] = {
+def merged(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any, Parameters, list[Tensor], Pass], Tensor]:
+    """Pair after pair; axes of size 1 behind the batch let PyTorch broadcast samples."""
+    def layer(spec: Any, p: Parameters, xs: list[Tensor], run: Pass) -> Tensor:
+        rank = max(x.ndim for x in xs)
+        return functools.reduce(function, [x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]) for x in xs])
+    return layer
+
+
+def average(spec: Any, p: Parameters, xs: list[Tensor], run: Pass) -> Tensor:
+    return merged(torch.add)(spec, p, xs, run) / len(xs)
+
+
+def dot(spec: Any, p: Parameters, xs: list[Tensor], run: Pass) -> Tensor:
+    a, b = (x.movedim(axis, -1) for x, axis in zip(xs, spec.axes, strict=True))
+    if spec.normalize:
+        a, b = (F.normalize(x, dim=-1, eps=1e-7) for x in (a, b))
+    rows = [x.reshape(len(x), -1, x.shape[-1]) for x in (a, b)]
+    return torch.bmm(rows[0], rows[1].mT).reshape(len(a), *(a.shape[1:-1] + b.shape[1:-1] or (1,)))
+
+
+LAYERS: dict[type, Callable[[Any, Parameters, Any, Pass], Tensor]] = {
     nnkit.Input: lambda spec, p, x, run: x,
     nnkit.Dense: dense,
     nnkit.BatchNormalization: batch_normalization,
@@ -117,6 +138,14 @@ LAYERS: dict[type, Callable[[Any, Parameters, Tensor, Pass], Tensor]] = {
     nnkit.Reshape: lambda spec, p, x, run: x.reshape(len(x), *spec.target_shape),
     nnkit.Dropout: noise,
     nnkit.GaussianNoise: noise,
+    nnkit.Add: merged(torch.add),
+    nnkit.Subtract: merged(torch.subtract),
+    nnkit.Multiply: merged(torch.multiply),
+    nnkit.Average: average,
+    nnkit.Maximum: merged(torch.maximum),
+    nnkit.Minimum: merged(torch.minimum),
+    nnkit.Concatenate: lambda spec, p, xs, run: torch.cat(xs, spec.axis),
+    nnkit.Dot: dot,
 }
 
 
@@ -285,3 +314,48 @@ def run(drawn: Drawn) -> Results:
         trained.append(network.values())
     assert first is not None
     return Results(y.detach().numpy(), loss, arrays(first), trained)
+
+
+# Networks as graphs. They are followed from the outputs along the tensors that they were declared with, not along nnkit's own graph.
+
+def follow(declared: Declared, xs: Sequence[Tensor], parameters: Parameters, prefix: str = "") -> list[Tensor]:
+    """The outputs of a declared network; `prefix` is that of the parameters of a nested one: "layer3/"."""
+    known: dict[int, Sequence[Tensor]] = {id(spec): [x] for spec, x in zip(declared.inputs, xs, strict=True)}      # id of an Input or call
+
+    def values(call: Any) -> Sequence[Tensor]:
+        layer = call.layer
+        key = id(layer) if isinstance(layer, nnkit.Input) else id(call)
+        if key not in known:
+            taken = [values(tensor.call)[tensor.index] for tensor in call.inputs]
+            if id(layer) in declared.nested:
+                known[key] = follow(declared.nested[id(layer)], taken, parameters, f"{prefix}{layer.name}/")
+            else:
+                own = f"{prefix}{layer.name}/"
+                p = {name.removeprefix(own): value for name, value in parameters.items() if name.startswith(own)}
+                known[key] = [LAYERS[type(layer)](layer, p, taken if len(taken) > 1 else taken[0], Pass(training=True))]
+        return known[key]
+    return [values(tensor.call)[tensor.index] for tensor in declared.outputs]
+
+
+def frozen(declared: Declared, prefix: str = "") -> set[str]:
+    """What the names of frozen layers' parameters begin with."""
+    found = {f"{prefix}{layer.name}/" for layer in declared.network.layers if not layer.trainable}
+    for layer in declared.network.layers:
+        if id(layer) in declared.nested:
+            found |= frozen(declared.nested[id(layer)], f"{prefix}{layer.name}/")
+    return found
+
+
+def run_graph(drawn: DrawnGraph) -> GraphResults:
+    """PyTorch's results."""
+    parameters = {name: torch.tensor(values, requires_grad=True) for name, values in drawn.parameters().items()}
+    x, t = drawn.data()
+    xs = [torch.tensor(values, requires_grad=True) for values in x]
+    ys = follow(drawn.declared, xs, parameters)
+    loss = sum(weight * LOSSES[type(spec)](spec, y, torch.as_tensor(target)).mean()
+               for spec, weight, y, target in zip(drawn.losses, drawn.weights, ys, t, strict=True) if spec is not None)
+    fixed = tuple(frozen(drawn.declared))
+    sources = {f"x{number or ''}": values for number, values in enumerate(xs)}
+    sources |= {name: values for name, values in parameters.items() if not name.startswith(fixed)}
+    found = torch.autograd.grad(loss, list(sources.values()), allow_unused=True, materialize_grads=True)
+    return GraphResults(tuple(y.detach().numpy() for y in ys), loss.item(), arrays(dict(zip(sources, found, strict=True))))

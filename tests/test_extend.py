@@ -615,3 +615,17 @@ def test_nnkit_alone_does_not_import_numba():
 def test_everything_is_exported():
     assert len(set(nnkit.extend.__all__)) == len(nnkit.extend.__all__)
     assert all(hasattr(nnkit.extend, name) for name in nnkit.extend.__all__)
+
+
+def test_a_kernel_that_calls_python_is_refused():
+    """It would wait for the interpreter for ever, or read memory at random."""
+    @kernel
+    def noisy(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
+        """y = x."""
+        for i in range(y.shape[0]):
+            print(i)
+            for j in range(y.shape[1]):
+                y[i, j] = x[i, j]
+
+    with pytest.raises(ValueError, match=r"noisy@\d+ must not call Python \(no print, no Python objects\), but its machine code calls Py"):
+        noisy.compile("float32")

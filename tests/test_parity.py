@@ -1,24 +1,31 @@
 """The same networks in PyTorch and in Keras: predictions, loss, gradients, moving statistics, training. Skipped where these are not installed.
 
-The networks are drawn at random (parity_draw.py): a fixed sample, one test each, and a larger one with the seed of NNKIT_SWEEP_SEED. A failed
-test's name begins with the network's number and shows its declaration; `draw(SEED, number)` makes it again.
+Chains of layers are drawn at random (parity_draw.py): a fixed sample, one test each, and a larger one with the seed of NNKIT_SWEEP_SEED. A failed
+test's name begins with the network's number and shows its declaration; `draw(SEED, number)` makes it again. Graphs are drawn by hypothesis, always
+the same, and a failed one is shown in its simplest form.
 """
 
 from __future__ import annotations
 
+import collections
 import os
 import secrets
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
+import cases_merge
 import nnkit
-from parity_draw import ACTIVATIONS, Drawn, Results, draw, run_nnkit
+from helpers import Rig
+from parity_draw import ACTIVATIONS, Drawn, DrawnGraph, GraphResults, Results, draw, draw_graph, run_nnkit, run_nnkit_graph
 
 SEED = 1
 FIXED = [draw(SEED, number) for number in range(240)]
 SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, and networks in each
+GRAPHS = 400
 
 # All in float64, whose rounding is 1e-16; the most that 3,000 networks of other seeds were off stands behind each. Predictions and losses pass at
 # most four sums of at most 704 terms (2.4e-14, 2.4e-15). Gradients pass normalizations, which multiply by up to 1 / sqrt(epsilon) = 32 each, and
@@ -122,6 +129,78 @@ def test_torch_sweep(block, run_torch):
 @pytest.mark.parametrize("block", range(SWEEP_BLOCKS))
 def test_keras_sweep(block, run_keras):
     sweep(block, run_keras)
+
+
+# Networks as graphs: shared layers, tensors that feed several layers, merge layers, nested networks, several inputs and outputs.
+
+graphs = st.composite(lambda draw: draw_graph(lambda options: draw(st.sampled_from(options))))()
+
+
+def assert_graph_parity(drawn: DrawnGraph, run: Callable[[DrawnGraph], GraphResults]) -> None:
+    found, expected = run_nnkit_graph(drawn), run(drawn)
+    for name, y, other in zip(drawn.declared.network.output_names, found.predictions, expected.predictions, strict=True):
+        assert_near(y, other, GRADIENTS, 1, name)
+    assert_near(np.float64(found.loss), np.float64(expected.loss), GRADIENTS, 1, "loss")
+    assert found.gradients.keys() == expected.gradients.keys()
+    largest = max(np.abs(values).max(initial=0) for values in expected.gradients.values())
+    for name, values in expected.gradients.items():
+        assert_near(found.gradients[name], values, GRADIENTS, CANCELLED * max(1, largest), f"gradient of {name}")
+
+
+def test_graphs_in_torch():
+    pytest.importorskip("torch")
+    from parity_torch import run_graph
+
+    drawings = []
+
+    @settings(max_examples=GRAPHS, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+              phases=[Phase.generate, Phase.shrink])
+    @given(drawn=graphs)
+    def check(drawn):
+        drawings.append(drawn)
+        assert_graph_parity(drawn, run_graph)
+
+    check()
+    assert_graphs_cover(drawings)
+
+
+def assert_graphs_cover(drawings: list[DrawnGraph]) -> None:
+    """All that was to be drawn has been, and not just once."""
+    assert len(drawings) >= GRAPHS
+    graphs = [drawn.declared.network.graph() for drawn in drawings]
+    kinds = collections.Counter(kind for graph in graphs for kind in {type(node.layer) for node in graph.nodes})
+    for kind in (nnkit.Add, nnkit.Subtract, nnkit.Multiply, nnkit.Average, nnkit.Maximum, nnkit.Minimum, nnkit.Concatenate, nnkit.Dot, nnkit.Dense,
+                 nnkit.LayerNormalization, nnkit.Activation):
+        assert kinds[kind] > 0.02 * GRAPHS, kind
+    names = [collections.Counter(node.name for node in graph.nodes) for graph in graphs]
+    uses = [collections.Counter(index for node in graph.nodes for index in node.inputs) for graph in graphs]
+    for what, often in (("shared layers", sum(max(counts.values()) > 1 for counts in names)),
+                        ("tensors that feed three layers", sum(max(counts.values()) > 2 for counts in uses)),
+                        ("nested networks", sum(bool(drawn.declared.nested) for drawn in drawings)),
+                        ("three inputs", sum(len(graph.input_names) == 3 for graph in graphs)),
+                        ("three outputs", sum(len(graph.outputs) == 3 for graph in graphs)),
+                        ("an output without a loss", sum(None in drawn.losses for drawn in drawings)),
+                        ("frozen layers", sum(any(not node.layer.trainable for node in graph.nodes) for graph in graphs)),
+                        ("more than ten layers", sum(len(graph.nodes) > 10 for graph in graphs))):
+        assert often > 0.05 * GRAPHS, what
+
+
+MERGES = [case for case in cases_merge.CASES if [type(layer) for layer in case.network.layers].count(nnkit.Input) == len(case.network.layers) - 1]
+
+
+@quiet
+@pytest.mark.parametrize("case", MERGES, ids=[case.id for case in MERGES])
+def test_merge_layers_in_keras(case):
+    """All rows of the case table that are nothing but a merge layer."""
+    import parity_keras
+
+    rng, graph = np.random.default_rng(3), case.network.graph()
+    x, dy = (tuple(rng.standard_normal((case.batch, *shape)) for shape in shapes) for shapes in (graph.input_shapes, graph.output_shapes))
+    expected, gradients = parity_keras.run_merge(case.network.layers[-1], x, dy[0])
+    found = Rig(case.network, {}, case.batch, debug=False).run(x, dy)
+    assert_near(found.y, expected, PREDICTIONS, 1, "y")
+    for number, (dx, gradient) in enumerate(zip(found.dx, gradients, strict=True)):
+        assert_near(dx, gradient, PREDICTIONS, 1, f"gradient of input {number}")
 
 
 def test_the_sample_covers_what_it_is_drawn_from():

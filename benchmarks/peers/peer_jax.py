@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,10 +23,9 @@ def parameters(work: str) -> list[tuple[jax.Array, jax.Array]]:
     sizes = SIZES.get(work, (20, 64, 32, 1))
     keys = jax.random.split(jax.random.key(0), len(sizes))
     glorot = jax.nn.initializers.glorot_uniform()
-    if work == "vae":                                    # mean and log-variance come from one product; the code is its first half
-        shapes = [(784, 400), (400, 40), (20, 400), (400, 784)]
-    else:
-        shapes = list(zip(sizes, sizes[1:], strict=False))
+    shapes = list(itertools.pairwise(sizes))
+    if work == "vae":                                    # mean and log-variance are the halves of one product; the code is as wide as one of them
+        shapes[2] = (20, 400)
     return [(glorot(key, shape), jnp.zeros(shape[1])) for key, shape in zip(keys, shapes, strict=False)]
 
 

@@ -101,7 +101,7 @@ WORKS: dict[str, Work] = {
     "bigmlp": Work("MLP 784-1024-1024-10, batch 256, Adam", "epoch of 20 steps, shuffled", images, 256, 3, (0.008, 0.06), NETWORKS,
                    {"jax": 1.1, "torch": 1.1, "torch-compile": 1.1, "keras": 1.1}),
     "vae": Work("variational autoencoder 784-400-(20+20)-400-784, batch 128, Adam", "epoch of 93 steps, shuffled", fashion, 128, 2, (0.2, 0.65),
-                NETWORKS, {peer: 1.3 for peer in NETWORKS}),
+                NETWORKS, dict.fromkeys(NETWORKS, 1.3)),
     "predict": Work("predict of one row, MLP 20-64-32-1", "call, NumPy in and out", binary, 32, 1, (0.5, 0.7), limits={("nnkit", "call"): 10e-6}),
     "startup": Work("fresh process, import to the end of the first epoch of mlp", "process", binary, 32,
                     limits={("nnkit", "first epoch"): 0.6, ("nnkit, empty cache", "first epoch"): 6, ("nnkit", "import alone"): 0.35}),

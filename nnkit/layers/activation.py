@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from nnkit.layers.base import Layer, Shape
-from nnkit.spec import SHORTHANDS, boolean, child, integer, nearest, real, spec
+from nnkit.spec import SHORTHANDS, base, boolean, child, integer, nearest, real, spec
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen(repr=False)
+@base
 class ActivationFunction(Layer):
     """Base of all activations. Output and input have the same shape.
 
@@ -254,7 +254,7 @@ class Softsign(ActivationFunction):
 
 # Along an axis.
 
-@attrs.frozen(repr=False)
+@base
 class AxisActivation(ActivationFunction):
     """Base of the activations that tie the numbers along one axis together."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from nnkit.spec import Spec
+from nnkit.spec import Spec, base
 
 if TYPE_CHECKING:
     from nnkit.initializers import Initializer
@@ -54,7 +54,7 @@ def _check_trainable(instance: Any, attribute: Any, value: object) -> None:
         raise ValueError(f"{type(instance).__name__}: trainable must be True or False, received {value!r}")
 
 
-@attrs.frozen(repr=False)
+@base
 class Layer(Spec):
     """Base of all layers.
 

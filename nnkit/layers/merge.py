@@ -12,7 +12,7 @@ import attrs
 
 from nnkit.layers.base import Layer, Shape
 from nnkit.layers.norm import sample_axis
-from nnkit.spec import boolean, integer, spec
+from nnkit.spec import base, boolean, integer, spec
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -25,7 +25,7 @@ NORM_EPSILON = 1e-7                                      # Keras': rows shorter 
 
 # Number by number.
 
-@attrs.frozen(repr=False)
+@base
 class Elementwise(Layer):
     """Base of the layers that work number by number, pair after pair: f(f(x0, x1), x2) and so on.
 

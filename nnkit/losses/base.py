@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
 import numpy as np
 
 from nnkit.layers.base import Shape, snake_case
-from nnkit.spec import Spec
+from nnkit.spec import Spec, base
 from nnkit.training.feed import as_samples
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ __all__ = ["Loss", "PointwiseLoss", "as_rows", "refuse_outside"]
 ENTRY_FLOPS = 20                                         # what an exponential or a logarithm and the arithmetic around it cost
 
 
-@attrs.frozen(repr=False)
+@base
 class Loss(Spec):
     """Base of all losses. Per-row values are averaged over all rows of the batch, each multiplied by its sample's weight (Keras'
     'sum_over_batch_size'); a row is one entry of all axes but the last. An output of one axis, the batch, has rows of one entry."""
@@ -63,7 +62,7 @@ def refuse_outside(y: np.ndarray, low: float, high: float, rule: str) -> None:
             raise ValueError(f"y must {rule}, received {y[place].item():.9g} at position {place if len(place) > 1 else place[0]}")
 
 
-@attrs.frozen(repr=False)
+@base
 class PointwiseLoss(Loss):
     """A loss that is the mean (or sum) over the last axis of l(y, t), elementwise. Kernels <module>_cpu.<kernel>_forward and _backward."""
 

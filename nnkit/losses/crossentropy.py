@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
 import numpy as np
 
 from nnkit.layers.base import Shape
 from nnkit.losses.base import ENTRY_FLOPS, Loss, PointwiseLoss, as_rows, refuse_outside
-from nnkit.spec import boolean, integer, real, spec
+from nnkit.spec import base, boolean, integer, real, spec
 from nnkit.training.feed import as_labels, as_samples
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class KLDivergence(PointwiseLoss):
         return t
 
 
-@attrs.frozen(repr=False)
+@base
 class ClassLoss(Loss):
     """Base of the losses that compare a distribution over C classes, the last axis of the output, with the true class."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
 import numpy as np
 
 from nnkit.layers.base import Shape
 from nnkit.losses.base import Loss, PointwiseLoss, as_rows, refuse_outside
-from nnkit.spec import spec
+from nnkit.spec import base, spec
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CategoricalHinge", "Hinge", "SquaredHinge"]
 
 
-@attrs.frozen(repr=False)
+@base
 class SignLoss(PointwiseLoss):
     """Base of the losses whose targets are signs, -1 and 1."""
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from nnkit.spec import Spec, spec
+from nnkit.spec import Spec, base, spec
 
 __all__ = ["Function", "Metric"]
 
@@ -33,7 +33,7 @@ def _check_name(instance: Spec, attribute: attrs.Attribute, value: object) -> No
         raise ValueError(f"{type(instance).__name__}: {attribute.name} must be a name of at least one letter or None, received {value!r}")
 
 
-@attrs.frozen(repr=False)
+@base
 class Metric(Spec):
     """Base of all metrics. A subclass gives `update` and `result`.
 

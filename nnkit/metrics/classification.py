@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import attrs
 import numpy as np
 
 from nnkit.metrics.base import Metric, alike, mean_of, spread, weighted_sums
-from nnkit.spec import choice, integer, real, spec
+from nnkit.spec import base, choice, integer, real, spec
 
 __all__ = [
     "AUC", "BinaryAccuracy", "CategoricalAccuracy", "F1Score", "Precision", "Recall", "SparseCategoricalAccuracy",
@@ -159,7 +158,7 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.where(below == 0, 0.0, above / np.where(below == 0, 1.0, below))
 
 
-@attrs.frozen(repr=False)
+@base
 class Hits(Metric):
     """Base of precision, recall and F1: counts hits, false alarms and misses of each class. A subclass gives `score`."""
 

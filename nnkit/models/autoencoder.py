@@ -24,7 +24,7 @@ def as_sizes(hidden: Any) -> tuple[int, ...]:
 
 def dense(h: Any, units: int, activation: ActivationFunction | str, name: str, **fields: Any) -> Any:
     """A Dense layer of that name on h."""
-    return Dense(units, activation, name=name, **fields)(h)  # type: ignore[arg-type, call-arg]
+    return Dense(units, activation, name=name, **fields)(h)  # type: ignore[arg-type]
 
 
 def dense_stack(h: Any, sizes: Sequence[int], activation: ActivationFunction | str, prefix: str) -> Any:

@@ -52,6 +52,6 @@ def vae(inputs: int = 784, hidden: Sequence[int] = (400,), latent: int = 20, *, 
     x = Input((size,))
     h = dense_stack(x, sizes, activation, "encoder")
     mean, log_variance = dense(h, units, "linear", "mean"), dense(h, units, "linear", "log_variance")
-    z = Sampling(scale, seed=seed, name="latent")([mean, log_variance])  # type: ignore[call-arg]
+    z = Sampling(scale, seed=seed, name="latent")([mean, log_variance])
     h = dense_stack(z, sizes[::-1], activation, "decoder")
     return Network(x, dense(h, size, output_activation, "reconstruction"))

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-import attrs
-
 from nnkit.optimizers.schedules import Schedule, schedule_field
 from nnkit.plan.passes import work_tasks
-from nnkit.spec import Spec, real
+from nnkit.spec import Spec, base, real
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder, Layout
@@ -21,7 +19,7 @@ PIECE = 16_384              # elements whose squares are summed into one number 
 WIDTH = 64                  # partial sums of a piece that run side by side
 
 
-@attrs.frozen(repr=False)
+@base
 class Optimizer(Spec):
     """Base of all optimizers.
 
@@ -34,7 +32,7 @@ class Optimizer(Spec):
 
     family: ClassVar[str] = "optimizer"
 
-    learning_rate: float | Schedule = schedule_field(default=0.001)  # noqa: RUF009
+    learning_rate: float | Schedule = schedule_field(default=0.001)
     weight_decay: float | None = real(default=None, low=0, none=True, kw_only=True)
     clipnorm: float | None = real(default=None, low=0, low_open=True, none=True, kw_only=True)
     clipvalue: float | None = real(default=None, low=0, low_open=True, none=True, kw_only=True)

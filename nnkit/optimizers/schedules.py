@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from nnkit.spec import Spec, boolean, integer, is_of_family, real, spec
+from nnkit.spec import Spec, base, boolean, integer, is_of_family, real, spec
 
 __all__ = [
     "CallableSchedule", "CosineDecay", "ExponentialDecay", "InverseTimeDecay", "PiecewiseConstantDecay", "PolynomialDecay", "Schedule", "StepDecay",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-@attrs.frozen(repr=False)
+@base
 class Schedule(Spec):
     """Base of all schedules. A subclass gives `rates`."""
 

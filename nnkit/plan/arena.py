@@ -42,14 +42,14 @@ def lives(plan: Plan) -> dict[str, tuple[int, int]]:
 def place(plan: Plan, gap: int = 0) -> Plan:
     """Give every buffer of the arena its offset: largest first, each at the lowest offset that is free during its life.
 
-    gap: bytes left untouched after every buffer (the red zones of debug mode).
+    gap: bytes left untouched after every buffer (the red zones of debug mode); then no two buffers share bytes, so that zones stay as they are.
     """
     sizes: dict[str, int] = {}
     for step in plan.steps:
         for buffer in filter(in_arena, step.buffers):
             name = plan.storage(buffer.name)
             sizes[name] = max(sizes.get(name, 0), aligned(buffer.nbytes) + gap)
-    life = lives(plan)
+    life = lives(plan) if not gap else dict.fromkeys(sizes, (0, len(plan.groups)))
     order = {name: position for position, name in enumerate(sizes)}
     placed: list[tuple[int, int, int, int]] = []         # (offset, end, first group, last group), in order
     offsets: dict[str, int] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import get_num_threads, prange, types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -59,7 +59,7 @@ def run(steps, groups, first_address, tasks_address, kernel_address, words_addre
                     call(kernels[k], words[k], 0, 1)
             else:
                 tasks[groups] = 0
-                for _thread in prange(min(n, get_num_threads())):
+                for _turn in prange(n):                  # a thread's first turn goes on until no task is left; its others find none
                     task = take(tasks, groups)
                     while task < n:
                         for k in range(first[g], first[g + 1]):

@@ -317,12 +317,14 @@ class Model:
         sums = self.sums.copy()
         predictions = self.room_for_metrics(data.n)
         with _Use(self, "evaluate"):
-            self.sums[:] = 0
-            for _, tape, steps in self.cut(data.n, batch_size, "evaluate", predictions is not None):
-                self.bind(tape, data, predictions)
-                tape.run(steps)
-            logs = self.mean_losses()
-        self.sums[:] = sums
+            try:
+                self.sums[:] = 0
+                for _, tape, steps in self.cut(data.n, batch_size, "evaluate", predictions is not None):
+                    self.bind(tape, data, predictions)
+                    tape.run(steps)
+                logs = self.mean_losses()
+            finally:
+                self.sums[:] = sums
         return {**logs, **self.metric_values([(data.targets, predictions)])}
 
     def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> Any:
@@ -354,10 +356,12 @@ class Model:
         data = self.data(x, y, sample_weight, class_weight, check_finite)
         with _Use(self, "train_on_batch"):
             sums = self.sums.copy()
-            self.sums[:] = 0
-            predictions = self.train_batch(data)
-            logs = {**self.mean_losses(), "loss": float(self.sums[SUMS["last"]])}
-            self.sums[:] = sums
+            try:
+                self.sums[:] = 0
+                predictions = self.train_batch(data)
+                logs = {**self.mean_losses(), "loss": float(self.sums[SUMS["last"]])}
+            finally:
+                self.sums[:] = sums
             return {**logs, **self.metric_values([(data.targets, predictions)])}
 
     def train_batch(self, data: Data) -> Predictions | None:
