@@ -95,13 +95,13 @@ def key_of(call: Call) -> int:
 
 def path_to(tensor: Tensor) -> str:
     """The layers from an input to a tensor, always by their first input: "input -> dense -> add"."""
-    names: list[str] = []
+    layers: list[Layer] = []
     at: Call | None = tensor.call
     while at is not None:
-        names.append(own_name(at.layer))
+        layers.append(at.layer)
         at = at.inputs[0].call if at.inputs else None
-    shown = [*names[:3], "...", names[-1]] if len(names) > 5 else names
-    return " -> ".join(reversed(shown))
+    shown = [layers[-1], None, *layers[2::-1]] if len(layers) > 5 else layers[::-1]
+    return " -> ".join("..." if layer is None else own_name(layer) for layer in shown)
 
 
 def own_name(layer: Layer) -> str:
@@ -183,8 +183,14 @@ class Graph:
         """The part from the outputs of the layers `inputs` (None: from the network's own inputs, those it needs) to those of the layers `outputs`
         (None: to the network's own).
 
-        Raises ValueError for a name that is unknown or called more than once, where an output needs more than the inputs, or none of one of them.
+        Raises ValueError for a name that is unknown or called more than once, where an output needs more than the inputs, or none of one of them;
+        for inputs that are named twice, and where no input or output is named.
         """
+        for what, names in (("inputs", inputs), ("outputs", outputs)):
+            if names is not None and not names:
+                raise ValueError(f"submodel: {what} must name layers, received {tuple(names)}")
+        if inputs is not None and len({*inputs}) < len(inputs):
+            raise ValueError(f"submodel: inputs must differ, received {tuple(inputs)}")
         wanted = [(index, name) for name in outputs for index in self.place(name)] if outputs is not None else [
             *zip(self.outputs, self.output_names, strict=True)]
         given = [index for name in inputs for index in self.place(name)] if inputs is not None else []
@@ -297,7 +303,7 @@ def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[
             values.append((next(free),))
             continue
         if is_of_family(layer, "network"):
-            layer.output_shapes(*shapes)
+            output_shapes(layer, shapes, [nodes[index].name for index in sources])
             values.append(_unfold(layer, nodes, places, sources, f"{name}/", active))  # type: ignore[arg-type]
         else:
             (shape,) = output_shapes(layer, shapes, [nodes[index].name for index in sources])
@@ -332,6 +338,8 @@ class Sequential(Container):
             if isinstance(layer, Input) != (position == 0):
                 rule = "the first layer must be Input(shape)" if position == 0 else "Input must come first and once"
                 raise ValueError(f"Sequential: {rule}, received {layer!r} at position {position}")
+            if is_of_family(layer, "network") and len(layer.outputs) > 1 and position < len(layers) - 1:
+                raise ValueError(f"Sequential: layer {own_name(layer)!r} has {len(layer.outputs)} outputs, but the layer behind it takes one")
         self.graph()
 
     @property
@@ -478,6 +486,24 @@ def _check_calls(network: Network) -> None:
         counts.append(len(layers[which].outputs) if is_of_family(layers[which], "network") else 1)  # type: ignore[attr-defined]
     for ref in outputs:
         _check_ref(ref, counts, "outputs", "that is there")
+    _check_use(layers, calls, outputs)
+
+
+def _check_use(layers: Sequence[Layer], calls: Sequence[tuple[int, tuple[Ref, ...]]], outputs: Sequence[Ref]) -> None:
+    """Refuse what no output depends on, outputs that depend on no layer, and Inputs that are called twice. Raises ValueError."""
+    called = [which for which, _ in calls]
+    taken = {number for _, refs in calls for number, _ in refs} | {number for number, _ in outputs}
+    for number, which in enumerate(called):
+        if isinstance(layers[which], Input) and called.count(which) > 1:
+            raise ValueError(f"Network: the input {own_name(layers[which])!r} must be called once, received {called.count(which)} calls")
+        if number not in taken:
+            raise ValueError(f"Network: no output depends on calls[{number}], of layer {own_name(layers[which])!r}")
+    for number, layer in enumerate(layers):
+        if number not in called:
+            raise ValueError(f"Network: every layer must be called, received {own_name(layer)!r}, which is not")
+    for number, _ in outputs:
+        if isinstance(layers[called[number]], Input):
+            raise ValueError(f"Network: outputs must depend on a layer, received the input {own_name(layers[called[number]])!r} itself")
 
 
 def _is_index(value: Any, size: int) -> bool:

@@ -168,3 +168,22 @@ def test_a_deep_residual_network_shares_its_memory():
     plan = model.build_plan("train", 128)
     assert plan.arena_bytes <= 0.6 * plan.separate_bytes
     assert sum(step.kernel.endswith("sum_of_two") and step.phase == "backward" for step in plan.steps) == 50
+
+
+def step_of(kernel, writes=(), reads=(), **fields):
+    return Step(kernel, "layer", "forward", tuple(writes), reads=tuple(reads), **fields)
+
+
+def test_hoist_moves_what_depends_on_parameters_alone():
+    """It goes before the row-local run that it would part; not past a step that writes the parameter, and nothing else moves."""
+    w, v = (Buffer(name, (8,), "float32", "parameter") for name in "wv")
+    a, b, c, p, q, r = (Buffer(name, (8,), "float32", "activation") for name in "abcpqr")
+    steps = [step_of("serial", [a], [a]), step_of("rows1", [b], [a], rows=8), step_of("pack w", [p], [w]), step_of("rows2", [c], [b, p], rows=8),
+             Step("moves v", "layer", "forward", updates=(v,), reads=(c,), rows=8), step_of("pack v", [q], [v]), step_of("of a", [r], [a])]
+    moved = passes.hoist(Plan(mode="predict", batch=8, dtype="float32", steps=tuple(steps)))
+    assert [step.kernel for step in moved.steps] == ["serial", "pack w", "rows1", "rows2", "moves v", "pack v", "of a"]
+
+
+@pytest.mark.parametrize(("worth", "tasks"), [(0, 1), (1, 1), (2, 2), (3, 2), (5, 4), (7, 6), (8, 8), (11, 8), (13, 12), (31, 28), (99, 32)])
+def test_threads_share_tasks_evenly(worth, tasks):
+    assert passes.work_tasks(worth * passes.TASK_FLOPS, 0, most=100) == tasks

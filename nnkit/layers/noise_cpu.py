@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnkit.jit import I64, Counters, Int, Matrix, Real, array_view, kernel
+from nnkit.jit import I64, Counters, Int, Matrix, Real, array_view, kernel, routine
 from nnkit.plan.build import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, part
@@ -36,6 +36,16 @@ def block_like(typing_context: Any, like: Any) -> Any:
     return vector(like), codegen
 
 
+@routine
+def draw_normals(noise, count, key, stream, first, word, step):
+    """noise[:count] = standard normal numbers, four for each counter from `first` on; up to three more are written. `noise` also gives the type."""
+    zero = noise.dtype.type(0)
+    for i in range((count + 3) // 4):
+        w0, w1, w2, w3 = philox(key, stream, first + i, word, step, key >> 32)
+        noise[4 * i], noise[4 * i + 1] = normal_pair(uniform(w0, zero), uniform(w1, zero))
+        noise[4 * i + 2], noise[4 * i + 3] = normal_pair(uniform(w2, zero), uniform(w3, zero))
+
+
 @kernel
 def gaussian_noise_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, counters: Counters, stddev: Real, stream: Int, seed: Int) -> None:
     """y = x + stddev e, e standard normal. Shapes: y, x [N, F]. seed < 0: the model's. Row-local; y may be x. Writes y (=)."""
@@ -46,10 +56,7 @@ def gaussian_noise_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, counters
     noise = block_like(y)
     for first in range(start * F, stop * F, BLOCK):
         last = min(stop * F, first + BLOCK)
-        for i in range((last - first + 3) // 4):
-            w0, w1, w2, w3 = philox(key, stream, first // 4 + i, 0, step, key >> 32)
-            noise[4 * i], noise[4 * i + 1] = normal_pair(uniform(w0, stddev), uniform(w1, stddev))
-            noise[4 * i + 2], noise[4 * i + 3] = normal_pair(uniform(w2, stddev), uniform(w3, stddev))
+        draw_normals(noise, last - first, key, stream, first // 4, 0, step)
         ys, xs = part(y, first, last), part(x, first, last)
         if address(y) == address(x):
             for i in range(ys.size):

@@ -7,12 +7,12 @@ and the step is part of the counter; in evaluation e is its place in the whole d
 from __future__ import annotations
 
 from nnkit.jit import Counters, Double, Doubles, Int, Matrix, Real, Vector, kernel
-from nnkit.layers.noise_cpu import BLOCK, block_like
+from nnkit.layers.noise_cpu import BLOCK, block_like, draw_normals
 from nnkit.plan.build import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.reduce_cpu import run_sums
 from nnkit.prims.simd_cpu import address, part
-from nnkit.scalar import exp, expm1, normal_pair, philox, uniform
+from nnkit.scalar import exp, expm1
 
 __all__ = ["kl_divergence", "sampling_backward_log_variance", "sampling_backward_mean", "sampling_forward"]
 
@@ -40,10 +40,7 @@ def sampling_forward(task: Int, tasks: Int, z: Matrix, mean: Matrix, log_varianc
     begin, end = origin + start * F, origin + stop * F
     for at in range(begin // 4 * 4, end, BLOCK):         # a sample's numbers may begin between two counters
         first, last = max(at, begin), min(at + BLOCK, end)
-        for i in range((last - at + 3) // 4):
-            w0, w1, w2, w3 = philox(key, stream, at // 4 + i, evaluation, step, key >> 32)
-            noise[4 * i], noise[4 * i + 1] = normal_pair(uniform(w0, T(0)), uniform(w1, T(0)))
-            noise[4 * i + 2], noise[4 * i + 3] = normal_pair(uniform(w2, T(0)), uniform(w3, T(0)))
+        draw_normals(noise, last - at, key, stream, at // 4, evaluation, step)
         es, zs = part(noise, first - at, last - at), part(z, first - origin, last - origin)
         means, logs = part(mean, first - origin, last - origin), part(log_variance, first - origin, last - origin)
         for i in range(zs.size):

@@ -77,9 +77,10 @@ def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
                "gradients": Buffer("gradients", (trainable_size,), dtype, "gradient")}
     for state in optimizer.states() if optimizer is not None else ():
         vectors[f"optimizer/{state}"] = Buffer(f"optimizer/{state}", (trainable_size,), dtype, "state")
-    vectors["penalties"] = Buffer("penalties", (max(1, len(names) + len(graph.nodes)),), "float64", "state")
+    penalties = max(1, len(names) + len(graph.nodes))
+    vectors["penalties"] = Buffer("penalties", (penalties,), "float64", "state")
     vectors["counters"] = Buffer("counters", (8,), "int64", "state")
-    vectors["sums"] = Buffer("sums", (SUMS["terms"] + len(graph.outputs) + len(graph.nodes),), "float64", "state")
+    vectors["sums"] = Buffer("sums", (SUMS["terms"] + len(graph.outputs) + penalties,), "float64", "state")
     vectors["learning_rates"] = Buffer("learning_rates", (LEARNING_RATES,), "float64", "state")
     offsets, end = {}, 0
     for name, buffer in vectors.items():
@@ -158,7 +159,10 @@ class Builder:
         """One number of the vector "penalties": what a step writes there (=) counts into the loss.
 
         With a name it is also reported as a part of the loss of its own ("kl" as "kl_loss"); of two of one name the later is numbered.
+        There is room for one each for every parameter and every call of a layer; more raise ValueError.
         """
+        if len(self._penalties) == self.layout.buffers["penalties"].size:
+            raise ValueError(f"layer {self.layer!r}: a network has room for {len(self._penalties)} penalties, one for each parameter and layer")
         self._penalties.append(name)
         return self._penalty(len(self._penalties) - 1)
 

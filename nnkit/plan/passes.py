@@ -7,7 +7,7 @@ import attrs
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.plan import PERSISTENT, Plan, Step
 
-__all__ = ["drop_dead_steps", "fuse_loss", "in_place", "optimise", "split_into_tasks"]
+__all__ = ["drop_dead_steps", "fuse_loss", "hoist", "in_place", "optimise", "split_into_tasks"]
 
 # What a task should be worth. A fork and join of the threads costs 1 to 3 us; FLOPs here are those of one core's vector units, and a byte
 # moved counts like 4 FLOPs (50 GFLOP/s against 12 GB/s, the slowest machine that this was thought through for).
@@ -21,7 +21,7 @@ ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 def optimise(plan: Plan, gap: int = 0) -> Plan:
     """All passes in their order, then the arena."""
-    for step in (fuse_loss, drop_dead_steps, in_place, split_into_tasks):
+    for step in (fuse_loss, drop_dead_steps, hoist, in_place, split_into_tasks):
         plan = step(plan)
     return place(plan, gap)
 
@@ -73,6 +73,22 @@ def drop_dead_steps(plan: Plan) -> Plan:
     return attrs.evolve(plan, steps=tuple(reversed(kept)))
 
 
+def hoist(plan: Plan) -> Plan:
+    """Steps that make something of parameters alone, such as packing a weight, go before the run of row-local steps that they would part."""
+    steps: list[Step] = []
+    start = 0                                            # where the run begins
+    for step in plan.steps:
+        written = {buffer.name for other in steps[start:] for buffer in other.writes + other.updates}
+        alone = all(buffer.role == "parameter" and buffer.name not in written for buffer in step.reads) and all(map(in_arena, step.writes))
+        if not step.rows and step.reads and not step.updates and not step.scratch and alone:
+            steps.insert(start, step)
+            start += 1
+        else:
+            steps.append(step)
+            start = start if step.rows else len(steps)
+    return attrs.evolve(plan, steps=tuple(steps))
+
+
 def in_place(plan: Plan) -> Plan:
     """Let a step write over its first input where the step allows it and nobody reads that input afterwards."""
     last_read: dict[str, int] = {buffer.name: len(plan.steps) for buffer in plan.outputs}
@@ -113,12 +129,17 @@ def split_into_tasks(plan: Plan) -> Plan:
 def row_tasks(run: list[Step]) -> int:
     """How many tasks a run of row-local steps is worth."""
     worth = sum(step.flops + FLOPS_PER_BYTE * step.nbytes for step in run) // TASK_FLOPS
-    return max(1, min(MOST_TASKS, worth, run[0].rows // max(step.grain for step in run)))
+    return even(min(MOST_TASKS, worth, run[0].rows // max(step.grain for step in run)))
 
 
 def work_tasks(flops: int, nbytes: int, most: int) -> int:
     """How many tasks a step that splits itself is worth; at most `most` pieces can be cut."""
-    return max(1, min(MOST_TASKS, most, (flops + FLOPS_PER_BYTE * nbytes) // TASK_FLOPS))
+    return even(min(MOST_TASKS, most, (flops + FLOPS_PER_BYTE * nbytes) // TASK_FLOPS))
+
+
+def even(tasks: int) -> int:
+    """At least 1; the next lower multiple of 2, from 8 on of 4: two or four threads then have the same number of tasks."""
+    return max(1, tasks if tasks < 2 else tasks // 2 * 2 if tasks < 8 else tasks // 4 * 4)
 
 
 def _merge_single_tasks(plan: Plan) -> Plan:
