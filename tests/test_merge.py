@@ -20,7 +20,8 @@ def rig_of(layer, *shapes, batch=3, dtype="float64"):
 def steps_of(network, mode="gradients", batch=4, inputs=True):
     """The kernels of the network's layers, without their modules."""
     model = nnkit.compile(network, loss=nnkit.MeanSquaredError())
-    return [step.kernel.split(".")[-1] for step in model.build_plan(mode, batch, input_gradients=inputs).steps if step.layer and "loss" not in step.layer]
+    steps = model.build_plan(mode, batch, input_gradients=inputs).steps
+    return [step.kernel.split(".")[-1] for step in steps if step.layer and "loss" not in step.layer]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -141,8 +142,8 @@ def test_one_tensor_twice_is_not_written_over():
     (lambda: Multiply().output_shape((0,), (2,)), "Multiply: the shapes of its inputs' samples must broadcast against each other: aligned at the "
                                                   "last axis, sizes must be equal or 1, received (0,) and (2,)"),
     (lambda: Concatenate(1.5), "Concatenate: axis must be a whole number, received 1.5"),
-    (lambda: Concatenate(0).output_shape((3,), (3,)), "Concatenate: axis must name an axis of the input other than the batch (axis 0), received axis 0 "
-                                                      "for samples of shape (3,)"),
+    (lambda: Concatenate(0).output_shape((3,), (3,)), "Concatenate: axis must name an axis of the input other than the batch (axis 0), received "
+                                                      "axis 0 for samples of shape (3,)"),
     (lambda: Concatenate().output_shape((), ()), "Concatenate: axis must name an axis of the input other than the batch (axis 0), received axis -1 "
                                                  "for samples of shape ()"),
     (lambda: Concatenate().output_shape((2, 3), (3, 3)), "Concatenate: the shapes of its inputs' samples must be equal but for axis -1, received "
@@ -157,7 +158,8 @@ def test_one_tensor_twice_is_not_written_over():
     (lambda: Dot(1, normalize=1), "Dot: normalize must be True or False, received 1"),
     (lambda: Dot(2).output_shape((3,), (3, 3)), "Dot: axis must name an axis of the input other than the batch (axis 0), received axis 2 for samples "
                                                 "of shape (3,)"),
-    (lambda: Dot(1).output_shape((3, 5), (4, 5)), "Dot: the axes 1 of the two inputs must have one size, received samples of shapes (3, 5) and (4, 5)"),
+    (lambda: Dot(1).output_shape((3, 5), (4, 5)), "Dot: the axes 1 of the two inputs must have one size, received samples of shapes (3, 5) and "
+                                                  "(4, 5)"),
 ])
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
