@@ -35,7 +35,7 @@ from numba.extending import intrinsic
 from nnkit.runtime import store
 
 __all__ = [
-    "I64", "KERNEL_OPTIONS", "RUNNER_OPTIONS", "Counters", "Double", "Doubles", "Int", "Kernel", "LabelMatrix", "Labels", "Matrix", "ObjectCode",
+    "BY_ADDRESS", "I64", "KERNEL_OPTIONS", "Counters", "Double", "Doubles", "Int", "Kernel", "LabelMatrix", "Labels", "Matrix", "ObjectCode",
     "Ordinals", "Real", "Tensor3", "Vector", "array_view", "compiled_scalar", "kernel", "object_code", "routine", "scalar", "shared",
     "vector_bytes",
 ]
@@ -84,8 +84,6 @@ KERNEL_OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract
 BY_ADDRESS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # Scalar functions: no fastmath at all, since the exact rounding steps of the vector maths must stay as written; fma is asked for by name.
 SCALAR_OPTIONS: dict[str, Any] = {**KERNEL_OPTIONS, "fastmath": False, "forceinline": True}
-# The tape runner: Numba's parallel loops need its runtime.
-RUNNER_OPTIONS: dict[str, Any] = {"error_model": "numpy", **BY_ADDRESS}
 
 PYTHON = ("Py", "_Py", "NRT_", "numba_gil")             # what machine code must not call that runs without the interpreter
 

@@ -441,10 +441,14 @@ class Sketch:
         self.call(nnkit.Concatenate(axis=self.pick((axis + 1, axis - len(x.shape))), name=self.name()), tensors)
 
     def dot(self) -> None:
+        """Normalized, of numbers that are not 0: of zeros, such as x - x, the gradients are 1e7 times as large, and then cancel."""
         x = self.any()
         y = self.any(lambda tensor: not {*x.shape}.isdisjoint(tensor.shape))
         axes = [(i + 1, j + 1) for i, d in enumerate(x.shape) for j, other in enumerate(y.shape) if d == other]
-        self.bounded(nnkit.Dot(self.pick(axes), normalize=self.pick((False, True)), name=self.name()), [x, y])
+        normalize, tensors = self.pick((False, True)), [x, y]
+        if normalize:
+            tensors = [self.call(nnkit.Activation("sigmoid", name=self.name()), [tensor]) for tensor in tensors]
+        self.bounded(nnkit.Dot(self.pick(axes), normalize=normalize, name=self.name()), tensors)
 
     def bounded(self, layer: Layer, tensors: Sequence[Any]) -> None:
         """The layer, and behind a product a tanh: products of products would grow beyond all numbers."""

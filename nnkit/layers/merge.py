@@ -30,7 +30,7 @@ class Elementwise(Layer):
     """Base of the layers that work number by number, pair after pair: f(f(x0, x1), x2) and so on.
 
     Samples are broadcast against each other as NumPy and Keras do it: axes are aligned at the last one, and a sample is repeated along axes that
-    it lacks or of which it has 1. In backward its gradient is summed over these repetitions in their order. The batch is the same for all.
+    it lacks or of which it has 1. In backward its gradient is summed over these repetitions in a fixed order. The batch is the same for all.
     """
 
     arity: ClassVar[tuple[int, int | None]] = (2, None)

@@ -279,7 +279,7 @@ class Builder:
 
     def _sum(self, x: Buffer, first: Buffer, second: Buffer) -> Buffer:
         """x feeds two places: its gradient is the sum of both, in the order in which backward meets them."""
-        total = Buffer(f"{first.name}+{second.name.rpartition('/')[2]}", x.shape, x.dtype, "activation")
+        total = self.buffer("gradient_sum", *x.shape)
         self.step("prims.pointwise.sum_of_two", [total.rows()], [first.rows(), second.rows()], in_place=True, rows=x.shape[0], flops=x.size)
         return total
 
@@ -391,4 +391,4 @@ def _lower_backward(g: Builder, roots: Sequence[Buffer], inputs: Sequence[Buffer
         if x.name not in gradients:
             gradients[x.name] = g.buffer(f"{x.name}/no_gradient", *x.shape)
             g.step("prims.pointwise.zero", [gradients[x.name].flat()])
-    return tuple(gradients[x.name] for x in inputs)
+    return tuple(gradients[x.name].reshaped(*x.shape) for x in inputs)

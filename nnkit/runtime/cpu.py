@@ -7,17 +7,16 @@ interpreter and without the GIL.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from nnkit.plan.build import Layout
 from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
 from nnkit.runtime import store
+from nnkit.runtime.threads import CELLS, STOP, TICKET, WAIT, ask_helpers, available_threads
 
 __all__ = ["Memory", "Tape", "debugging"]
 
@@ -94,22 +93,21 @@ def check_signature(step: Step, signature: str, dtype: str) -> None:
 class Tape:
     """A plan bound to a model's memory."""
 
-    lock = threading.Lock()                              # Numba's workqueue layer is not re-entrant: one parallel run at a time
-
     def __init__(self, plan: Plan, memory: Memory, threads: int | None) -> None:
         self.plan = plan
         self.memory = memory
         self.debug = debugging()
         bounds = plan.group_bounds()
-        self.parallel = threads != 1 and any(plan.steps[start].tasks > 1 for start, _ in bounds) and not self.debug
-        self.threads = threads
-        runner = "runtime.tape.run_parallel" if self.parallel else "runtime.tape.run_serial"
+        most = max((plan.steps[start].tasks for start, _ in bounds), default=1)
+        self.helpers = 0 if self.debug else min(threads or available_threads(), available_threads(), most) - 1
         kernels = store.entries(plan.kernels, plan.dtype, self.debug)
-        self._run = store.RUN(store.entries([runner], "any")[runner].address)
+        runners = store.entries(["runtime.tape.lead", "runtime.tape.assist"], "any")
+        self._lead, self._assist = (store.RUN(entry.address) for entry in runners.values())
         for step in plan.steps:
             check_signature(step, kernels[step.kernel].signature, plan.dtype)
         self.first = np.array([start for start, _ in bounds] + [len(plan.steps)], np.int64)
-        self.tasks = np.array([*(plan.steps[start].tasks for start, _ in bounds), 0], np.int64)         # the last one counts while a group runs
+        self.tasks = np.array([plan.steps[start].tasks for start, _ in bounds], np.int64)
+        self.cells = np.zeros(CELLS, np.int64)
         self.kernels = np.array([kernels[step.kernel].address for step in plan.steps], np.int64)
         self._slots = np.zeros(2, np.int64)
         self._arena: np.ndarray | None = None
@@ -138,7 +136,8 @@ class Tape:
         self.starts = self.words.ctypes.data + 8 * np.array(starts, np.int64)
         self._arena = self.memory.arena
         self._arguments = (self._slots.ctypes.data, self._slots.ctypes.data + 8)
-        self._tape = (len(self.tasks) - 1, self.first.ctypes.data, self.tasks.ctypes.data, self.kernels.ctypes.data, self.starts.ctypes.data)
+        self._tape = (len(self.tasks), self.first.ctypes.data, self.tasks.ctypes.data, self.kernels.ctypes.data, self.starts.ctypes.data,
+                      self.cells.ctypes.data)
         for name, array in self._kept.items():
             self._patch(name, array)
 
@@ -162,11 +161,15 @@ class Tape:
         if self.debug:
             for _ in range(steps):
                 self._run_checked()
-        elif self.parallel:
-            with self.lock, using_threads(self.threads):
-                self._run(*self._arguments, steps, *self._tape)
-        else:
-            self._run(*self._arguments, steps, *self._tape)
+            return
+        if self.helpers:
+            self.cells[TICKET] = self.cells[TICKET] & ~STOP | WAIT
+            ask_helpers(self.helpers, self.assist)
+        self._lead(*self._arguments, steps, *self._tape)
+
+    def assist(self) -> None:
+        """What a helping thread does: take tasks until the run is over. Nothing, where it comes too late."""
+        self._assist(*self._arguments, 0, *self._tape)
 
     # Debug mode: step by step, from Python.
 
@@ -204,20 +207,3 @@ class Tape:
             if not np.isfinite(values).all():
                 where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
                 raise FloatingPointError(f"{buffer.name}{list(where)} is {values[where]} after step {index} ({step.kernel}, layer {step.layer!r})")
-
-
-@contextlib.contextmanager
-def using_threads(threads: int | None) -> Iterator[None]:
-    """Numba's thread count for this thread, set back afterwards. None: as it is."""
-    if threads is None:
-        yield
-        return
-    import numba
-    from numba.core.config import NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(threads, NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)

@@ -1,7 +1,7 @@
 """The object store: machine code of kernels, kept on disk and loaded without Numba.
 
 `import numba` and the first load from Numba's own cache cost about 0.45 s. A kernel's object code needs neither: it calls nothing of Numba's,
-so llvmlite alone can load it. Numba is imported only where something must be compiled, or for the parallel tape runner.
+so llvmlite alone can load it. Numba is imported only where something must be compiled.
 
 One file holds one kernel for one dtype. Its folder is named by everything that the code depends on: the sources of the whole package,
 Numba's and llvmlite's versions, Python's, the CPU's name and features, and the settings that change code generation. So a stale kernel is
@@ -33,17 +33,18 @@ import attrs
 from llvmlite import binding as llvm
 
 __all__ = [
-    "KERNEL", "RUN", "Entry", "Stored", "compiled_count", "entries", "fingerprint", "folder", "link", "load", "prepare", "register", "writable",
+    "KERNEL", "RUN", "Entry", "Stored", "compiled_count", "entries", "fingerprint", "folder", "link", "load", "prepare", "provide_give_way",
+    "register", "writable",
 ]
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 MAGIC = b"nnkit object 1\n"
 SHARED = "nnkit:"                                        # symbols of shared routines: nnkit:<name>:<dtype>
-NEEDS_NUMBA = ("numba_", "NRT_", "Py", "get_num_threads", "do_scheduling")
+GIVE_WAY = "nnkit_give_way"                              # the system's call by which a thread lets others run
 
 # How machine code is called, by Numba's convention: status(return slot, exception slot, int64 arguments).
 KERNEL = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3)
-RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 6)
+RUN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 7)
 
 
 @attrs.frozen
@@ -267,8 +268,8 @@ def load(name: str, stored: Stored) -> Entry:
     for symbol in stored.externals:
         if symbol.startswith(SHARED):
             link(*symbol.removeprefix(SHARED).split(":"))
-    if any(symbol.startswith(NEEDS_NUMBA) for symbol in stored.externals):
-        _register_numba_symbols()
+    if GIVE_WAY in stored.externals:
+        provide_give_way()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(stored.data))
     engine.finalize_object()
@@ -291,10 +292,8 @@ def _initialize_llvm() -> None:
 
 
 @functools.cache
-def _register_numba_symbols() -> None:
-    """The parallel tape runner calls Numba's threading layer: start it and make its symbols known to LLVM."""
-    from numba.core.registry import cpu_target
-    from numba.np.ufunc import parallel
-
-    parallel._launch_threads()
-    cpu_target.target_context  # noqa: B018  (made on first access; registers the helper library)
+def provide_give_way() -> None:
+    """Make the system's call known to LLVM under a name of ours."""
+    library = ctypes.CDLL("kernel32" if sys.platform == "win32" else None)
+    function = library.SwitchToThread if sys.platform == "win32" else library.sched_yield
+    llvm.add_symbol(GIVE_WAY, ctypes.cast(function, ctypes.c_void_p).value)

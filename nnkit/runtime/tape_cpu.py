@@ -1,28 +1,97 @@
-"""The tape runner: one compiled loop over the steps of a plan. It holds the only `prange` of the library.
+"""The tape runner: one compiled loop over the steps of a plan, and what helping threads do meanwhile.
 
 A tape is four arrays of int64. Group g is the kernels first[g] to first[g + 1] - 1; they run one after the other for each of the group's
-tasks[g] tasks. The tasks of a group are independent, so they may run at the same time; how many there are depends on shapes alone. Every thread
-takes the next task when it is done with one: a processor that is slow for a while, busy with something else, does not hold up the others.
+tasks[g] tasks. The tasks of a group are independent, so they may run at the same time; how many there are depends on shapes alone.
+
+The thread that runs the tape leads: it opens a group, takes its tasks one after the other, and goes on when all are done. Helping threads take
+tasks, too, whenever a group is open. Nobody waits for a helper that has taken nothing: a processor that is busy with something else, a thread
+that was not woken yet, or one that a fork has lost, holds nothing up. Who waits looks a few microseconds long, then lets other threads run.
+
+A few cells of shared memory are all that leader and helpers tell each other: see runtime/threads.py. Who can add 1 to the ticket has the task, and
+since the generation differs for every opening nobody takes a task of a group that has been left.
 """
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnkit.jit import I64, RUNNER_OPTIONS, ObjectCode, object_code
+from nnkit.jit import BY_ADDRESS, I64, KERNEL_OPTIONS, ObjectCode, object_code, routine
+from nnkit.runtime.store import GIVE_WAY, provide_give_way
+from nnkit.runtime.threads import DONE, STOP, TICKET, WORDS
 
-__all__ = ["RunnerCode", "run_parallel", "run_serial"]
+__all__ = ["RunnerCode", "assist", "lead"]
+
+SPINS = 1000                                             # looks before a waiting thread gives way; some 20 us
+
+Cells = types.CPointer(types.int64)
 
 
 @intrinsic
 def int64_at(typing_context: Any, address: Any) -> Any:
     """The int64 array at an address."""
-    return types.CPointer(types.int64)(types.int64), lambda context, builder, signature, values: builder.inttoptr(values[0], I64.as_pointer())
+    return Cells(types.int64), lambda context, builder, signature, values: builder.inttoptr(values[0], I64.as_pointer())
+
+
+@intrinsic
+def load(typing_context: Any, cells: Any, place: Any) -> Any:
+    """cells[place], which other threads write; what they wrote before it is seen, too."""
+    return types.int64(Cells, types.int64), lambda context, builder, signature, values: builder.load_atomic(builder.gep(*_one(values)), "acquire", 8)
+
+
+@intrinsic
+def store(typing_context: Any, cells: Any, place: Any, value: Any) -> Any:
+    """cells[place] = value, for other threads to see after all that was written before."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store_atomic(values[2], builder.gep(*_one(values)), "release", 8)
+        return context.get_dummy_value()
+    return types.void(Cells, types.int64, types.int64), codegen
+
+
+@intrinsic
+def replace(typing_context: Any, cells: Any, place: Any, old: Any, new: Any) -> Any:
+    """cells[place] = new if it is `old`, as one operation; whether it was."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.extract_value(builder.cmpxchg(builder.gep(*_one(values)), values[2], values[3], "acq_rel", "acquire"), 1)
+    return types.boolean(Cells, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def increase(typing_context: Any, cells: Any, place: Any) -> Any:
+    """Add 1 to cells[place] as one operation."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.atomic_rmw("add", builder.gep(*_one(values)), I64(1), "acq_rel")
+        return context.get_dummy_value()
+    return types.void(Cells, types.int64), codegen
+
+
+def _one(values: Any) -> tuple[Any, list[Any]]:
+    return values[0], [values[1]]
+
+
+@intrinsic
+def pause(typing_context: Any) -> Any:
+    """Tell the processor that this is a loop that waits."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), []), "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+    return types.void(), codegen
+
+
+@intrinsic
+def give_way(typing_context: Any) -> Any:
+    """Let other threads run: the system's call, which the store makes known under this name."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), []), GIVE_WAY), [])
+        return context.get_dummy_value()
+    return types.void(), codegen
 
 
 @intrinsic
@@ -37,48 +106,79 @@ def call(typing_context: Any, address: Any, words: Any, task: Any, tasks: Any) -
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic
-def take(typing_context: Any, cell: Any, index: Any) -> Any:
-    """The int64 cell[index], and add 1 to it, as one operation: no two threads get the same number."""
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.atomic_rmw("add", builder.gep(values[0], [values[1]]), I64(1), "monotonic")
-    return types.int64(types.CPointer(types.int64), types.int64), codegen
+@routine
+def wait(turn):
+    """One turn of waiting."""
+    if turn < SPINS:
+        pause()
+    else:
+        give_way()
 
 
-def run(steps, groups, first_address, tasks_address, kernel_address, words_address):  # type: ignore[no-untyped-def]
-    """Run the tape `steps` times. tasks[groups] is where the tasks of the running group are counted."""
-    first = int64_at(first_address)
-    tasks = int64_at(tasks_address)
-    kernels = int64_at(kernel_address)
-    words = int64_at(words_address)
+@routine
+def take_tasks(cells, first, tasks, kernels):
+    """Run tasks of the open group until none is left; returns the ticket that shows it."""
+    while True:
+        ticket = load(cells, TICKET)
+        group, task = (ticket >> 16) & 0xFFFF, ticket & 0xFFFF
+        if ticket & STOP == STOP or task >= tasks[group]:
+            return ticket
+        if replace(cells, TICKET, ticket, ticket + 1):
+            words = int64_at(load(cells, WORDS))
+            for k in range(first[group], first[group + 1]):
+                call(kernels[k], words[k], task, tasks[group])
+            increase(cells, DONE)
+
+
+def lead_tape(steps, groups, first_address, tasks_address, kernel_address, words_address, cells_address):  # type: ignore[no-untyped-def]
+    """Run the tape `steps` times."""
+    first, tasks, kernels, words = int64_at(first_address), int64_at(tasks_address), int64_at(kernel_address), int64_at(words_address)
+    cells = int64_at(cells_address)
+    store(cells, WORDS, words_address)
     for _ in range(steps):
         for g in range(groups):
             n = tasks[g]
             if n == 1:
                 for k in range(first[g], first[g + 1]):
                     call(kernels[k], words[k], 0, 1)
-            else:
-                tasks[groups] = 0
-                for _turn in prange(n):                  # a thread's first turn goes on until no task is left; its others find none
-                    task = take(tasks, groups)
-                    while task < n:
-                        for k in range(first[g], first[g + 1]):
-                            call(kernels[k], words[k], task, n)
-                        task = take(tasks, groups)
+                continue
+            generation = ((load(cells, TICKET) >> 32) + 1) & 0x7FFFFFFF
+            store(cells, DONE, 0)
+            store(cells, TICKET, (generation << 32) | (g << 16))
+            take_tasks(cells, first, tasks, kernels)
+            turn = 0
+            while load(cells, DONE) < n:
+                wait(turn)
+                turn += 1
+    store(cells, TICKET, load(cells, TICKET) | STOP)
+
+
+def assist_tape(steps, groups, first_address, tasks_address, kernel_address, words_address, cells_address):  # type: ignore[no-untyped-def]
+    """Take tasks of whatever group is open until the leader stops. Arguments as for `lead_tape`."""
+    first, tasks, kernels = int64_at(first_address), int64_at(tasks_address), int64_at(kernel_address)
+    cells = int64_at(cells_address)
+    turn = seen = 0
+    while True:
+        ticket = take_tasks(cells, first, tasks, kernels)
+        if ticket & STOP == STOP:
+            return
+        turn = turn + 1 if ticket == seen else 0
+        seen = ticket
+        wait(turn)
 
 
 class RunnerCode:
-    """A variant of the runner, compiled and stored like a kernel."""
+    """A part of the runner, compiled and stored like a kernel; the same for all dtypes."""
 
-    signature = "int64 int64 int64 int64 int64 int64"
+    signature = "int64 int64 int64 int64 int64 int64 int64"
 
-    def __init__(self, parallel: bool) -> None:
-        self.parallel = parallel
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
 
     def compile(self, dtype: str, debug: bool = False) -> ObjectCode:
-        """Object code; the runner is the same for all dtypes."""
-        return object_code(run, f"{__name__}.run.{'parallel' if self.parallel else 'serial'}", 6, {**RUNNER_OPTIONS, "parallel": self.parallel})
+        """Object code."""
+        provide_give_way()                               # Numba, too, links what it compiles
+        return object_code(self.function, f"{__name__}.{self.function.__name__}", 7, {**KERNEL_OPTIONS, **BY_ADDRESS})
 
 
-run_serial = RunnerCode(parallel=False)
-run_parallel = RunnerCode(parallel=True)
+lead, assist = RunnerCode(lead_tape), RunnerCode(assist_tape)

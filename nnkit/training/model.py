@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -56,7 +55,7 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
         backend: "cpu".
         dtype: "float32" or "float64", of parameters and arithmetic.
         seed: of initial parameters, the order of samples, dropout and noise. The same seed gives the same bits, for any number of threads.
-        threads: most threads that a step may use; None for as many as there are cores (or NUMBA_NUM_THREADS).
+        threads: most threads that a step may use; None for as many as there are processors (or NUMBA_NUM_THREADS, which also is the most).
 
     Raises:
         ValueError: an unknown name, a loss that does not fit the output, or another wrong argument.
@@ -241,7 +240,7 @@ class Model:
         key = (mode, batch, keep_predictions, input_gradients)
         if key not in self._tapes:
             plan = shuffle_plan(self.layout) if mode == "shuffle" else self.build_plan(mode, batch, keep_predictions, input_gradients)
-            self._tapes[key] = Tape(plan, self.memory, self._threads())
+            self._tapes[key] = Tape(plan, self.memory, self.threads)
             if len(self._tapes) > PLANS_KEPT:
                 self._tapes.popitem(last=False)
         self._tapes.move_to_end(key)
@@ -252,11 +251,6 @@ class Model:
         if ("shuffle", 0, False, False) not in self._tapes:
             plans = self.build_plan("train", batch, keep_predictions), shuffle_plan(self.layout)
             store.prepare((kernel, self.dtype, debugging()) for plan in plans for kernel in plan.kernels)
-
-    def _threads(self) -> int | None:
-        """1 where only one thread can run, so that Numba's threads need not start; joblib's workers say so by NUMBA_NUM_THREADS."""
-        alone = os.environ.get("NUMBA_NUM_THREADS") == "1" or os.cpu_count() == 1
-        return 1 if alone else self.threads
 
     def summary(self) -> None:
         """Print the layers with their output shapes and numbers of parameters."""
