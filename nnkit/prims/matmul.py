@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["right_factor", "right_factor_transposed"]
 
 # A matrix is packed where it is large for a core's cache and this many rows of the left factor share the cost of the copy.
-PACK_BYTES, PACK_ROWS = 2 ** 18, 64
+PACK_BYTES, PACK_ROWS = 2 ** 18, 192
 
 
 def right_factor(g: Builder, name: str, matrix: Buffer, rows: int) -> tuple[Buffer, Buffer]:
