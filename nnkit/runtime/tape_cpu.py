@@ -5,7 +5,7 @@ tasks[g] tasks. The tasks of a group are independent, so they may run at the sam
 
 The thread that runs the tape leads: it opens a group, takes its tasks one after the other, and goes on when all are done. Helping threads take
 tasks, too, whenever a group is open. Nobody waits for a helper that has taken nothing: a processor that is busy with something else, a thread
-that was not woken yet, or one that a fork has lost, holds nothing up. Who waits looks a few microseconds long, then lets other threads run.
+that was not woken yet, or one that a fork has lost, holds nothing up. Who waits looks for a while, then lets other threads run.
 
 A few cells of shared memory are all that leader and helpers tell each other: see runtime/threads.py. Who can add 1 to the ticket has the task, and
 since the generation differs for every opening nobody takes a task of a group that has been left.
@@ -28,7 +28,7 @@ from nnkit.runtime.threads import DONE, STOP, TICKET, WORDS
 
 __all__ = ["RunnerCode", "assist", "lead"]
 
-SPINS = 1000                                             # looks before a waiting thread gives way; some 20 us
+SPINS = 10_000                                           # looks before a waiting thread gives way: some 0.2 ms
 
 Cells = types.CPointer(types.int64)
 

@@ -1,0 +1,100 @@
+"""The runner's helping threads: they change no bit, are not waited for, and are not needed."""
+
+import hashlib
+import os
+import threading
+
+import numpy as np
+import pytest
+
+import nnkit
+from nnkit import Dense, Input, Sequential
+from nnkit.runtime import threads
+
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((600, 200), dtype=np.float32)
+Y = RNG.integers(0, 10, 600)
+
+
+def trained(count, epochs=3):
+    """A digest of the parameters after training in steps of several tasks."""
+    spec = Sequential([Input((200,)), Dense(300, "relu"), Dense(10, "softmax")])
+    model = nnkit.compile(spec, optimizer="adam", loss="sparse_categorical_crossentropy", threads=count)
+    model.fit(X, Y, batch_size=128, epochs=epochs, verbose=0)
+    assert model.tape("train", 128).helpers == min(count, threads.available_threads()) - 1
+    return hashlib.sha256(b"".join(values.tobytes() for values in model.parameters.values())).hexdigest()
+
+
+def test_helpers_change_no_bit():
+    assert len({trained(1), *(trained(2) for _ in range(5))}) == 1
+
+
+def test_nobody_waits_for_helpers_that_never_come(monkeypatch):
+    expected = trained(2)
+    monkeypatch.setattr("nnkit.runtime.cpu.ask_helpers", lambda count, job: None)
+    assert trained(2) == expected
+
+
+def test_a_helper_that_comes_too_late_does_nothing(monkeypatch):
+    """It is called after the run: the ticket says that nothing is open."""
+    expected = trained(2)
+    late = []
+    monkeypatch.setattr("nnkit.runtime.cpu.ask_helpers", lambda count, job: late.append(job))
+    found = trained(2)
+    for job in late:
+        job()
+    assert found == expected
+
+
+def test_two_models_train_at_the_same_time():
+    expected = trained(1, 10)
+    found = []
+    several = [threading.Thread(target=lambda: found.append(trained(2, 10))) for _ in range(3)]
+    for thread in several:
+        thread.start()
+    for thread in several:
+        thread.join()
+    assert found == [expected] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_goes_on():
+    """It has none of the helpers, and starts its own."""
+    expected = trained(2)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(write, trained(2).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        assert pipe.read() == expected
+    os.waitpid(child, 0)
+
+
+def test_a_helper_takes_no_more_jobs_than_it_can_wait_for():
+    started, go = threading.Event(), threading.Event()
+    count = []
+
+    def first():
+        started.set()
+        go.wait(60)
+
+    threads.ask_helpers(1, first)
+    assert started.wait(60)
+    for _ in range(20):
+        threads.ask_helpers(1, lambda: count.append(1))
+    go.set()
+    done = threading.Event()
+    while not done.wait(0.01):
+        threads.ask_helpers(1, done.set)
+    assert len(count) == threads.BACKLOG
+
+
+@pytest.mark.parametrize(("given", "expected"), [("3", 3), ("1", 1), ("0", None), ("many", None), ("", None)])
+def test_available_threads(monkeypatch, given, expected):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", given)
+    assert threads.available_threads() == (expected or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()))
