@@ -12,6 +12,7 @@ takes. `Sequential` is the same for a chain. Both are layers themselves. `graph(
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -149,12 +150,12 @@ class Graph:
     output_names: tuple[str, ...]
     places: Mapping[str, tuple[tuple[int, ...], ...]] = attrs.field(factory=dict, eq=False)
 
-    @property
+    @functools.cached_property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs, in the order of their nodes."""
         return tuple(node.name for node in self.nodes if not node.inputs)
 
-    @property
+    @functools.cached_property
     def input_shapes(self) -> tuple[Shape, ...]:
         """Shapes of the inputs, in the order of their nodes."""
         return tuple(node.shape for node in self.nodes if not node.inputs)

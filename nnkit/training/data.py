@@ -66,7 +66,7 @@ class Data:
 def as_inputs(x: Any, graph: Graph, dtype: str, check_finite: bool = False) -> tuple[np.ndarray, ...]:
     """The inputs of the network, checked: one array, a tuple of as many as it has inputs, or a dict by their names."""
     names, shapes = graph.input_names, graph.input_shapes
-    if isinstance(x, Mapping):
+    if type(x) is not np.ndarray and isinstance(x, Mapping):           # asked first what is nearly always so: this is on the way of one row
         for name in {**dict.fromkeys(x), **dict.fromkeys(names)}:
             if name not in names:
                 raise ValueError(f"x: unknown input {name!r}: {nearest(str(name), names)}")
@@ -109,9 +109,13 @@ def _prepared(y: Any, output: Output, dtype: str, check_finite: bool, several: b
 
 def input_arrays(inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The external input arrays of a plan by name."""
+    if len(inputs) == 1:
+        return {"x/data": inputs[0]}
     return {f"x{position}/data" if position else "x/data": array for position, array in enumerate(inputs)}
 
 
 def output_arrays(predictions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The external output arrays of a plan by name."""
+    if len(predictions) == 1:
+        return {"predictions": predictions[0]}
     return {numbered("predictions", position): array for position, array in enumerate(predictions)}

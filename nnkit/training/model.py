@@ -336,7 +336,7 @@ class Model:
 
     def room(self, n: int) -> Predictions:
         """Arrays for the outputs of n samples."""
-        return tuple(np.empty((n, *output.shape), self.dtype) for output in self.outputs)
+        return tuple([np.empty((n, *output.shape), self.dtype) for output in self.outputs])
 
     def room_for_metrics(self, n: int) -> Predictions | None:
         """The same where there are metrics that will look at them."""
