@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from torch import nn
 import nnkit
 
 sys.path.append(str(Path(__file__).resolve().parent / "peers"))
+os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))       # which the peers' driver says
+from peer_torch import VAE, bound
 from workloads import fashion
 
 PIXELS, HIDDEN, LATENT, BATCH = 784, 400, 20, 128
@@ -31,38 +34,23 @@ def with_nnkit(train: np.ndarray, test: np.ndarray, epochs: int, seed: int) -> f
     return PIXELS * model.evaluate(test, test)["loss"]
 
 
-class VAE(nn.Module):
-    """Layers start as nnkit's and Keras' do: Glorot uniform, zeros."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.mean, self.log_variance = nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, LATENT), nn.Linear(HIDDEN, LATENT)
-        self.decoder, self.pixels = nn.Linear(LATENT, HIDDEN), nn.Linear(HIDDEN, PIXELS)
-        for layer in self.children():
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """-ELBO for each number of a sample, averaged over the batch."""
-        h = torch.relu(self.encoder(x))
-        mean, log_variance = self.mean(h), self.log_variance(h)
-        z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        logits = self.pixels(torch.relu(self.decoder(z)))
-        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum() / x.numel()
-        return nn.functional.binary_cross_entropy_with_logits(logits, x) + divergence
-
-
 def with_torch(train: np.ndarray, test: np.ndarray, epochs: int, seed: int) -> float:
+    """The peers' network; its layers start as nnkit's and Keras' do: Glorot uniform, zeros."""
     torch.manual_seed(seed)
     model, x = VAE(), torch.from_numpy(train)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
     optimizer = torch.optim.Adam(model.parameters(), eps=1e-7)
     for _ in range(epochs):
         for batch in torch.randperm(len(x)).split(BATCH):
             optimizer.zero_grad()
-            model(x[batch]).backward()
+            bound(model(x[batch]), x[batch]).backward()
             optimizer.step()
     with torch.no_grad():
-        return PIXELS * model(torch.from_numpy(test)).item()
+        target = torch.from_numpy(test)
+        return PIXELS * bound(model(target), target).item()
 
 
 def main() -> None:

@@ -272,16 +272,16 @@ class Container(Layer):
         nodes: list[Node] = []
         places: dict[str, list[tuple[int, ...]]] = {}
         ends = _unfold(self, nodes, places, None, "", self.trainable)
-        names = self.output_names or _numbered([own for own, _ in _output_calls(self)])
+        names = self.output_names or _numbered(_output_layers(self))
         graph = Graph(nodes=tuple(nodes), outputs=ends, output_names=tuple(names), places={name: tuple(found) for name, found in places.items()})
         graph.parameters()                               # refuses a shared layer whose calls do not fit together
         return graph
 
 
-def _output_calls(network: Container) -> list[tuple[str, int]]:
-    """For each output the name of the layer that makes it, and which of the layer's outputs it is."""
-    names = unique_names(network.layers)
-    return [(names[network.calls[number][0]], output) for number, output in network.outputs]
+def _output_layers(network: Container) -> list[str]:
+    """For each output the name of the layer that makes it."""
+    names, calls = unique_names(network.layers), network.calls
+    return [names[calls[number][0]] for number, _ in network.outputs]
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
@@ -303,12 +303,11 @@ def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[
         if isinstance(layer, Input) and given is not None:
             values.append((next(free),))
             continue
+        made = output_shapes(layer, shapes, [nodes[index].name for index in sources])
         if is_of_family(layer, "network"):
-            output_shapes(layer, shapes, [nodes[index].name for index in sources])
             values.append(_unfold(layer, nodes, places, sources, f"{name}/", active))  # type: ignore[arg-type]
         else:
-            (shape,) = output_shapes(layer, shapes, [nodes[index].name for index in sources])
-            nodes.append(Node(name, layer if active == layer.trainable else attrs.evolve(layer, trainable=active), sources, shapes, shape))
+            nodes.append(Node(name, layer if active == layer.trainable else attrs.evolve(layer, trainable=active), sources, shapes, *made))
             values.append((len(nodes) - 1,))
         places.setdefault(name, []).append(values[-1])
     return tuple(values[number][output] for number, output in network.outputs)

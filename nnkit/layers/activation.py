@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -331,17 +331,21 @@ class Registered:
 REGISTERED: dict[str, Registered] = {}
 
 
-def _check_registered(instance: Any, attribute: Any, value: Any) -> None:
-    if value not in REGISTERED:
-        tail = f" ({nearest(value, REGISTERED)})" if isinstance(value, str) and REGISTERED else ""
-        raise ValueError(f"UserActivation: no activation {value!r} is registered in this process{tail}; call register_activation first")
+def registered_in(registry: Mapping[str, Any]) -> Callable[[Any, Any, Any], None]:
+    """The validator of a user's spec: its function must be a name of the registry."""
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        if value not in registry:
+            tail = f" ({nearest(value, registry)})" if isinstance(value, str) and registry else ""
+            family = instance.family
+            raise ValueError(f"{type(instance).__name__}: no {family} {value!r} is registered in this process{tail}; call register_{family} first")
+    return check
 
 
 @spec()
 class UserActivation(ActivationFunction):
     """An activation that `register_activation` made known. function: its registered name, which is all that JSON keeps of it."""
 
-    function: str = attrs.field(validator=_check_registered)
+    function: str = attrs.field(validator=registered_in(REGISTERED))
 
     module: ClassVar[str] = "user:"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from numpy import sqrt
 
-from nnkit.jit import Int, Matrix, Real, Tensor3, Vector, kernel, scalar
+from nnkit.jit import Int, Matrix, Real, Tensor3, Vector, kernel, routine, scalar
 from nnkit.prims.feed_cpu import copy_row
-from nnkit.prims.matmul_cpu import product, row_share, transpose_tile
+from nnkit.prims.matmul_cpu import product, row_share, transpose_rows
 from nnkit.prims.rows_cpu import blend_run, dot_run, fill_run, scale_run, sum_run
-from nnkit.prims.simd_cpu import address, itemsize, lanes, part
+from nnkit.prims.simd_cpu import address, itemsize, part
 
 __all__ = [
     "concatenate_backward", "concatenate_more", "concatenate_two", "dot_products", "dot_transpose", "extreme_backward", "extreme_forward", "multiply",
@@ -134,6 +134,14 @@ def repeat_backward(task: Int, tasks: Int, dx: Matrix, dy: Tensor3) -> None:
 
 # Concatenation.
 
+@routine
+def copy_columns(y, to, x, at, columns, first, last):
+    """y[r, to:to + columns] = x[r, at:at + columns] for the rows [first, last)."""
+    size = itemsize(y)
+    for r in range(first, last):
+        copy_row(address(y) + size * (r * y.shape[1] + to), address(x) + size * (r * x.shape[1] + at), columns, y)
+
+
 @kernel
 def concatenate_two(task: Int, tasks: Int, y: Matrix, a: Matrix, b: Matrix) -> None:
     """y[r] = a[r], then b[r], then 0. Shapes: y [R, W], a [R, A], b [R, B], A + B <= W. Row-local. Writes y (=)."""
@@ -151,20 +159,14 @@ def concatenate_two(task: Int, tasks: Int, y: Matrix, a: Matrix, b: Matrix) -> N
 def concatenate_more(task: Int, tasks: Int, y: Matrix, x: Matrix, start: Int) -> None:
     """y[r, start:start + X] = x[r]. Shapes: y [R, W], x [R, X]. Row-local. Updates these columns of y."""
     first, last = row_share(y.shape[0], tasks, task)
-    width, X = y.shape[1], x.shape[1]
-    size = itemsize(y)
-    for r in range(first, last):
-        copy_row(address(y) + size * (r * width + start), address(x) + size * r * X, X, y)
+    copy_columns(y, start, x, 0, x.shape[1], first, last)
 
 
 @kernel
 def concatenate_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, start: Int) -> None:
     """dx[r] = dy[r, start:start + X]. Shapes: dx [R, X], dy [R, W]. Row-local. Writes dx (=)."""
     first, last = row_share(dx.shape[0], tasks, task)
-    width, X = dy.shape[1], dx.shape[1]
-    size = itemsize(dy)
-    for r in range(first, last):
-        copy_row(address(dx) + size * r * X, address(dy) + size * (r * width + start), X, dy)
+    copy_columns(dx, 0, dy, start, dx.shape[1], first, last)
 
 
 # Dot products.
@@ -191,12 +193,9 @@ def dot_transpose(task: Int, tasks: Int, y: Tensor3, x: Tensor3) -> None:
     """y[r, j, i] = x[r, i, j]. Shapes: y [R, J, I], x [R, I, J]. Row-local. Writes y (=)."""
     first, last = row_share(y.shape[0], tasks, task)
     J, I = y.shape[1], y.shape[2]
-    size, lane = itemsize(x), lanes(x)
+    size = itemsize(x)
     for r in range(first, last):
-        to, at = address(y) + size * r * I * J, address(x) + size * r * I * J
-        for i in range(0, I, lane):
-            for j in range(0, J, lane):
-                transpose_tile(to + size * (j * I + i), I, at + size * (i * J + j), J, min(lane, I - i), min(lane, J - j), x)
+        transpose_rows(address(y) + size * r * I * J, address(x) + size * r * I * J, I, J, 0, I, x)
 
 
 @kernel

@@ -14,7 +14,7 @@ from nnkit.jit import Int, Matrix, Real, Tensor3, Vector, kernel, routine
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.reduce import STRIP
-from nnkit.prims.reduce_cpu import column_sums, fold, piece_bounds, run_sums, tile
+from nnkit.prims.reduce_cpu import column_sums, columns_plain, fold, piece_bounds, run_plain, run_sums, tile
 from nnkit.prims.simd_cpu import address, itemsize, part
 from nnkit.scalar import sqrt
 
@@ -27,11 +27,6 @@ __all__ = [
 
 
 # Rules of the sums: from loaded vectors v and constants c to new sums.
-
-def plain(e, v, c, sums):  # type: ignore[no-untyped-def]
-    """Sum x."""
-    return [e.b.fadd(sums[0], v[0])]
-
 
 def centred(e, v, c, sums):  # type: ignore[no-untyped-def]
     """Sum d and sum d^2, d = x - c."""
@@ -55,9 +50,7 @@ def weighted(e, v, c, sums):  # type: ignore[no-untyped-def]
     return [e.b.fadd(sums[0], g), e.fma(g, e.b.fsub(v[1], c[0]), sums[1])]
 
 
-run_plain, run_centred = run_sums(plain, 1, 1), run_sums(centred, 1, 2)
-run_with_centred, run_weighted = run_sums(with_centred, 2, 2), run_sums(weighted, 3, 2)
-columns_plain = column_sums(plain, 1, 1)
+run_centred, run_with_centred, run_weighted = run_sums(centred, 1, 2), run_sums(with_centred, 2, 2), run_sums(weighted, 3, 2)
 columns_centred = column_sums(centred, 1, 2, along_columns=True)
 columns_with_centred = column_sums(with_centred, 2, 2, along_columns=True)
 columns_with_normalized = column_sums(with_normalized, 2, 2, along_rows=2)

@@ -9,15 +9,10 @@ from nnkit.jit import Int, Matrix, Tensor3, Vector, kernel
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.reduce import STRIP
-from nnkit.prims.reduce_cpu import column_sums, piece_bounds, run_sums
+from nnkit.prims.reduce_cpu import column_sums, columns_plain, piece_bounds, run_plain
 from nnkit.prims.simd_cpu import address, itemsize, part
 
 __all__ = ["prelu_forward", "prelu_gradient_sums", "prelu_input", "prelu_repeat", "prelu_sum"]
-
-
-def plain(e, v, c, sums):  # type: ignore[no-untyped-def]
-    """Sum x."""
-    return [e.b.fadd(sums[0], v[0])]
 
 
 def below(e, v, c, sums):  # type: ignore[no-untyped-def]
@@ -26,7 +21,7 @@ def below(e, v, c, sums):  # type: ignore[no-untyped-def]
     return [e.fma(v[0], e.b.select(above, e.zero, v[1]), sums[0])]
 
 
-run_plain, columns_plain, columns_below = run_sums(plain, 1, 1), column_sums(plain, 1, 1), column_sums(below, 2, 1)
+columns_below = column_sums(below, 2, 1)
 
 
 @kernel

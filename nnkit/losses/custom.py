@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import attrs
 
-from nnkit.layers.activation import check_new_name, plain_function
+from nnkit.layers.activation import check_new_name, plain_function, registered_in
 from nnkit.losses.base import PointwiseLoss
-from nnkit.spec import SHORTHANDS, nearest, spec
+from nnkit.spec import SHORTHANDS, spec
 
 __all__ = ["UserLoss", "register_loss"]
 
@@ -23,12 +23,6 @@ OUTPUTS = (-3.3, -1.2, -0.41, 0.16, 0.57, 0.88, 1.7, 4.2)
 TARGETS = (-2.0, -1.0, 0.0, 0.3, 1.0, 2.5)
 
 
-def _check_registered(instance: Any, attribute: Any, value: Any) -> None:
-    if value not in REGISTERED:
-        tail = f" ({nearest(value, REGISTERED)})" if isinstance(value, str) and REGISTERED else ""
-        raise ValueError(f"UserLoss: no loss {value!r} is registered in this process{tail}; call register_loss first")
-
-
 @spec()
 class UserLoss(PointwiseLoss):
     """A loss that `register_loss` made known. function: its registered name, which is all that JSON keeps of it.
@@ -36,7 +30,7 @@ class UserLoss(PointwiseLoss):
     Output and targets: one shape, any numbers. A row's loss is the mean over the last axis.
     """
 
-    function: str = attrs.field(validator=_check_registered)
+    function: str = attrs.field(validator=registered_in(REGISTERED))
 
     module: ClassVar[str] = "user"
 

@@ -8,7 +8,7 @@ from nnkit.jit import Double, Doubles, Int, Matrix, Real, Vector, kernel, scalar
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.reduce import STRIP
-from nnkit.prims.reduce_cpu import column_sums, piece_bounds, run_sums
+from nnkit.prims.reduce_cpu import columns_plain, piece_bounds, run_sums
 from nnkit.prims.rows_cpu import blend_run
 from nnkit.prims.simd_cpu import address, itemsize, part
 from nnkit.scalar import log, maximum, minimum
@@ -24,12 +24,7 @@ def absolute_and_squares(e, v, c, sums):  # type: ignore[no-untyped-def]
     return [e.b.fadd(sums[0], absolute), e.b.fadd(sums[1], e.b.fmul(wide, wide))]
 
 
-def plain(e, v, c, sums):  # type: ignore[no-untyped-def]
-    """Sum x."""
-    return [e.b.fadd(sums[0], v[0])]
-
-
-run_penalty, columns_plain = run_sums(absolute_and_squares, 1, 2, wide=True), column_sums(plain, 1, 1)
+run_penalty = run_sums(absolute_and_squares, 1, 2, wide=True)
 
 
 @kernel

@@ -12,7 +12,7 @@ from __future__ import annotations
 from nnkit.jit import Int, Matrix, Vector, kernel, routine, shared, vector_bytes
 from nnkit.prims.simd_cpu import address, copy_masked, itemsize, lanes, micro, transpose_tile
 
-__all__ = ["pack", "pack_transposed", "product", "right_factor", "row_share", "transpose"]
+__all__ = ["pack", "pack_transposed", "product", "right_factor", "row_share", "transpose", "transpose_rows"]
 
 # Rows of the main tile: 8 x 3 accumulators where there are 32 vector registers (AVX-512, NEON), 4 x 3 where there are 16 (AVX2).
 ROWS = 4 if vector_bytes() == 32 else 8
@@ -123,15 +123,19 @@ def pack_transposed(task: Int, tasks: Int, panels: Vector, x: Matrix) -> None:
                            address(x) + size * (i * columns + j), columns, min(lane, rows - i), min(lane, columns - j), x)
 
 
+@routine
+def transpose_rows(y, x, rows, columns, first, last, like):
+    """y[j, i] = x[i, j] for the rows i in [first, last) of x [rows, columns], by address; `first` is a multiple of a register's lanes."""
+    size, lane = itemsize(like), lanes(like)
+    for i in range(first, last, lane):
+        for j in range(0, columns, lane):
+            transpose_tile(y + size * (j * rows + i), rows, x + size * (i * columns + j), columns, min(lane, last - i), min(lane, columns - j), like)
+
+
 @kernel
 def transpose(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
     """y[J, I] = x[I, J]. Task t covers its share of the rows of x, that is, columns of y. Writes y (=)."""
-    size, lane = itemsize(x), lanes(x)
-    blocks = (x.shape[0] + lane - 1) // lane
-    for block in range(blocks * task // tasks, blocks * (task + 1) // tasks):
-        i = block * lane
-        rows = min(lane, x.shape[0] - i)
-        for j in range(0, x.shape[1], lane):
-            columns = min(lane, x.shape[1] - j)
-            transpose_tile(address(y) + size * (j * y.shape[1] + i), y.shape[1], address(x) + size * (i * x.shape[1] + j), x.shape[1],
-                           rows, columns, x)
+    rows, columns = x.shape
+    lane = lanes(x)
+    blocks = (rows + lane - 1) // lane
+    transpose_rows(address(y), address(x), rows, columns, blocks * task // tasks * lane, min(rows, blocks * (task + 1) // tasks * lane), x)

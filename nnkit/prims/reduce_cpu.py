@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from nnkit.jit import I64, routine
 from nnkit.prims.simd_cpu import Emitter, copy_masked, itemsize, lanes
 
-__all__ = ["column_sums", "fold", "piece_bounds", "run_sums", "tile"]
+__all__ = ["column_sums", "columns_plain", "fold", "piece_bounds", "run_plain", "run_sums", "tile"]
 
 Terms = Callable[[Emitter, list[Any], list[Any], list[Any]], list[Any]]
 
@@ -187,3 +187,13 @@ def tile(x, columns, times, like):  # type: ignore[no-untyped-def]
         for j in range(0, done, lane):
             copy_masked(x + size * (done + j), x + size * j, done - j, like)
         done *= 2
+
+
+# The plain sum, which several layers take.
+
+def plain(e, v, c, sums):  # type: ignore[no-untyped-def]
+    """Sum x."""
+    return [e.b.fadd(sums[0], v[0])]
+
+
+run_plain, columns_plain = run_sums(plain, 1, 1), column_sums(plain, 1, 1)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nnkit.runtime import store
+from nnkit.runtime.threads import processors
 
 __all__ = ["compile_all", "serve"]
 
@@ -44,11 +45,10 @@ def compile_all(wanted: Sequence[Key], compile_here: Callable[[Key], None]) -> N
 
 def _helpers(kernels: int) -> int:
     """How many helpers to start."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     interpreter = os.path.basename(sys.executable or "").lower()
     if "python" not in interpreter or getattr(sys, "frozen", False) or os.environ.get("NUMBA_NUM_THREADS") == "1" or not store.writable():
         return 0                                         # embedded: another program; a worker of joblib's: its processor is all it may use
-    return max(0, min(MOST, processors - 1, kernels // SHARE - 1))
+    return max(0, min(MOST, processors() - 1, kernels // SHARE - 1))
 
 
 def _feed(waiting: collections.deque[Key]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -101,8 +102,8 @@ class Tape:
         most = max((plan.steps[start].tasks for start, _ in bounds), default=1)
         self.helpers = 0 if self.debug else min(threads or available_threads(), available_threads(), most) - 1
         kernels = store.entries(plan.kernels, plan.dtype, self.debug)
-        runners = store.entries(["runtime.tape.lead", "runtime.tape.assist"], "any")
-        self._lead, self._assist = (store.RUN(entry.address) for entry in runners.values())
+        self._lead = self._runner("lead")
+        self._assist = self._runner("assist") if self.helpers else None
         for step in plan.steps:
             check_signature(step, kernels[step.kernel].signature, plan.dtype)
         self.first = np.array([start for start, _ in bounds] + [len(plan.steps)], np.int64)
@@ -115,6 +116,12 @@ class Tape:
         self._kept: dict[str, np.ndarray] = {}
         memory.reserve(plan.arena_bytes)
         self._write_words()
+
+    @staticmethod
+    def _runner(part: str) -> Any:
+        """A part of the tape runner, callable."""
+        name = f"runtime.tape.{part}"
+        return store.RUN(store.entries([name], "any")[name].address)
 
     def _write_words(self) -> None:
         """The words of all steps in one array, and where the words of each step begin."""
@@ -169,6 +176,7 @@ class Tape:
 
     def assist(self) -> None:
         """What a helping thread does: take tasks until the run is over. Nothing, where it comes too late."""
+        assert self._assist is not None
         self._assist(*self._arguments, 0, *self._tape)
 
     # Debug mode: step by step, from Python.

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-__all__ = ["CELLS", "DONE", "STOP", "TICKET", "WAIT", "WORDS", "ask_helpers", "available_threads"]
+__all__ = ["CELLS", "DONE", "STOP", "TICKET", "WAIT", "WORDS", "ask_helpers", "available_threads", "processors"]
 
 # What the thread that leads a run and its helpers tell each other: int64 cells, a cache line apart. TICKET: generation * 2^32 + group * 2^16 + the
 # next task of that group. DONE: finished tasks of the group. WORDS: where the words are in this run; a helper may still be on its way out of an
@@ -22,12 +22,15 @@ _queues: list[queue.SimpleQueue[Job]] = []
 _lock = threading.Lock()
 
 
+def processors() -> int:
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def available_threads() -> int:
     """How many threads a step may use at most: NUMBA_NUM_THREADS where it is set, else the processors that this process may run on."""
     given = os.environ.get("NUMBA_NUM_THREADS", "")
-    if given.isdigit() and int(given):
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(given) if given.isdigit() and int(given) else processors()
 
 
 def ask_helpers(count: int, job: Job) -> None:

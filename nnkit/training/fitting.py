@@ -116,7 +116,7 @@ class Fitting:
     def _epoch_of_arrays(self, progress: Progress) -> dict[str, float]:
         model, data = self.model, self.training
         assert data is not None
-        model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics))
+        model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics), self.shuffle)
         order = self._order(data.n)
         predictions = model.room_for_metrics(data.n)
         model.counters[COUNTERS["position"]] = 0

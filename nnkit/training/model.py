@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -124,11 +123,6 @@ class Model:
         """The metrics of all outputs."""
         return tuple(metric for output in self.outputs for metric in output.metrics)
 
-    @functools.cached_property
-    def terms(self) -> tuple[str, ...]:
-        """The parts of the loss that are reported: outputs with a loss, and penalties that have a name."""
-        return self.build_plan("evaluate", 1).terms
-
     def submodel(self, *, inputs: str | Sequence[str] | None = None, outputs: str | Sequence[str] | None = None) -> Model:
         """A part of the network as a model of its own that predicts with the same memory: training the whole changes it, too.
 
@@ -246,10 +240,10 @@ class Model:
         self._tapes.move_to_end(key)
         return self._tapes[key]
 
-    def prepare_kernels(self, batch: int, keep_predictions: bool) -> None:
+    def prepare_kernels(self, batch: int, keep_predictions: bool, shuffle: bool) -> None:
         """Have all that an epoch runs compiled or loaded: asked for at once, kernels are compiled several at a time."""
-        if ("shuffle", 0, False, False) not in self._tapes:
-            plans = self.build_plan("train", batch, keep_predictions), shuffle_plan(self.layout)
+        if ("train", batch, keep_predictions, False) not in self._tapes:
+            plans = [self.build_plan("train", batch, keep_predictions), *[shuffle_plan(self.layout)] * shuffle]
             store.prepare((kernel, self.dtype, debugging()) for plan in plans for kernel in plan.kernels)
 
     def summary(self) -> None:
@@ -408,7 +402,8 @@ class Model:
     def mean_losses(self) -> dict[str, float]:
         """The loss over the samples since `sums` was cleared, and its parts where it has several: {"loss": ..., "score_loss": ...}."""
         samples = self.sums[SUMS["samples"]]
-        names = [f"{term}_loss" for term in self.terms] if len(self.terms) > 1 else []
+        terms = next((tape.plan.terms for tape in reversed(self._tapes.values()) if tape.plan.terms), ())        # of what ran last
+        names = [f"{term}_loss" for term in terms] if len(terms) > 1 else []
         places = {"loss": SUMS["loss"], **{name: SUMS["terms"] + position for position, name in enumerate(names)}}
         return {name: float(self.sums[place] / samples) if samples else float("nan") for name, place in places.items()}
 
