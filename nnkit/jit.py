@@ -36,24 +36,32 @@ from nnkit.runtime import store
 
 __all__ = [
     "BY_ADDRESS", "I64", "KERNEL_OPTIONS", "Counters", "Double", "Doubles", "Int", "Kernel", "LabelMatrix", "Labels", "Matrix", "ObjectCode",
-    "Ordinals", "Real", "Tensor3", "Vector", "array_view", "compiled_scalar", "kernel", "object_code", "routine", "scalar", "shared",
+    "Ordinals", "Real", "Tensor3", "Vector", "Windows", "array_view", "compiled_scalar", "kernel", "object_code", "routine", "scalar", "shared",
     "vector_bytes",
 ]
 
 
 @attrs.frozen
 class Argument:
-    """What the tape passes for one argument: an array of `dtype` and `ndim`, or (ndim 0) a scalar. dtype 'T' is the plan's own."""
+    """What the tape passes for one argument: an array of `dtype` and `ndim`, or (ndim 0) a scalar. dtype 'T' is the plan's own.
+
+    count: where it is not 0, a tuple of so many scalars.
+    """
 
     dtype: str
     ndim: int
+    count: int = 0
 
     def __str__(self) -> str:
-        return f"{self.dtype}{self.ndim}" if self.ndim else self.dtype
+        return f"{self.dtype}{self.ndim}" if self.ndim else " ".join([self.dtype] * max(1, self.count))
 
     def words(self, value: Any, dtype: str, name: str) -> list[int]:
         """The tape's words for a value, where T is `dtype`. Raises TypeError for an array that the kernel cannot take."""
         expected = dtype if self.dtype == "T" else self.dtype
+        if self.count:
+            if len(value) != self.count:
+                raise TypeError(f"{name} must be a tuple of {self.count} whole numbers, received {value!r}")
+            return list(map(int, value))
         if not self.ndim:
             return [int(value) if expected == "int64" else int(np.float64(value).view(np.int64))]
         if not isinstance(value, np.ndarray) or value.dtype != expected or value.ndim != self.ndim or not value.flags.c_contiguous:
@@ -73,6 +81,7 @@ Doubles = Annotated[np.ndarray, Argument("float64", 1)]       # sums and learnin
 Real = Annotated[float, Argument("T", 0)]
 Double = Annotated[float, Argument("float64", 0)]
 Int = Annotated[int, Argument("int64", 0)]
+Windows = Annotated[tuple, Argument("int64", 0, 21)]          # the places of a convolution or pooling: see Convolution.windows
 ANNOTATIONS = "Vector, Matrix, Tensor3, Labels, LabelMatrix, Ordinals, Counters, Doubles, Real, Double or Int"
 
 # error_model: Python's may raise on a division, which is a way out of the loop and stops vectorisation (Adam: 6.5 -> 0.44 us).
@@ -320,6 +329,8 @@ def _unpacker(arguments: tuple[Argument, ...], dtype: str) -> Any:
     """The intrinsic that turns the tape's words into a tuple of array views and scalars."""
     def numba_type(argument: Argument) -> types.Type:
         element = DTYPES[dtype if argument.dtype == "T" else argument.dtype]
+        if argument.count:
+            return types.UniTuple(element, argument.count)
         return types.Array(element, argument.ndim, "C") if argument.ndim else element
 
     @intrinsic
@@ -340,6 +351,8 @@ def _unpacker(arguments: tuple[Argument, ...], dtype: str) -> Any:
             for member in members:
                 if isinstance(member, types.Array):
                     parts.append(array_view(context, builder, member, word(), [word() for _ in range(member.ndim)]))
+                elif isinstance(member, types.UniTuple):
+                    parts.append(context.make_tuple(builder, member, [word() for _ in range(member.count)]))
                 elif isinstance(member, types.Float):
                     value = builder.bitcast(word(), ir.DoubleType())
                     parts.append(value if member == types.float64 else builder.fptrunc(value, ir.FloatType()))

@@ -67,7 +67,9 @@ class Spec:
                 continue
             by_position = False
             default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
-            if field.converter is not None:
+            if isinstance(field.converter, attrs.Converter):
+                default = field.converter.converter(default, self)  # type: ignore[attr-defined]
+            elif field.converter is not None:
                 default = field.converter(default)
             if value != default:
                 words.append(f"{field.alias}={value!r}")

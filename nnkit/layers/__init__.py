@@ -1,8 +1,9 @@
 """The catalogue of layers and activations, family by family."""
 
-from nnkit.layers import activation, base, dense, dropout, merge, noise, norm, prelu, reshape, sampling
+from nnkit.layers import activation, base, conv, dense, dropout, merge, noise, norm, prelu, reshape, sampling
 from nnkit.layers.activation import *  # noqa: F403
 from nnkit.layers.base import *  # noqa: F403
+from nnkit.layers.conv import *  # noqa: F403
 from nnkit.layers.dense import *  # noqa: F403
 from nnkit.layers.dropout import *  # noqa: F403
 from nnkit.layers.merge import *  # noqa: F403
@@ -15,6 +16,7 @@ from nnkit.layers.sampling import *  # noqa: F403
 __all__ = [
     *activation.__all__,
     *base.__all__,
+    *conv.__all__,
     *dense.__all__,
     *dropout.__all__,
     *merge.__all__,

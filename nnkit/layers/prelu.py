@@ -116,6 +116,6 @@ def contract(g: Builder, dy: Buffer, expansions: list[Expansion], target: Buffer
     for position in reversed(range(len(expansions))):
         a, s, b = expansions[position]
         dx = target if position == 0 else g.buffer("alpha_sum", a, b)
-        g.step("layers.prelu.prelu_sum", [dx.reshaped(a, b)], [dy.reshaped(a, s, b)],
+        g.step("prims.reduce.sum_middle", [dx.reshaped(a, b)], [dy.reshaped(a, s, b)],
                tasks=work_tasks(0, dy.nbytes, most=a if a != 1 else -(-b // 64)))
         dy = dx

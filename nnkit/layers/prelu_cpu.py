@@ -12,7 +12,7 @@ from nnkit.prims.reduce import STRIP
 from nnkit.prims.reduce_cpu import column_sums, columns_plain, piece_bounds, run_plain
 from nnkit.prims.simd_cpu import address, itemsize, part
 
-__all__ = ["prelu_forward", "prelu_gradient_sums", "prelu_input", "prelu_repeat", "prelu_sum"]
+__all__ = ["prelu_forward", "prelu_gradient_sums", "prelu_input", "prelu_repeat"]
 
 
 def below(e, v, c, sums):  # type: ignore[no-untyped-def]
@@ -90,27 +90,3 @@ def prelu_repeat(task: Int, tasks: Int, y: Tensor3, x: Matrix) -> None:
         ys, xs = part(y, run * length, (run + 1) * length), part(x, a * length, (a + 1) * length)
         for b in range(ys.size):
             ys[b] = xs[b]
-
-
-@kernel
-def prelu_sum(task: Int, tasks: Int, dx: Matrix, dy: Tensor3) -> None:
-    """dx[a, b] = sum over s of dy[a, s, b], in the order of s (where B is 1, in the order of `run_sums`). dx [A, B], dy [A, S, B].
-
-    Task t covers its share of the columns b where A is 1, of the a elsewhere. Writes dx (=).
-    """
-    T = dx.dtype.type
-    stretches, copies, length = dy.shape
-    size = itemsize(dx)
-    start, stop = 0, length
-    first, last = 0, stretches
-    if stretches == 1:
-        start, stop = share(length, tasks, task)
-    else:
-        first, last = stretches * task // tasks, stretches * (task + 1) // tasks
-    for a in range(first, last):
-        at = address(dy) + size * a * copies * length
-        if length == 1 and stop > start:
-            dx[a, 0] = run_plain(copies, at, 0, 0, T(0), dx)[0]
-        else:
-            out = address(dx) + size * (a * length + start)
-            columns_plain(copies, stop - start, out, length, at + size * start, 0, length, 0, 0, dx)

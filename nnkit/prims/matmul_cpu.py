@@ -27,9 +27,10 @@ row2, row1 = micro(1, 2, masked=True), micro(1, 1, masked=True)
 
 @routine
 def row_share(n, tasks, task):
-    """The rows [start, stop) of task `task` of `tasks`, cut at multiples of 8 so that few tiles are torn."""
-    blocks = (n + 7) // 8
-    return min(n, blocks * task // tasks * 8), min(n, blocks * (task + 1) // tasks * 8)
+    """The rows [start, stop) of task `task` of `tasks`, cut at multiples of 8, so that few tiles are torn, where there are enough rows."""
+    each = 8 if n >= 8 * tasks else 1
+    blocks = (n + each - 1) // each
+    return min(n, blocks * task // tasks * each), min(n, blocks * (task + 1) // tasks * each)
 
 
 @routine

@@ -8,11 +8,17 @@ the order of k. Kernels: reduce_cpu.py.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from nnkit.plan.passes import work_tasks
 
-__all__ = ["STRIP", "Tiling", "tile_fold"]
+if TYPE_CHECKING:
+    from nnkit.plan.build import Builder
+    from nnkit.plan.plan import Buffer
+
+__all__ = ["STRIP", "Tiling", "sum_rows", "tile_fold"]
 
 TILE = 64                                                # fewest elements of a tile row: four registers of 512 bits
 MAP_TILE = 512                                           # the same for loops that LLVM makes, which begin with a check for overlaps
@@ -66,3 +72,12 @@ class Tiling:
     def tasks(self, flops: int, nbytes: int) -> int:
         """How many tasks the pieces are worth."""
         return work_tasks(flops, nbytes, most=self.pieces)
+
+
+def sum_rows(g: Builder, y: Buffer, x: Buffer) -> None:
+    """Emit y[c] = sum over r of x[r, c]: sums of the chunks, then theirs."""
+    tiling = Tiling(*x.shape)
+    partial = g.buffer("row_sums", tiling.chunks, tiling.width)
+    g.step("prims.reduce.sum_chunks", [partial], [x], scalars=[tiling.fold, tiling.chunk], tasks=tiling.tasks(x.size, x.nbytes), flops=x.size)
+    g.step("prims.reduce.sum_middle", [y.reshaped(1, y.size)], [partial.reshaped(1, tiling.chunks * tiling.fold, y.size)],
+           tasks=work_tasks(0, partial.nbytes, most=-(-y.size // 64)))

@@ -14,10 +14,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnkit.jit import I64, routine
-from nnkit.prims.simd_cpu import Emitter, copy_masked, itemsize, lanes
+from nnkit.jit import I64, Int, Matrix, Tensor3, kernel, routine
+from nnkit.prims.pointwise_cpu import share
+from nnkit.prims.reduce import STRIP
+from nnkit.prims.simd_cpu import Emitter, address, copy_masked, itemsize, lanes
 
-__all__ = ["column_sums", "columns_plain", "fold", "piece_bounds", "run_plain", "run_sums", "tile"]
+__all__ = ["column_sums", "columns_plain", "fold", "piece_bounds", "run_plain", "run_sums", "sum_chunks", "sum_middle", "tile"]
 
 Terms = Callable[[Emitter, list[Any], list[Any], list[Any]], list[Any]]
 
@@ -197,3 +199,46 @@ def plain(e, v, c, sums):  # type: ignore[no-untyped-def]
 
 
 run_plain, columns_plain = run_sums(plain, 1, 1), column_sums(plain, 1, 1)
+
+
+@kernel
+def sum_chunks(task: Int, tasks: Int, partial: Matrix, x: Matrix, times: Int, chunk: Int) -> None:
+    """partial[k, j] = sum over the tile rows of chunk k. x [R, C], partial [K, W]; times, chunk: of the `Tiling`.
+
+    Task t covers its share of the pieces. Writes partial (=).
+    """
+    rows, columns = x.shape
+    chunks, width = partial.shape
+    size = itemsize(x)
+    pieces = chunks * ((width + STRIP - 1) // STRIP)
+    for piece in range(pieces * task // tasks, pieces * (task + 1) // tasks):
+        k, start, stop, first, count, left = piece_bounds(piece, rows, columns, times, chunk, chunks, STRIP)
+        extra = left * columns                           # the first columns of the tile have one row more
+        at, out = address(x) + size * (first * width + start), address(partial) + size * (k * width + start)
+        for side in range(2):
+            more, n_side = side * size * extra, stop - start - extra if side else extra
+            columns_plain(count + 1 - side, n_side, out + more, width, at + more, 0, width, 0, 0, x)
+
+
+@kernel
+def sum_middle(task: Int, tasks: Int, dx: Matrix, dy: Tensor3) -> None:
+    """dx[a, b] = sum over s of dy[a, s, b], in the order of s (where B is 1, in the order of `run_sums`). dx [A, B], dy [A, S, B].
+
+    Task t covers its share of the columns b where A is 1, of the a elsewhere. Writes dx (=).
+    """
+    T = dx.dtype.type
+    stretches, copies, length = dy.shape
+    size = itemsize(dx)
+    start, stop = 0, length
+    first, last = 0, stretches
+    if stretches == 1:
+        start, stop = share(length, tasks, task)
+    else:
+        first, last = stretches * task // tasks, stretches * (task + 1) // tasks
+    for a in range(first, last):
+        at = address(dy) + size * a * copies * length
+        if length == 1 and stop > start:
+            dx[a, 0] = run_plain(copies, at, 0, 0, T(0), dx)[0]
+        else:
+            out = address(dx) + size * (a * length + start)
+            columns_plain(copies, stop - start, out, length, at + size * start, 0, length, 0, 0, dx)
