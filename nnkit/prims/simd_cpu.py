@@ -58,6 +58,10 @@ class Emitter:
         one = self.b.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
         return self.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
 
+    def splat_constant(self, value: float) -> Any:
+        """A register of one number."""
+        return ir.Constant(self.vector, [value] * self.lanes)
+
     def first(self, count: Any) -> Any:
         """Mask of the first `count` lanes; all of them where count is larger."""
         lane = ir.VectorType(I64, self.lanes)
