@@ -8,6 +8,7 @@ Algorithms:
     taps        a matrix product for every place of the window and row of the output: serves every shape                            taps.py
     product     one matrix product: windows of one place, stride 1, one group                                                       taps.py
     direct      a register-blocked tile over packed places: any stride, dilation and groups                                         direct.py
+    depthwise   a filter or several for each channel alone                                                                          depthwise.py
     few         the same for few channels: the numbers along a window's row count as channels                                       direct.py
     winograd2, winograd4    3 x 3 windows by fewer products, in float32 with a larger error: see winograd.py
 """
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALGORITHMS", "BLOCK", "CHAIN", "Convolution"]
 
-ALGORITHMS = ("taps", "product", "direct", "few", "winograd2", "winograd4")
+ALGORITHMS = ("taps", "product", "direct", "few", "winograd2", "winograd4", "depthwise")
 BLOCK = 16                                               # numbers of a block in packed arrays: a cache line of float32
 CHAIN = 64                                               # channels that one chain of sums goes over
 FEWEST_TILES, FEWEST_WEIGHT_TILES = 14, 49               # tiles of a batch from which on Winograd's transforms pay
@@ -123,11 +124,12 @@ class Convolution:
 
     def chosen(self, x: Buffer, product: str = "forward") -> str:
         """The algorithm of a product, 'forward', 'input' (of the convolution that is turned) or 'weight', for a batch x."""
-        fits = {name for name, algorithm in algorithms().items() if algorithm.fits(self) and not (product == "input" and name == "few")}
+        fits = {name for name, algorithm in algorithms().items() if algorithm.fits(self, product == "input")}
         if self.algorithm in fits:
             return self.algorithm
-        if "product" in fits:
-            return "product"
+        for name in ("product", "depthwise"):
+            if name in fits:
+                return name
         if "few" in fits and self.channels < BLOCK // 2:
             return "few"
         from nnkit.prims.winograd import tiles
@@ -142,6 +144,8 @@ class Convolution:
 def algorithms() -> Mapping[str, Any]:
     """The algorithms by name; each has fits(convolution), forward(...), weight_gradient(...)."""
     from nnkit.prims import direct, taps
+    from nnkit.prims.depthwise import Depthwise
     from nnkit.prims.winograd import Winograd
 
-    return {"taps": taps.Taps, "product": taps.Product, "direct": direct.Direct, "few": direct.Few, "winograd2": Winograd(2), "winograd4": Winograd(4)}
+    return {"taps": taps.Taps, "product": taps.Product, "direct": direct.Direct, "few": direct.Few, "winograd2": Winograd(2), "winograd4": Winograd(4),
+            "depthwise": Depthwise}

@@ -79,7 +79,7 @@ class Winograd:
         self.places = (m + 2) ** 2
 
     @staticmethod
-    def fits(c: Convolution) -> bool:
+    def fits(c: Convolution, turned: bool = False) -> bool:
         """Windows of 3 x 3 without stride or dilation, one group; along a third axis nothing but single places."""
         depth, height, width = c.axes
         flat = depth.window == 1 and depth.before == 0 and depth.windows == depth.size
