@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nnkit.plan.passes import work_tasks
+from nnkit.plan.passes import image_tasks, work_tasks
 from nnkit.prims.matmul import right_factor, right_factor_transposed
 
 if TYPE_CHECKING:
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from nnkit.prims.convolution import Convolution
 
 __all__ = ["Product", "Taps"]
-
-IMAGES = 8                                               # fewer images than this are cut into pieces
 
 
 class Taps:
@@ -53,13 +51,9 @@ class Taps:
                tasks=work_tasks(flops, 0, most=c.taps * blocks))
 
 
-def _pieces(c: Convolution, y: Buffer, rows: int) -> tuple[int, dict[str, int]]:
-    """(pieces of an image, how the step is cut): by images where they are many, else by pieces of `rows` image rows each."""
-    N = y.shape[0]
-    if N >= IMAGES:
-        return 1, {"rows": N}
-    pieces = max(1, min(rows, -(-IMAGES // max(1, N))))
-    return pieces, {"tasks": work_tasks(c.flops(N), y.nbytes, most=max(1, N * pieces))}
+def _pieces(c: Convolution, y: Buffer, rows: int) -> tuple[int, dict[str, Any]]:
+    """(pieces of an image, how the step is cut): see `image_tasks`."""
+    return image_tasks(y.shape[0], rows, c.flops(y.shape[0]), y.nbytes)
 
 
 class Product:
