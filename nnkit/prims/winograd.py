@@ -18,7 +18,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from nnkit.plan.passes import work_tasks
-from nnkit.prims.convolution import BLOCK, CHAIN, Convolution
+from nnkit.prims.convolution import BLOCK, CHAIN, TILE_STEP, Convolution
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -31,6 +31,7 @@ SKEW = 80                                                # numbers between the (
 TILES, FEWEST_BLOCKS = 28, 8                             # tiles that a task transforms at a time; blocks of them that a batch is cut into at least
 WEIGHT_TILES = 64                                        # the same for dW: the length of its chains
 FILTER_GROUP = 128                                       # filters whose sums one job of dW keeps
+OVERRUN = 13 * TILE_STEP                                 # numbers behind V: a product reads whole tiles of rows, also those that it does not write
 SLICES = 16                                              # pieces that dW is computed in, at most
 
 Matrix = tuple[tuple[Fraction, ...], ...]
@@ -96,7 +97,7 @@ class Winograd:
         count = -(-total // blocks)
         tasks = work_tasks(c.flops(N) // 2, x.nbytes + y.nbytes, most=-(-total // count))
         channels = -(-c.channels // BLOCK) * BLOCK
-        workspace = self.places * (count * (channels + c.filters) + 2 * SKEW)
+        workspace = count * channels // BLOCK * TILE_STEP + self.places * (count * c.filters + SKEW) + OVERRUN
         packed, table = g.scratch("transformed", tasks, workspace), g.scratch("table", tasks * channels // BLOCK * 2, dtype="int64")
         g.step(f"prims.winograd.winograd{self.m}_forward", [y.rows()], [x.rows(), transformed, bias or weight.piece(0)], scratch=[packed, table],
                scalars=[*c.windows, count, 0], tasks=tasks, flops=self.flops(c, N), relu=True)
@@ -111,7 +112,7 @@ class Winograd:
         slices = max(1, min(-(-total // count), SLICES // jobs))
         tasks = work_tasks(c.flops(N) // 2, x.nbytes + dy.nbytes, most=slices * jobs)
         channels = -(-min(CHAIN, c.channels) // BLOCK) * BLOCK
-        workspace = self.places * (count * (channels + groups) + channels * groups + 3 * SKEW)
+        workspace = count * channels // BLOCK * TILE_STEP + self.places * (count * groups + channels * groups + 2 * SKEW)
         packed, table = g.scratch("transformed", tasks, workspace), g.scratch("table", tasks * 2, dtype="int64")
         flat = dweight.reshaped(1, dweight.size)
         parts = flat if slices == 1 else g.buffer("kernel_slices", slices, dweight.size)

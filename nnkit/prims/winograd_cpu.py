@@ -1,7 +1,8 @@
 """Winograd's convolution: transforms by 16 channels at a time, between them a matrix product for each of the n x n = (m + 2)^2 places of a tile.
 
-Letters: see convolution.py; K = n n planes, T tiles of a block. Layouts, planes SKEW numbers further apart than they are long:
-    V [K][block of 16 channels][T][16] = B^T x B            U [K][panel of two registers of filters][c][o] = G W G^T
+Letters: see convolution.py; K = n n places of a tile, of which V and E have room for 37; T tiles of a block; a panel: two registers of
+filters. Places that make planes of their own lie SKEW numbers further apart than a plane is long.
+    V [block of 16 channels][T][37][16] = B^T x B           U [K][panel][c][o] = G W G^T
     M [K][T][O] = V U, then y = A^T M A                     E [K][panel][T][o] = A dy A^T, dU [K][c][O] = V^T E, dW = G^T dU G
 Depths of three dimensions are images of their own. Matrices: winograd.py.
 """
@@ -17,10 +18,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, Int, Kernel, Matrix, Ordinals, Vector, Windows, kernel, routine
-from nnkit.prims.convolution import BLOCK, CHAIN
+from nnkit.prims.convolution import BLOCK, CHAIN, TILE_STEP
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import Emitter, address, itemsize, lanes
-from nnkit.prims.tile_cpu import channel_rows, pixel_rows, put_step
+from nnkit.prims.tile_cpu import channel_rows, put_step, tile_rows
 from nnkit.prims.winograd import FILTER_GROUP, PAIRS, SKEW, matrices, product_of
 
 __all__ = [
@@ -215,7 +216,7 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                                  weight)
 
     @routine
-    def input_tiles(V, step, x, first, stop, T, total, c0, channels, windows, like):
+    def input_tiles(V, x, first, stop, T, total, c0, channels, windows, like):
         """V of the tiles from `first` to `stop`, for `channels` channels from c0 on; tiles behind the last of all are 0."""
         size, lane = itemsize(like), lanes(like)
         H, W, before_h, before_w, C = windows[1], windows[2], windows[13], windows[14], windows[18]
@@ -225,8 +226,8 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
             source = x + size * (((image * H + h) * W + w) * C + c0)
             bottom = H - h if t < total else 0
             for c in range(0, channels, lane):
-                to = V + size * (c // BLOCK * T * BLOCK + (t - first) * BLOCK + c % BLOCK)
-                transform_input(to, n * step, step, lane, source + size * c, W * C, C, min(lane, channels - c), -h, bottom, -w, W - w, like)
+                to = V + size * ((c // BLOCK * T + t - first) * TILE_STEP + c % BLOCK)
+                transform_input(to, n * BLOCK, BLOCK, lane, source + size * c, W * C, C, min(lane, channels - c), -h, bottom, -w, W - w, like)
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, x: Matrix, transformed: Matrix, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows,
@@ -240,21 +241,20 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
         blocks = (C + BLOCK - 1) // BLOCK
         total = y.shape[0] * E * ((P + m - 1) // m) * ((Q + m - 1) // m)
         units = (total + T - 1) // T
-        step_u, step_v, step_m = transformed.shape[1], blocks * T * BLOCK + SKEW, T * O + SKEW
+        step_u, step_m = transformed.shape[1], T * O + SKEW
         V, steps = address(packed) + size * task * packed.shape[1], address(table) + 8 * task * (table.size // tasks)
-        M = V + size * K * step_v
+        M = V + size * blocks * T * TILE_STEP
         for k in range(blocks):
-            put_step(steps, k, k * T * BLOCK, min(BLOCK, C - k * BLOCK))
+            put_step(steps, k, k * T * TILE_STEP, min(BLOCK, C - k * BLOCK))
         for unit in range(units * task // tasks, units * (task + 1) // tasks):
             first = unit * T
             rows = min(T, total - first)
-            input_tiles(V, step_v, address(x), first, first + rows, T, total, 0, C, windows, y)
+            input_tiles(V, address(x), first, first + rows, T, total, 0, C, windows, y)
             for k in range(K):
                 for o in range(0, O, 2 * lane):
                     width = min(2 * lane, O - o)
                     b = address(transformed) + size * (k * step_u + o * C)
-                    pixel_rows(rows, width, steps, blocks, V + size * k * step_v, b, width, M + size * (k * step_m + o), O, 0, 0, 0,
-                               b + size * width * C, y)
+                    tile_rows(rows, width, steps, blocks, V + size * k * BLOCK, b, width, M + size * (k * step_m + o), O, b + size * width * C, 64 * C, y)
             for t in range(first, first + rows):
                 image, p, q = tile_place(t, m, windows)
                 for o in range(0, O, lane):
@@ -267,15 +267,14 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
         """E of the tiles from `first` on, for `count` filters from o0 on; tiles behind the last are 0."""
         size, lane = itemsize(like), lanes(like)
         P, Q, O = windows[16], windows[17], windows[19]
-        for t in range(first, first + T):
-            image, p, q = tile_place(t, m, windows)
-            source = dy + size * (((image * P + p) * Q + q) * O + o0)
-            bottom = P - p if t < total else 0
-            for o in range(0, count, lane):
-                panel = o // (2 * lane) * 2 * lane
-                width, left = min(2 * lane, count - panel), min(lane, count - o)
-                to = E + size * (panel * T + (t - first) * width + o - panel)
-                transform_dy(to, n * step, step, left, source + size * o, Q * O, O, left, 0, bottom, 0, Q - q, like)
+        for o in range(0, count, lane):
+            panel = o // (2 * lane) * 2 * lane
+            width, left = min(2 * lane, count - panel), min(lane, count - o)
+            to = E + size * (panel * T + o - panel)
+            for t in range(first, first + T):
+                image, p, q = tile_place(t, m, windows)
+                source = dy + size * (((image * P + p) * Q + q) * O + o0 + o)
+                transform_dy(to + size * (t - first) * width, n * step, step, left, source, Q * O, O, left, 0, P - p if t < total else 0, 0, Q - q, like)
 
     @kernel
     def weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, packed: Matrix, table: Ordinals, windows: Windows, T: Int) -> None:
@@ -301,12 +300,12 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
         """dW of the tiles [start, stop) for some channels and filters."""
         size, lane = itemsize(like), lanes(like)
         C, O = windows[18], windows[19]
-        step_v, step_e, step_u = (channels + BLOCK - 1) // BLOCK * T * BLOCK + SKEW, T * count + SKEW, channels * count + SKEW
-        E = V + size * K * step_v
+        step_e, step_u = T * count + SKEW, channels * count + SKEW
+        E = V + size * ((channels + BLOCK - 1) // BLOCK) * T * TILE_STEP
         dU = E + size * K * step_e
         put_step(steps, 0, 0, T)
         for first in range(start, stop, T):
-            input_tiles(V, step_v, x, first, first + T, T, total, c0, channels, windows, like)
+            input_tiles(V, x, first, first + T, T, total, c0, channels, windows, like)
             dy_tiles(E, step_e, dy, first, T, total, o0, count, windows, like)
             for k in range(K):
                 for o in range(0, count, 2 * lane):
@@ -314,8 +313,8 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                     b = E + size * (k * step_e + o * T)
                     for c in range(0, channels, BLOCK):
                         cell = dU + size * (k * step_u + c * count + o)
-                        channel_rows(min(BLOCK, channels - c), width, steps, 1, V + size * (k * step_v + c * T), b, width, cell, count,
-                                     cell if first > start else 0, count, 0, b + size * T * width, like)
+                        channel_rows(min(BLOCK, channels - c), width, steps, 1, V + size * (c // BLOCK * T * TILE_STEP + k * BLOCK), TILE_STEP,
+                                     b, width, cell, count, cell if first > start else 0, like)
         for c in range(channels):
             for o in range(0, count, lane):
                 left = min(lane, count - o)
