@@ -70,7 +70,7 @@ class Dense(Layer):
         rows = x2.shape[0]
         none = weight.piece(0)
         matrix, panels = right_factor(g, "kernel", weight, rows)
-        g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or none, panels], rows=rows, grain=GRAIN, flops=flops)
+        g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or none, panels], rows=rows, grain=GRAIN, flops=flops, filters=weight)
 
         def backward(dy: Buffer) -> Buffer:
             dy2 = dy.rows(len(dy.shape) - 1)

@@ -19,7 +19,7 @@ from nnkit.prims.simd_cpu import address, itemsize, part
 from nnkit.scalar import sqrt
 
 __all__ = [
-    "batch_norm_gradient_sums", "batch_norm_gradient_sums_inner", "batch_norm_gradients", "batch_norm_inference", "batch_norm_input",
+    "batch_norm_fold", "batch_norm_gradient_sums", "batch_norm_gradient_sums_inner", "batch_norm_gradients", "batch_norm_inference", "batch_norm_input",
     "batch_norm_input_inner", "batch_norm_moments", "batch_norm_moments_inner", "batch_norm_normalize", "batch_norm_normalize_inner",
     "batch_norm_scale", "batch_norm_scale_inner", "batch_norm_statistics", "fill", "layer_norm_forward", "layer_norm_gradient_sums",
     "layer_norm_gradients", "layer_norm_input",
@@ -202,6 +202,26 @@ def batch_norm_inference(task: Int, tasks: Int, statistics: Matrix, moving_mean:
         mean[c] = means[c]
         variance[c] = variances[c]
     affine(statistics, gamma, beta, start, stop, times, epsilon)
+
+
+@kernel
+def batch_norm_fold(task: Int, tasks: Int, folded: Matrix, shift: Vector, weight: Matrix, bias: Vector, statistics: Matrix) -> None:
+    """folded = W scale and shift = (b - mean) scale + beta, filter by filter. Shapes: folded, weight [R, O], shift [O], bias [O] or empty,
+    statistics [4, W], W >= O.
+
+    Task t covers its share of the rows, and the first one shift. Writes folded and shift (=).
+    """
+    rows, O = weight.shape
+    width = statistics.shape[1]
+    scale = part(statistics, 2 * width, 2 * width + O)
+    for r in range(rows * task // tasks, rows * (task + 1) // tasks):
+        ys, xs = part(folded, r * O, (r + 1) * O), part(weight, r * O, (r + 1) * O)
+        for o in range(ys.size):
+            ys[o] = xs[o] * scale[o]
+    if task == 0:
+        for o in range(O):
+            b = bias[o] if bias.size else weight.dtype.type(0)
+            shift[o] = (b - statistics[0, o]) * scale[o] + statistics[3, o]
 
 
 # Batch normalization: y, and back.

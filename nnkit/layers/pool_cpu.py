@@ -28,9 +28,8 @@ STRIP = 4                                                # registers that go thr
 
 
 def larger(e: Emitter, a: Any, b: Any) -> Any:
-    """max(a, b), a where they are equal. Of NaN the last, which then stays: two comparisons and two selections, one of which is an instruction."""
-    found = e.b.select(e.b.fcmp_ordered(">", b, a), b, a)
-    return e.b.select(e.b.fcmp_unordered("uno", b, b), b, found)
+    """The larger number."""
+    return e.larger(a, b)
 
 
 def total(e: Emitter, a: Any, b: Any) -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from nnkit.plan.arena import in_arena, place
-from nnkit.plan.plan import PERSISTENT, Plan, Step
+from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 
-__all__ = ["drop_dead_steps", "fuse_loss", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise", "split_into_tasks"]
+__all__ = ["drop_dead_steps", "fold_normalization", "fuse_loss", "fuse_pooling", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise", "split_into_tasks"]
 
 # What a task should be worth. A fork and join of the threads costs 1 to 3 us; FLOPs here are those of one core's vector units, and a byte
 # moved counts like 4 FLOPs (50 GFLOP/s against 12 GB/s, the slowest machine that this was thought through for).
@@ -20,13 +20,15 @@ TASK_FLOPS = 1_000_000
 MOST_TASKS = 32
 IMAGES = 8                                               # fewer images than this are cut into pieces
 RELU, RELU_BACKWARD = "layers.activation.relu_forward", "layers.activation.relu_backward"
+POOLING = "layers.pool.max_forward"
+NORMALIZE, MOVING = "layers.norm.batch_norm_normalize", "layers.norm.batch_norm_inference"
 # Activations of single numbers on which a loss has a logits form.
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 
 def optimise(plan: Plan, gap: int = 0) -> Plan:
     """All passes in their order, then the arena."""
-    for step in (fuse_loss, drop_dead_steps, fuse_relu, hoist, in_place, split_into_tasks):
+    for step in (fuse_loss, drop_dead_steps, fold_normalization, fuse_relu, fuse_pooling, hoist, in_place, split_into_tasks):
         plan = step(plan)
     return place(plan, gap)
 
@@ -78,6 +80,48 @@ def drop_dead_steps(plan: Plan) -> Plan:
     return attrs.evolve(plan, steps=tuple(reversed(kept)))
 
 
+def fold_normalization(plan: Plan) -> Plan:
+    """A batch normalization by moving averages that is all that reads a product with a weight goes into that weight and bias: (x W + b - mean) scale +
+    beta = x (W scale) + ((b - mean) scale + beta)."""
+    for step in plan.steps:
+        if step.kernel == NORMALIZE:
+            plan = _folded(plan, step)
+    return plan
+
+
+def _folded(plan: Plan, normalize: Step) -> Plan:
+    """The plan without this normalization, where it can be folded."""
+    x, statistics = normalize.reads
+    makers = {buffer.name: step for step in plan.steps for buffer in step.writes}
+    product, moving = makers.get(x.name), makers[statistics.name]
+    if product is None or product.filters is None or moving.kernel != MOVING or _readers(plan)[x.name] != [normalize]:
+        return plan
+    weight, bias = product.filters, product.reads[2]
+    if moving.reads[0].size != weight.shape[1]:          # the channels are another axis than the filters
+        return plan
+    scaled = attrs.evolve(weight, name=f"{x.name}/kernel", role="workspace", inside=None)
+    shift = Buffer(f"{x.name}/shift", (weight.shape[1],), weight.dtype, "workspace")
+    fold = Step(kernel="layers.norm.batch_norm_fold", layer=normalize.layer, phase=normalize.phase, writes=(scaled, shift),
+                reads=(weight, bias, statistics), flops=2 * weight.size, tasks=work_tasks(0, 2 * weight.nbytes, most=weight.shape[0]))
+
+    def instead(step: Step) -> Step:
+        """The step with W scale for W."""
+        reads = (attrs.evolve(scaled, shape=b.shape) if b.name == weight.name and b.size else b for b in step.reads)
+        return attrs.evolve(step, reads=tuple(reads))
+    packing = [step for step in plan.steps if any(b.name in {r.name for r in product.reads} for b in step.writes) and weight.name in _names(step.reads)]
+    earlier = [step for step in plan.steps if any(b.name in _names(moving.reads) for b in step.writes)]
+    last = instead(product)
+    last = attrs.evolve(last, reads=(*last.reads[:2], shift, *last.reads[3:]), writes=(normalize.writes[0].reshaped(*product.writes[0].shape),))
+    moved = [*earlier, moving, fold, *map(instead, packing), last]
+    gone = {id(step) for step in (*earlier, moving, *packing, normalize)}
+    steps = [new for step in plan.steps if id(step) not in gone for new in (moved if step is product else [step])]
+    return attrs.evolve(plan, steps=tuple(steps))
+
+
+def _names(buffers: Iterable[Buffer]) -> set[str]:
+    return {buffer.name for buffer in buffers}
+
+
 def fuse_relu(plan: Plan) -> Plan:
     """A step that can write max(y, 0) instead of y does so where a ReLU is all that reads y; one that can pass a gradient through the ReLU that made
     its input does so where that ReLU's backward step is all that reads the gradient."""
@@ -97,6 +141,29 @@ def fuse_relu(plan: Plan) -> Plan:
     return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
 
 
+def fuse_pooling(plan: Plan) -> Plan:
+    """A convolution writes the largest of every 2 x 2 places where such a pooling is all that reads it, as in prediction: y is never kept whole."""
+    readers = _readers(plan)
+    changes: dict[int, Step | None] = {}
+    for step in plan.steps:
+        found = readers[step.writes[0].name] if step.pool is not None else []
+        pooling = found[0] if len(found) == 1 else None
+        if pooling is None or pooling.kernel != POOLING or not _by_squares(pooling.scalars) or not in_arena(step.writes[0]):
+            continue
+        workspace = step.scratch[0]
+        larger = attrs.evolve(workspace, shape=(workspace.shape[0], workspace.shape[1] + (step.pool or 0)))
+        changes[id(step)] = attrs.evolve(step, writes=pooling.writes, scratch=(larger, *step.scratch[1:]), scalars=(*step.scalars[:-2], 1, step.scalars[-1]))
+        changes[id(pooling)] = None
+    steps = (changes.get(id(step), step) for step in plan.steps)
+    return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
+
+
+def _by_squares(windows: Sequence[float | int]) -> bool:
+    """Whether a pooling's windows are squares of 2 x 2 places side by side, from the first place on; what is left over at the end goes away."""
+    _, H, W, T, R, S, stride_d, stride_h, stride_w, _, _, _, before_d, before_h, before_w, _, P, Q = windows[:18]
+    return (T, R, S, stride_d, stride_h, stride_w, before_d, before_h, before_w) == (1, 2, 2, 1, 2, 2, 0, 0, 0) and (P, Q) == (H // 2, W // 2)
+
+
 def _readers(plan: Plan) -> Mapping[str, list[Step | None]]:
     """Which steps read each buffer; None stands for whoever takes the plan's outputs."""
     found: dict[str, list[Step | None]] = collections.defaultdict(list)
@@ -112,12 +179,14 @@ def hoist(plan: Plan) -> Plan:
     """Steps that make something of parameters alone, such as packing a weight, go before the run of row-local steps that they would part."""
     steps: list[Step] = []
     start = 0                                            # where the run begins
+    made: set[str] = set()                               # what such steps have written
     for step in plan.steps:
         written = {buffer.name for other in steps[start:] for buffer in other.writes + other.updates}
-        alone = all(buffer.role == "parameter" and buffer.name not in written for buffer in step.reads) and all(map(in_arena, step.writes))
-        if not step.rows and step.reads and not step.updates and not step.scratch and alone:
+        known = all((buffer.role == "parameter" and buffer.name not in written) or buffer.name in made for buffer in step.reads)
+        if not step.rows and not step.updates and not step.scratch and known and all(map(in_arena, step.writes)):
             steps.insert(start, step)
             start += 1
+            made |= _names(step.writes)
         else:
             steps.append(step)
             start = start if step.rows else len(steps)

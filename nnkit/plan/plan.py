@@ -72,6 +72,9 @@ class Step:
     flops: floating-point operations of the whole step. in_place: writes[0] may be the memory of reads[0].
     relu: the kernel's last scalar says whether numbers below 0 become 0 in what it writes; gate: whether reads[0] is max(z, 0) and what it writes is
     the gradient for z. See `passes.fuse_relu`.
+    pool: where the kernel can write the largest of every 2 x 2 places (its last but one scalar says whether): numbers that each task's part of
+    scratch[0] then has more; else None. See `passes.fuse_pooling`.
+    filters: the weight W [rows, filters], where what the step writes is linear in W with a bias as its third array: see `passes.fold_normalization`.
     logits: for a loss, kernel of the activation below -> kernel of the loss that reads its input instead.
     """
 
@@ -90,6 +93,8 @@ class Step:
     in_place: bool = False
     relu: bool = False
     gate: bool = False
+    pool: int | None = None
+    filters: Buffer | None = None
     logits: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -30,7 +30,8 @@ class Depthwise:
         if multiple > 1:
             matrix = g.scratch("kernel_by_filter", *matrix.shape)
             g.step("prims.matmul.transpose", [matrix.reshaped(multiple, c.taps * c.filters)], [weight.reshaped(c.taps * c.filters, multiple)])
-        packed_forward(g, c, y, x, matrix, bias or weight.piece(0), "depthwise.depthwise_forward", area_size, c.taps * multiple, extra=[int(turned)])
+        packed_forward(g, c, y, x, matrix, bias or weight.piece(0), "depthwise.depthwise_forward", area_size, c.taps * multiple,
+                       None if turned else matrix, extra=[int(turned)])
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:

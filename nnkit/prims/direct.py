@@ -60,14 +60,20 @@ def units(c: Convolution, N: int, tp: int) -> int:
 
 
 def packed_forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, filters: Buffer, bias: Buffer, kernel: str, size: Size, steps: int,
-                   extra: Sequence[int] = ()) -> None:
-    """The step of a forward pass with its workspace, a part for each task. steps: entries of the tile's table; extra: scalars between TP and relu."""
+                   weight: Buffer | None, extra: Sequence[int] = ()) -> None:
+    """The step of a forward pass with its workspace, a part for each task.
+
+    steps: entries of the tile's table; weight: of which y is a linear function, filter by filter; extra: scalars between TP and relu. A kernel
+    without extra scalars can pool its rows.
+    """
     N = x.shape[0]
     tp = unit_rows(c, N, size, PACKED, 2 ** 62)
     tasks = work_tasks(c.flops(N), x.nbytes + y.nbytes, most=units(c, N, tp))
     packed, table = g.scratch("packed", tasks, size(c, tp) + OVERRUN), g.scratch("table", tasks * 2 * steps, dtype="int64")
-    g.step(f"prims.{kernel}", [y.rows()], [x.rows(), filters, bias], scratch=[packed, table], scalars=[*c.windows, tp, *extra, 0],
-           tasks=tasks, flops=c.flops(N), relu=True)
+    whole = tp % 2 == 0 or tp >= c.axes[1].windows       # else squares of 2 x 2 places would be torn
+    pool = tp * c.axes[2].windows * c.filters if whole and not extra else None
+    g.step(f"prims.{kernel}", [y.rows()], [x.rows(), filters, bias], scratch=[packed, table], scalars=[*c.windows, tp, *(extra or [0]), 0],
+           tasks=tasks, flops=c.flops(N), relu=True, pool=pool, filters=weight)
 
 
 def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer, kernel: str, size: Size, steps: int, jobs: int) -> None:
@@ -101,7 +107,8 @@ class Direct:
         kernel, most = ("pack_filters_turned", c.taps) if turned else ("pack_filters", matrix.shape[0])
         g.step(f"prims.direct.{kernel}", [filters], [matrix], scalars=[c.taps, c.groups], tasks=work_tasks(0, 2 * weight.nbytes, most=most))
         steps = c.taps * -(-min(CHAIN, c.channels_each) // BLOCK)
-        packed_forward(g, c, y, x, filters, bias or weight.piece(0), "direct.direct_forward", packed_size, steps)
+        packed_forward(g, c, y, x, filters, bias or weight.piece(0), "direct.direct_forward", packed_size, steps,
+                       None if turned else matrix)
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
@@ -123,7 +130,8 @@ class Few:
     def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """W is read where it lies."""
         steps = c.axes[0].window * c.axes[1].window * -(-c.axes[2].window * c.channels // BLOCK)
-        packed_forward(g, c, y, x, c.flat(weight), bias or weight.piece(0), "direct.few_forward", runs_size, steps)
+        matrix = c.flat(weight)
+        packed_forward(g, c, y, x, matrix, bias or weight.piece(0), "direct.few_forward", runs_size, steps, matrix)
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:

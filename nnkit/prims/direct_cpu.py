@@ -15,7 +15,7 @@ from nnkit.jit import Int, Matrix, Ordinals, Vector, Windows, kernel, routine
 from nnkit.prims.convolution import BLOCK, CHAIN
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import fill_run
-from nnkit.prims.simd_cpu import address, copy_masked, copy_whole, itemsize, lanes, transpose_tile
+from nnkit.prims.simd_cpu import address, copy_masked, copy_whole, itemsize, lanes, largest_of_square, transpose_tile
 from nnkit.prims.tile_cpu import channel_rows, place_rows, put_step
 
 __all__ = [
@@ -96,11 +96,31 @@ def place_steps(steps, tp, channels, windows):
     return k
 
 
+@routine
+def rows_place(y, packed, task, n, e, first, TP, pool, windows):
+    """Where a unit writes its rows: in y, or, where these are pooled afterwards, behind what its task packs."""
+    E, P, Q, O = windows[15], windows[16], windows[17], windows[19]
+    if pool:
+        return address(packed) + itemsize(y) * ((task + 1) * packed.shape[1] - TP * Q * O)
+    return address(y) + itemsize(y) * ((n * E + e) * P + first) * Q * O
+
+
+@routine
+def pool_rows(y, rows, n, e, first, tp, windows):
+    """y = the largest of every 2 x 2 places of a unit's rows."""
+    E, P, Q, O = windows[15], windows[16], windows[17], windows[19]
+    size = itemsize(y)
+    for p in range(first // 2, (first + tp) // 2):
+        for q in range(Q // 2):
+            to = address(y) + size * (((n * E + e) * (P // 2) + p) * (Q // 2) + q) * O
+            largest_of_square(to, rows + size * ((2 * p - first) * Q + 2 * q) * O, Q * O, O, O, y)
+
+
 @kernel
 def direct_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, filters: Vector, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows, TP: Int,
-                   relu: Int) -> None:
-    """y = x * W + b, then max(y, 0) where relu is not 0. Shapes: y [N, E P Q O], x [N, D H W C], filters: W as `pack_filters` writes it, bias [O] or empty,
-    packed [tasks, ...], table [tasks x ...].
+                   pool: Int, relu: Int) -> None:
+    """y = x * W + b, then max(y, 0) if relu, then the largest of every 2 x 2 places if pool. Shapes: y [N, E P Q O], with pool [N, E P/2 Q/2 O],
+    x [N, D H W C], filters: W as `pack_filters` writes it, bias [O] or empty, packed [tasks, ...], table [tasks x ...].
 
     Task t covers its share of the units of TP output rows. Writes y (=).
     """
@@ -114,7 +134,7 @@ def direct_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, filters: Vector,
         row_step = packed_rows(tp, windows)[1] * stride_h * BLOCK
         for group in range(G):
             start = address(filters) + size * group * taps * each * own
-            to = address(y) + size * (((n * E + e) * P + first) * Q * O + group * own)
+            to = rows_place(y, packed, task, n, e, first, TP, pool, windows) + size * group * own
             for c in range(0, each, CHAIN):
                 channels = min(CHAIN, each - c)
                 pack_places(a, address(x) + size * (n * D * H * W * C + group * each + c), e, first, tp, channels, windows, y)
@@ -127,6 +147,8 @@ def direct_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, filters: Vector,
                         cell = to + size * (p * Q * O + o)
                         c0, rs0 = (cell, O) if c else (address(bias) + size * (group * own + o) if bias.size else 0, 0)
                         place_rows(Q, width, steps, count, a + size * p * row_step, b, width, cell, O, c0, rs0, last, y)
+        if pool:
+            pool_rows(y, rows_place(y, packed, task, n, e, first, TP, pool, windows), n, e, first, tp, windows)
 
 
 @kernel
@@ -283,7 +305,7 @@ def run_offset(t, r, block, tp, windows):
 
 @kernel
 def few_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows, TP: Int,
-                relu: Int) -> None:
+                pool: Int, relu: Int) -> None:
     """As `direct_forward`, W [T R S C, O] as it is."""
     D, H, W, T, R, S, _, _, _, _, _, _, _, _, _, E, P, Q, C, O, _ = windows
     size, panel = itemsize(y), 2 * lanes(y)
@@ -298,10 +320,12 @@ def few_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bia
                 for k in range(0, S * C, BLOCK):
                     put_step(steps, count, run_offset(t, r, k // BLOCK, tp, windows), min(BLOCK, S * C - k))
                     count += 1
-        to = address(y) + size * ((n * E + e) * P + first) * Q * O
+        to = rows_place(y, packed, task, n, e, first, TP, pool, windows)
         for o in range(0, O, panel):
             c0, b = address(bias) + size * o if bias.size else 0, address(weight) + size * o
             place_rows(tp * Q, min(panel, O - o), steps, count, a, b, O, to + size * o, O, c0, 0, relu, y)
+        if pool:
+            pool_rows(y, to, n, e, first, tp, windows)
 
 
 @kernel

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, array_view, vector_bytes
 
-__all__ = ["LANES32", "LANES64", "address", "copy_masked", "copy_whole", "itemsize", "lanes", "micro", "part", "transpose_tile"]
+__all__ = ["LANES32", "LANES64", "address", "copy_masked", "copy_whole", "itemsize", "lanes", "largest_of_square", "micro", "part", "transpose_tile"]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 I32, I1 = ir.IntType(32), ir.IntType(1)
@@ -101,6 +101,11 @@ class Emitter:
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
         fetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0i8")
         self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write else 2), I32(1)])
+
+    def larger(self, a: Any, b: Any) -> Any:
+        """max(a, b), a where they are equal. Of NaN the last, which then stays: two comparisons and two selections, one of which is an instruction."""
+        found = self.b.select(self.b.fcmp_ordered(">", b, a), b, a)
+        return self.b.select(self.b.fcmp_unordered("uno", b, b), b, found)
 
     def each_register(self, n: Any, visit: Callable[[Any, Any], None]) -> None:
         """visit(first element, mask of the lanes that exist) for every register of a run of n elements."""
@@ -210,6 +215,22 @@ def copy_masked(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
         e.store(e.load(e.pointer(values[1]), mask), e.pointer(values[0]), mask)
         return context.get_dummy_value()
     return types.void(types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def largest_of_square(typing_context: Any, y: Any, x: Any, down: Any, along: Any, n: Any, like: Any) -> Any:
+    """y[:n] = the largest of x[:n], and the same `along`, `down` and both further on. By address, distances in elements."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, x, down, along, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+
+        def visit(first: Any, mask: Any) -> None:
+            places = [builder.add(first, at) for at in (I64(0), along, down, builder.add(down, along))]
+            a, b, c, d = (e.load(e.at(e.pointer(x), place), mask) for place in places)
+            e.store(e.larger(e.larger(a, b), e.larger(c, d)), e.at(e.pointer(y), first), mask)
+        e.each_register(n, visit)
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 5, like), codegen
 
 
 @intrinsic

@@ -31,7 +31,7 @@ class Taps:
             return
         pieces, tasks = _pieces(c, y, c.axes[0].windows * c.axes[1].windows)
         g.step("prims.taps.taps_forward", [y.rows()], [x.rows(), c.flat(weight), bias or weight.piece(0)], scalars=[*c.windows, pieces],
-               flops=c.flops(x.shape[0]), **tasks)
+               flops=c.flops(x.shape[0]), filters=c.flat(weight), **tasks)
 
     @staticmethod
     def input_gradient(g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
@@ -70,7 +70,8 @@ class Product:
         x2, y2 = x.rows(len(x.shape) - 1), y.rows(len(y.shape) - 1)
         factor = right_factor_transposed if turned else right_factor
         matrix, panels = factor(g, "kernel", c.flat(weight), x2.shape[0])
-        g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or weight.piece(0), panels], rows=x2.shape[0], flops=c.flops(x.shape[0]))
+        g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or weight.piece(0), panels], rows=x2.shape[0], flops=c.flops(x.shape[0]),
+               filters=None if turned else c.flat(weight))
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:

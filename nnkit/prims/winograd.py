@@ -102,7 +102,7 @@ class Winograd:
         workspace = count * channels // BLOCK * TILE_STEP + self.places * (count * c.filters + SKEW) + OVERRUN
         packed, table = g.scratch("transformed", tasks, workspace), g.scratch("table", tasks * channels // BLOCK * 2, dtype="int64")
         g.step(f"prims.winograd.winograd{self.m}_forward", [y.rows()], [x.rows(), transformed, bias or weight.piece(0)], scratch=[packed, table],
-               scalars=[*c.windows, count, 0], tasks=tasks, flops=self.flops(c, N), relu=True)
+               scalars=[*c.windows, count, 0, 0], tasks=tasks, flops=self.flops(c, N), relu=True, pool=0, filters=None if turned else c.flat(weight))
 
     def weight_gradient(self, g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW slice by slice of the tiles, then their sum."""

@@ -141,8 +141,9 @@ def transform(linear: Any, size: int, fetched: int) -> Any:
     return apply
 
 
-def finish(linear: Any, size: int, m: int) -> Any:
-    """As `transform`, of a grid that is all there, then + bias (an address, or 0), max(y, 0) if relu; only the first `rows` rows and `columns` columns of y exist."""
+def finish(linear: Any, size: int, m: int, pooled: bool) -> Any:
+    """As `transform`, of a grid that is all there, then + bias (an address, or 0), max(y, 0) if relu; then, where
+    `pooled`, the largest of every 2 x 2 places. Only the first `rows` rows and `columns` columns of y exist."""
     @intrinsic
     def apply(typing_context: Any, y: Any, yr: Any, ys: Any, rows: Any, columns: Any, next_x: Any, x: Any, xr: Any, xs: Any, count: Any, bias: Any,
               relu: Any, like: Any) -> Any:
@@ -163,10 +164,14 @@ def finish(linear: Any, size: int, m: int) -> Any:
                 for j, value in enumerate(row):
                     value = builder.fadd(value, shifts)
                     row[j] = builder.select(builder.fcmp_ordered("<=", value, floor), floor, value)
+            if pooled:
+                grid = [[e.larger(e.larger(a[j], a[j + 1]), e.larger(b[j], b[j + 1])) for j in range(0, m, 2)]
+                        for a, b in zip(grid[::2], grid[1::2], strict=True)]
+            side = len(grid)
 
             def place(i: int, j: int) -> Any:
                 return e.at(e.pointer(y), builder.add(builder.mul(yr, I64(i)), builder.mul(ys, I64(j))))
-            enough = [builder.icmp_signed(">=", rows, I64(m)), builder.icmp_signed(">=", columns, I64(m)),
+            enough = [builder.icmp_signed(">=", rows, I64(side)), builder.icmp_signed(">=", columns, I64(side)),
                       builder.icmp_signed(">=", count, I64(e.lanes))]
             for i in range(size):
                 for j in range(size):
@@ -201,7 +206,8 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
     AT, G, _ = matrices(m)
     A, GT = (tuple(zip(*matrix, strict=True)) for matrix in (AT, G))
     transform_filter, transform_back = transform(by_matrix(G), 3, 0), transform(by_matrix(GT), n, 0)
-    transform_input, transform_dy, transform_output = transform(by_factors(m), n, m), transform(by_matrix(A), m, m), finish(by_matrix(AT), n, m)
+    transform_input, transform_dy = transform(by_factors(m), n, m), transform(by_matrix(A), m, m)
+    transform_output, transform_pooled = (finish(by_matrix(AT), n, m, pooled) for pooled in (False, True))
 
     @kernel
     def filters(task: Int, tasks: Int, transformed: Matrix, weight: Matrix, C: Int, O: Int, turned: Int) -> None:
@@ -237,10 +243,30 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 to = V + size * ((c // BLOCK * T + t - first) * TILE_STEP + c % BLOCK)
                 transform_input(to, n * BLOCK, BLOCK, lane, source + size * (c + 2 * m * C), source + size * c, W * C, C, min(lane, channels - c), -h, bottom, -w, W - w, like)
 
+    @routine
+    def output_tiles(y, M, step, first, stop, bias, pool, relu, windows):
+        """y of the tiles from `first` to `stop`."""
+        size, lane = itemsize(y), lanes(y)
+        P, Q, O = windows[16], windows[17], windows[19]
+        for t in range(first, stop):
+            image, p, q = tile_place(t, m, windows)
+            if pool:
+                to = address(y) + size * ((image * (P // 2) + p // 2) * (Q // 2) + q // 2) * O
+            else:
+                to = address(y) + size * ((image * P + p) * Q + q) * O
+            for o in range(0, O, lane):
+                shift, count = address(bias) + size * o if bias.size else 0, min(lane, O - o)
+                source, later = M + size * ((t - first) * O + o), M + size * ((t - first + 1) * O + o)
+                if pool:
+                    transform_pooled(to + size * o, Q // 2 * O, O, (P - p) // 2, (Q - q) // 2, later, source, n * step, step, count, shift, relu, y)
+                else:
+                    transform_output(to + size * o, Q * O, O, P - p, Q - q, later, source, n * step, step, count, shift, relu, y)
+
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, x: Matrix, transformed: Matrix, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows,
-                T: Int, relu: Int) -> None:
-        """y = x * W + b, then max(y, 0) if relu. Shapes: y [N, E P Q O], x [N, D H W C], transformed: U, bias [O] or empty, packed [tasks, ...].
+                T: Int, pool: Int, relu: Int) -> None:
+        """y = x * W + b, then max(y, 0) if relu, then the largest of every 2 x 2 places if pool. Shapes: y [N, E P Q O], with pool [N, E P/2 Q/2 O],
+        x [N, D H W C], transformed: U, bias [O] or empty, packed [tasks, ...], table [tasks x ...].
 
         Task t covers its share of the blocks of T tiles. Writes y (=).
         """
@@ -263,12 +289,7 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                     width = min(2 * lane, O - o)
                     b = address(transformed) + size * (k * step_u + o * C)
                     tile_rows(rows, width, steps, blocks, V + size * k * BLOCK, b, width, M + size * (k * step_m + o), O, b + size * width * C, 64 * C, y)
-            for t in range(first, first + rows):
-                image, p, q = tile_place(t, m, windows)
-                for o in range(0, O, lane):
-                    shift = address(bias) + size * o if bias.size else 0
-                    transform_output(address(y) + size * (((image * P + p) * Q + q) * O + o), Q * O, O, P - p, Q - q,
-                                     M + size * ((t - first + 1) * O + o), M + size * ((t - first) * O + o), n * step_m, step_m, min(lane, O - o), shift, relu, y)
+            output_tiles(y, M, step_m, first, first + rows, bias, pool, relu, windows)
 
     @routine
     def dy_tiles(E, step, dy, first, T, total, o0, count, windows, like):
