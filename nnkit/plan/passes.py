@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.plan import PERSISTENT, Plan, Step
 
-__all__ = ["drop_dead_steps", "fuse_loss", "hoist", "in_place", "optimise", "split_into_tasks"]
+__all__ = ["drop_dead_steps", "fuse_loss", "hoist", "image_tasks", "in_place", "optimise", "split_into_tasks"]
 
 # What a task should be worth. A fork and join of the threads costs 1 to 3 us; FLOPs here are those of one core's vector units, and a byte
 # moved counts like 4 FLOPs (50 GFLOP/s against 12 GB/s, the slowest machine that this was thought through for).
 FLOPS_PER_BYTE = 4
 TASK_FLOPS = 1_000_000
 MOST_TASKS = 32
+IMAGES = 8                                               # fewer images than this are cut into pieces
 
 # Activations of single numbers on which a loss has a logits form.
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
@@ -135,6 +138,14 @@ def row_tasks(run: list[Step]) -> int:
 def work_tasks(flops: int, nbytes: int, most: int) -> int:
     """How many tasks a step that splits itself is worth; at most `most` pieces can be cut."""
     return even(min(MOST_TASKS, most, (flops + FLOPS_PER_BYTE * nbytes) // TASK_FLOPS))
+
+
+def image_tasks(N: int, rows: int, flops: int, nbytes: int) -> tuple[int, dict[str, Any]]:
+    """(pieces of an image, how a step on N images is cut): by images where they are many, else by pieces of an image's `rows` rows."""
+    if N >= IMAGES:
+        return 1, {"rows": N}
+    pieces = max(1, min(rows, -(-IMAGES // max(1, N))))
+    return pieces, {"tasks": work_tasks(flops, nbytes, most=max(1, N * pieces))}
 
 
 def even(tasks: int) -> int:

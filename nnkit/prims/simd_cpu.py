@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, array_view, vector_bytes
 
-__all__ = ["LANES32", "LANES64", "address", "copy_masked", "itemsize", "lanes", "micro", "part", "transpose_tile"]
+__all__ = ["LANES32", "LANES64", "address", "copy_masked", "copy_whole", "itemsize", "lanes", "micro", "part", "transpose_tile"]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 I32, I1 = ir.IntType(32), ir.IntType(1)
@@ -80,6 +80,17 @@ class Emitter:
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.b.call(self._fma, [a, b, c])
+
+    def opaque(self, pointer: Any) -> Any:
+        """The same pointer, unknown to the optimizer: else it unrolls a loop, shares loads between its turns and spills accumulators."""
+        assembly = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0", side_effect=True)
+        return self.b.call(assembly, [pointer])
+
+    def prefetch(self, address: Any) -> None:
+        """Fetch the line of an address for reading, into the second-level cache. Any address will do."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
+        fetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0i8")
+        self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(0), I32(2), I32(1)])
 
     def each_register(self, n: Any, visit: Callable[[Any, Any], None]) -> None:
         """visit(first element, mask of the lanes that exist) for every register of a run of n elements."""
@@ -189,6 +200,16 @@ def copy_masked(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
         e.store(e.load(e.pointer(values[1]), mask), e.pointer(values[0]), mask)
         return context.get_dummy_value()
     return types.void(types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def copy_whole(typing_context: Any, y: Any, x: Any, like: Any) -> Any:
+    """One register's numbers from x to y, by address."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[-1].dtype)
+        e.store(e.load(e.pointer(values[1])), e.pointer(values[0]))
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, like), codegen
 
 
 @intrinsic
