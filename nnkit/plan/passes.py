@@ -9,7 +9,7 @@ import attrs
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.plan import PERSISTENT, Plan, Step
 
-__all__ = ["drop_dead_steps", "fuse_loss", "hoist", "image_tasks", "in_place", "optimise", "split_into_tasks"]
+__all__ = ["drop_dead_steps", "fuse_loss", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise", "split_into_tasks"]
 
 # What a task should be worth. A fork and join of the threads costs 1 to 3 us; FLOPs here are those of one core's vector units, and a byte
 # moved counts like 4 FLOPs (50 GFLOP/s against 12 GB/s, the slowest machine that this was thought through for).
@@ -18,13 +18,14 @@ TASK_FLOPS = 1_000_000
 MOST_TASKS = 32
 IMAGES = 8                                               # fewer images than this are cut into pieces
 
+RELU = "layers.activation.relu_forward"
 # Activations of single numbers on which a loss has a logits form.
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 
 def optimise(plan: Plan, gap: int = 0) -> Plan:
     """All passes in their order, then the arena."""
-    for step in (fuse_loss, drop_dead_steps, hoist, in_place, split_into_tasks):
+    for step in (fuse_loss, drop_dead_steps, fuse_relu, hoist, in_place, split_into_tasks):
         plan = step(plan)
     return place(plan, gap)
 
@@ -74,6 +75,25 @@ def drop_dead_steps(plan: Plan) -> Plan:
             kept.append(step)
             needed.update(buffer.name for buffer in step.reads + step.updates)
     return attrs.evolve(plan, steps=tuple(reversed(kept)))
+
+
+def fuse_relu(plan: Plan) -> Plan:
+    """A step that can write max(y, 0) instead of y does so where a ReLU is all that reads y."""
+    readers: dict[str, list[Step]] = {buffer.name: [] for buffer in plan.outputs}
+    for step in plan.steps:
+        for buffer in step.reads + step.updates:
+            readers.setdefault(buffer.name, []).append(step)
+    kept = {buffer.name for buffer in plan.outputs}
+    changes: dict[int, Step | None] = {}
+    for step in plan.steps:
+        y = step.writes[0] if step.relu else None
+        found = readers.get(y.name, []) if y is not None and y.name not in kept else []
+        if y is not None and len(found) == 1 and found[0].kernel == RELU and in_arena(y):
+            written = found[0].writes[0].reshaped(*y.shape)
+            changes[id(step)] = attrs.evolve(step, writes=(written, *step.writes[1:]), scalars=(*step.scalars[:-1], 1))
+            changes[id(found[0])] = None
+    steps = (changes.get(id(step), step) for step in plan.steps)
+    return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
 
 
 def hoist(plan: Plan) -> Plan:

@@ -8,11 +8,14 @@ Algorithms:
     taps        a matrix product for every place of the window and row of the output: serves every shape                            taps.py
     product     one matrix product: windows of one place, stride 1, one group                                                       taps.py
     direct      a register-blocked tile over packed places: any stride, dilation and groups                                         direct.py
+    depthwise   a filter or several for each channel alone                                                                          depthwise.py
     few         the same for few channels: the numbers along a window's row count as channels                                       direct.py
+    winograd2, winograd4    3 x 3 windows by fewer products, in float32 with a larger error: see winograd.py
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,9 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ALGORITHMS", "BLOCK", "CHAIN", "Convolution"]
 
-ALGORITHMS = ("taps", "product", "direct", "few")
+ALGORITHMS = ("taps", "product", "direct", "few", "winograd2", "winograd4", "depthwise")
 BLOCK = 16                                               # numbers of a block in packed arrays: a cache line of float32
 CHAIN = 64                                               # channels that one chain of sums goes over
+FEWEST_TILES, FEWEST_WEIGHT_TILES = 14, 49               # tiles of a batch from which on Winograd's transforms pay
 ONE = Span(size=1, window=1, stride=1, dilation=1, before=0, windows=1)
 
 
@@ -104,33 +108,44 @@ class Convolution:
 
     def forward(self, g: Builder, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """y = x * W (+ b)."""
-        algorithms()[self.chosen()].forward(g, self, y, x, weight, bias)
+        algorithms()[self.chosen(x)].forward(g, self, y, x, weight, bias)
 
     def input_gradient(self, g: Builder, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """dx = what y's gradient dy gives for x (+ b, where this is a transposed convolution's forward pass)."""
         if self.dense:
             turned = self.turned()
-            algorithms()[turned.chosen(turned=True)].forward(g, turned, dx, dy, weight, bias, turned=True)
+            algorithms()[turned.chosen(dy, "input")].forward(g, turned, dx, dy, weight, bias, turned=True)
         else:
             algorithms()["taps"].input_gradient(g, self, dx, dy, weight, bias)
 
     def weight_gradient(self, g: Builder, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW = x^T * dy."""
-        algorithms()[self.chosen()].weight_gradient(g, self, dweight, x, dy)
+        algorithms()[self.chosen(x, "weight")].weight_gradient(g, self, dweight, x, dy)
 
-    def chosen(self, turned: bool = False) -> str:
-        """The algorithm of the forward pass and of dW; with `turned` (see there) of dx."""
-        fits = {name: algorithm.fits(self) and not (turned and name == "few") for name, algorithm in algorithms().items()}
-        if self.algorithm != "auto" and fits[self.algorithm]:
+    def chosen(self, x: Buffer, product: str = "forward") -> str:
+        """The algorithm of a product, 'forward', 'input' (of the convolution that is turned) or 'weight', for a batch x."""
+        fits = {name for name, algorithm in algorithms().items() if algorithm.fits(self, product == "input")}
+        if self.algorithm in fits:
             return self.algorithm
-        if fits["product"]:
-            return "product"
-        few = self.channels_each < BLOCK // 2
-        return next(name for name in (("few", "direct", "taps") if few else ("direct", "taps")) if fits[name])
+        for name in ("product", "depthwise"):
+            if name in fits:
+                return name
+        if "few" in fits and self.channels < BLOCK // 2:
+            return "few"
+        from nnkit.prims.winograd import tiles
+        for m in (4, 2):
+            if f"winograd{m}" in fits and x.dtype == "float32" and self.channels >= BLOCK // 2 and self.filters >= BLOCK:
+                if tiles(self, x.shape[0], m) >= (FEWEST_WEIGHT_TILES if product == "weight" else FEWEST_TILES):
+                    return f"winograd{m}"
+        return "direct" if "direct" in fits else "taps"
 
 
+@functools.cache
 def algorithms() -> Mapping[str, Any]:
     """The algorithms by name; each has fits(convolution), forward(...), weight_gradient(...)."""
     from nnkit.prims import direct, taps
+    from nnkit.prims.depthwise import Depthwise
+    from nnkit.prims.winograd import Winograd
 
-    return {"taps": taps.Taps, "product": taps.Product, "direct": direct.Direct, "few": direct.Few}
+    return {"taps": taps.Taps, "product": taps.Product, "direct": direct.Direct, "few": direct.Few, "winograd2": Winograd(2), "winograd4": Winograd(4),
+            "depthwise": Depthwise}

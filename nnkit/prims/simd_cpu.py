@@ -58,10 +58,20 @@ class Emitter:
         one = self.b.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
         return self.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
 
+    def splat_constant(self, value: float) -> Any:
+        """A register of one number."""
+        return ir.Constant(self.vector, [value] * self.lanes)
+
     def first(self, count: Any) -> Any:
-        """Mask of the first `count` lanes; all of them where count is larger."""
-        lane = ir.VectorType(I64, self.lanes)
-        return self.b.icmp_signed("<", ir.Constant(lane, list(range(self.lanes))), self.splat(count, lane))
+        """Mask of the first `count` lanes; all of them where count is larger.
+
+        Made of bits, not by comparing lanes: a mask then needs no vector register, in loops either.
+        """
+        b, top = self.b, I64(self.lanes)
+        count = b.select(b.icmp_signed("<", count, top), count, top)
+        count = b.select(b.icmp_signed(">", count, I64(0)), count, I64(0))
+        bits = b.sub(b.shl(I64(1), count), I64(1))
+        return b.bitcast(b.trunc(bits, ir.IntType(self.lanes)), self.mask_type)
 
     def load(self, pointer: Any, mask: Any = None) -> Any:
         place = self.b.bitcast(pointer, self.vector.as_pointer())

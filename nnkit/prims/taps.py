@@ -19,7 +19,7 @@ class Taps:
     """A matrix product for every place of the window and row of the output."""
 
     @staticmethod
-    def fits(c: Convolution) -> bool:
+    def fits(c: Convolution, turned: bool = False) -> bool:
         """Every shape."""
         return True
 
@@ -60,7 +60,7 @@ class Product:
     """The matrix product of dense layers: windows of one place, stride 1, one group."""
 
     @staticmethod
-    def fits(c: Convolution) -> bool:
+    def fits(c: Convolution, turned: bool = False) -> bool:
         """Whether every window is one place, and every place a window."""
         return c.taps == 1 and c.groups == 1 and c.dense and all(span.before == 0 and span.windows == span.size for span in c.axes)
 
