@@ -44,14 +44,15 @@ def vgg16(input_shape: Shape = (224, 224, 3), classes: int = 1000, include_top: 
     if pooling not in (None, *GLOBAL) or (include_top and pooling is not None):
         rule = "None with the top" if include_top else "'avg', 'max' or None"
         raise ValueError(f"pooling must be {rule}, received {pooling!r}")
+    top = ((4096, "relu", "fc1"), (4096, "relu", "fc2"), (as_whole(classes, 1, "classes"), "softmax", "predictions"))
     layers: list[Layer] = [Input((height, width, channels))]
     for block, (count, filters) in enumerate(BLOCKS, 1):
-        layers += [Conv2D(filters, 3, padding="same", activation="relu", name=f"block{block}_conv{number}")  # type: ignore[arg-type]
+        layers += [Conv2D(filters, 3, padding="same", activation="relu", name=f"block{block}_conv{number}")  # type: ignore[arg-type, misc]
                    for number in range(1, count + 1)]
         layers.append(MaxPooling2D(2, name=f"block{block}_pool"))  # type: ignore[arg-type]
     if include_top:
-        layers += [Flatten(name="flatten"), Dense(4096, "relu", name="fc1"), Dense(4096, "relu", name="fc2"),  # type: ignore[arg-type]
-                   Dense(as_whole(classes, 1, "classes"), "softmax", name="predictions")]  # type: ignore[arg-type]
+        layers.append(Flatten(name="flatten"))
+        layers += [Dense(units, activation, name=name) for units, activation, name in top]  # type: ignore[arg-type]
     elif pooling is not None:
         layers.append(GLOBAL[pooling]())
-    return Sequential(layers, name="vgg16")
+    return Sequential(tuple(layers), name="vgg16")
