@@ -139,7 +139,7 @@ def passes(model: nnkit.Model, x: np.ndarray, dy: np.ndarray) -> dict[str, tuple
         outputs = emit(builder)
         plans[name] = optimise(Plan(mode="gradients", batch=len(x), dtype=layout.dtype, steps=tuple(builder.steps), outputs=outputs))
     memory.reserve(max(plan.arena_bytes for plan in plans.values()))     # before anything takes an address in it
-    results = {name: memory.view(plan.outputs[0], plan) for name, plan in plans.items()}
+    y, dx = (memory.view(plan.outputs[0], plan) for plan in plans.values())
     gradients = {name: memory.view(buffer) for name, buffer in layout.gradients.items()}
-    return {"forward": (Tape(plans["forward"], memory, model.threads).run, {"y": results["forward"]}),
-            "forward and backward": (Tape(plans["forward and backward"], memory, model.threads).run, {"x": results["forward and backward"], **gradients})}
+    runs = {name: Tape(plan, memory, model.threads).run for name, plan in plans.items()}
+    return {"forward": (runs["forward"], {"y": y}), "forward and backward": (runs["forward and backward"], {"x": dx, **gradients})}
