@@ -142,9 +142,9 @@ def vgg16(work: str, arrays: dict[str, np.ndarray]) -> Job:
         loss, gradient = jax.value_and_grad(loss_of)(params, x, y)
         return loss, jax.tree.map(lambda p, g: p - RATE * g, params, gradient)
 
-    def step() -> jax.Array:
+    def step() -> list:
         nonlocal params
-        loss, params = update(params, x, y)
+        _, params = update(params, x, y)
         return params
 
     loss, params = update(params, x, y)

@@ -113,7 +113,8 @@ def set_kernels(model: nnkit.Model, arrays: dict[str, np.ndarray]) -> None:
 
 
 def memory(model: nnkit.Model) -> str:
-    return f"arena {model.memory.arena.nbytes / 2**20:.0f} MB, parameters, gradients and other lasting memory {model.memory.block.nbytes / 2**20:.0f} MB"
+    arena, block = (array.nbytes / 2**20 for array in (model.memory.arena, model.memory.block))
+    return f"arena {arena:.0f} MB; parameters, gradients and what else lasts {block:.0f} MB"
 
 
 def vgg16(work: str, arrays: dict[str, np.ndarray]) -> Job:
@@ -149,7 +150,7 @@ def one_layer(work: str) -> Network:
 
 
 def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
-    """Forward and backward from a given gradient of the output. Beside it the public call, which needs a loss, checks its data and copies the result."""
+    """Forward, then backward from a given gradient of the output; beside it the public call, which needs a loss, checks data and copies gradients."""
     x, dy = arrays["x"], arrays["dy"]
     model = nnkit.compile(one_layer(work), loss="mse", seed=0, threads=threads())
     set_kernels(model, arrays)

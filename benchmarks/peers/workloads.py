@@ -5,6 +5,7 @@ Data are made by NumPy from a fixed seed, once, by the driver: no peer's start-u
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -134,7 +135,7 @@ def vgg16() -> Arrays:
     rng = np.random.default_rng(16)
     arrays = {"x": rng.standard_normal((8, 224, 224, 3), dtype=np.float32), "y": np.arange(8, dtype=np.int32)}
     channels = [3, *(filters for count, filters in VGG16 for _ in range(count))]
-    for number, (inputs, filters) in enumerate(zip(channels, channels[1:], strict=False), 1):
+    for number, (inputs, filters) in enumerate(itertools.pairwise(channels), 1):
         arrays[f"kernel{number}"] = he_normal(rng, 3, 3, inputs, filters)
     return {**arrays, f"kernel{len(channels)}": he_normal(rng, channels[-1], CLASSES)}
 
@@ -174,16 +175,16 @@ WORKS: dict[str, Work] = {
                    {"jax": 1.1, "torch": 1.1, "torch-compile": 1.1, "keras": 1.1}),
     "vae": Work("variational autoencoder 784-400-(20+20)-400-784, batch 128, Adam", "epoch of 93 steps, shuffled", fashion, 128, 2, (0.2, 0.65),
                 NETWORKS, dict.fromkeys(NETWORKS, 1.3)),
-    "digits_cnn": Work("digits 8 x 8: Conv2D 32 of 3 x 3, max pooling, Dense 128, Dense 10, batch 32, Adam", "epoch of 44 steps, shuffled", digits, 32, 5,
-                       (0.03, 0.3), CONVOLUTIONS, dict.fromkeys(CONVOLUTIONS, 5)),
-    "conv3d": Work("voxels 32 x 32 x 32: Conv3D 32 of 3 x 3 x 3, max pooling, Dense 128, Dense 20, batch 32, Adam", "epoch of 4 steps, shuffled", voxels,
-                   32, 5, (0.0, 2.0), CONVOLUTIONS, dict.fromkeys(CONVOLUTIONS, 3)),
+    "digits_cnn": Work("digits 8 x 8: Conv2D 32 of 3 x 3, max pooling, Dense 128, Dense 10, batch 32, Adam", "epoch of 44 steps, shuffled",
+                       digits, 32, 5, (0.1, 0.25), CONVOLUTIONS, dict.fromkeys(CONVOLUTIONS, 5)),
+    "conv3d": Work("voxels 32 x 32 x 32: Conv3D 32 of 3 x 3 x 3, max pooling, Dense 128, Dense 20, batch 32, Adam", "epoch of 4 steps, shuffled",
+                   voxels, 32, 5, (0.02, 0.9), CONVOLUTIONS, dict.fromkeys(CONVOLUTIONS, 3)),
     "vgg16_forward": Work("VGG16's 13 convolutions and 5 poolings at 224 x 224, mean of every channel, Dense 10; batch 8", "call, NumPy in and out",
                           vgg16, peers=CONVOLUTIONS, targets=dict.fromkeys(CONVOLUTIONS, 2.2), tolerance=1e-3),
     "vgg16_train": Work("the same network: forward, backward and SGD; batch 8", "step", vgg16, peers=CONVOLUTIONS,
                         targets=dict.fromkeys(CONVOLUTIONS, 2.2), tolerance=FLIPS),
-    "resnet_block": Work("ResNet-style block on 8 x 56 x 56 x 64: convolutions 1x1, 3x3, 1x1, each with batch normalization, the input added; forward "
-                         "and backward (kernels, gamma, beta, input)", "step", resnet_block, peers=CONVOLUTIONS,
+    "resnet_block": Work("ResNet-style block on 8 x 56 x 56 x 64: convolutions 1x1, 3x3, 1x1, each with batch normalization, the input added; "
+                         "forward and backward (kernels, gamma, beta, input)", "step", resnet_block, peers=CONVOLUTIONS,
                          targets=dict.fromkeys(CONVOLUTIONS, 1.5), tolerance=FLIPS),
     "depthwise": Work("DepthwiseConv2D 3x3, same, on 8 x 112 x 112 x 64: forward and backward (kernel, input)", "step", depthwise, peers=CONVOLUTIONS,
                       targets=dict.fromkeys(CONVOLUTIONS, 1.5), tolerance=1e-3),
