@@ -27,13 +27,13 @@ VIEWS = 72                             # of each thing, 5 degrees apart
 
 
 def shapes() -> np.ndarray:
-    """Pictures (20 * 72, 32, 32) from 0 to 1: 20 stars and polygons of 3 to 12 corners, smooth or with deep notches, each turned by 5 degrees a view."""
+    """Pictures (20 * 72, 32, 32) from 0 to 1: stars of 3 to 7 corners, with notches of four depths, each turned by 5 degrees from view to view."""
     rng = np.random.default_rng(0)
     across, down = np.meshgrid(np.linspace(-1, 1, 32), np.linspace(-1, 1, 32))
     radius, angle = np.hypot(across, down), np.arctan2(down, across)
     pictures = []
     for thing in range(20):
-        corners, notch = 3 + thing // 2, 0.12 if thing % 2 else 0.3
+        corners, notch = 3 + thing % 5, 0.08 * (1 + thing // 5)
         for view in range(VIEWS):
             turn = 2 * np.pi * view / VIEWS
             # A mark on one side, or a turned star would look like itself.
@@ -77,15 +77,16 @@ np.add.at(confusion, (y_test, answers), 1)
 np.fill_diagonal(confusion, 0)
 thing, other = np.unravel_index(confusion.argmax(), confusion.shape)
 if confusion.any():
-    print(f"Confused most: thing {thing + 1} is taken for thing {other + 1} in {confusion[thing, other]} of its {(y_test == thing).sum()} test images")
+    count, views = confusion[thing, other], (y_test == thing).sum()
+    print(f"Confused most: thing {thing + 1} is taken for thing {other + 1} in {count} of its {views} test images")
 
 # First what went wrong, then test images of every thing.
 order = np.concatenate([np.flatnonzero(answers != y_test)[:20], np.arange(0, len(y_test), len(y_test) // 40)])[:40]
 figure, panels = plt.subplots(4, 10, figsize=(12, 5.4), layout="constrained")
 for panel, index in zip(panels.flat, order, strict=True):
     panel.imshow(x_test[index, :, :, 0], cmap="gray", vmin=0, vmax=1)
-    right = answers[index] == y_test[index]
-    panel.set_title(f"{answers[index] + 1}" if right else f"{answers[index] + 1}, is {y_test[index] + 1}", color="black" if right else "red", fontsize=9)
+    said, thing = answers[index] + 1, y_test[index] + 1
+    panel.set_title(f"{said}" if said == thing else f"{said}, is {thing}", color="black" if said == thing else "red", fontsize=9)
     panel.axis("off")
 figure.savefig(options.out / "coil20_cnn.png", dpi=120)
 print(f"Plot: {options.out / 'coil20_cnn.png'}")

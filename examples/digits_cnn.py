@@ -1,7 +1,8 @@
 """A convolutional network on handwritten digits: the 1,797 images of 8 x 8 pixels that come with scikit-learn; what its filters see.
 
-Thirty-two filters of 3 x 3 slide over the image, a pooling keeps the largest number of every 2 x 2 places, two Dense layers name the digit. Prints the
-layers and the test accuracy (98 % or more), and saves digits_cnn.png: the filters that it learned, and the feature maps that they make of one digit.
+Thirty-two filters of 3 x 3 slide over the image, a pooling keeps the largest number of every 2 x 2 places, two Dense layers name the digit. Prints
+the layers and the test accuracy (about 99 %), and saves digits_cnn.png: the filters that it learned, and the feature maps that they make of one
+digit.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import nnkit
-from nnkit import Conv2D, Dense, Flatten, Input, MaxPooling2D, Sequential
+from nnkit import Adam, Conv2D, CosineDecay, Dense, Dropout, Flatten, Input, MaxPooling2D, Sequential
 
 matplotlib.use("Agg")  # write files; no window, so that the script runs on any machine
 import matplotlib.pyplot as plt
@@ -33,12 +34,15 @@ spec = Sequential([
     Conv2D(32, kernel_size=3, activation="relu", name="filters"),    # 6 x 6 places where a window of 3 x 3 fits, 32 numbers at each
     MaxPooling2D(2),                                                 # 3 x 3 places: where exactly a stroke lay does not matter any more
     Flatten(),
+    Dropout(0.4),                                                    # 1,437 images are few: without it the network learns them by heart
     Dense(128, activation="relu"),
     Dense(10, activation="softmax"),                                 # probabilities of the ten digits
 ])
-model = nnkit.compile(spec, optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"], seed=0)
+epochs = 2 if options.quick else 60
+steps = epochs * -(-len(X_train) // 32)
+model = nnkit.compile(spec, optimizer=Adam(CosineDecay(3e-3, steps)), loss="sparse_categorical_crossentropy", metrics=["accuracy"], seed=0)
 model.summary()
-model.fit(X_train, y_train, epochs=2 if options.quick else 30, batch_size=32, validation_data=(X_test, y_test))
+model.fit(X_train, y_train, epochs=epochs, batch_size=32)
 print(f"Test accuracy: {model.evaluate(X_test, y_test)['accuracy']:.4f}")
 
 # The first layer alone is a model, too: what it gives for one digit are the feature maps.

@@ -71,16 +71,17 @@ def tiles(images: np.ndarray, columns: int) -> np.ndarray:
 image = x_test[:1]
 first, second = model.submodel(outputs=["first", "second"]).predict(image)
 filters = model.parameters["first/kernel"][:, :, 0]
-figure, panels = plt.subplots(1, 4, figsize=(17, 4.4), width_ratios=[1, 1.4, 1.4, 1.4], layout="constrained")
+figure, panels = plt.subplots(2, 2, figsize=(12, 8), width_ratios=[1, 2], layout="constrained")
+panels = panels.ravel()
 panels[0].imshow(image[0, :, :, 0], cmap="gray")
 panels[0].set_title(f"{classes[y_test[0]]}; the network says {classes[model.predict(image).argmax()]}")
 size = np.abs(filters).max()
 panels[1].imshow(tiles(filters, 8), cmap="RdBu", vmin=-size, vmax=size)
 panels[1].set_title("32 filters of the first convolution")
-panels[2].imshow(tiles(first[0], 8), cmap="viridis")
-panels[2].set_title("its 32 feature maps")
-panels[3].imshow(tiles(second[0], 8), cmap="viridis")
-panels[3].set_title("64 feature maps of the second")
+panels[2].imshow(tiles(second[0], 8), cmap="viridis")
+panels[2].set_title("64 feature maps of the second convolution")
+panels[3].imshow(tiles(first[0], 8), cmap="viridis")
+panels[3].set_title("32 feature maps of the first")
 for panel in panels:
     panel.axis("off")
 figure.savefig(options.out / "fashion_cnn.png", dpi=120)
