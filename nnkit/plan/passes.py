@@ -17,7 +17,6 @@ FLOPS_PER_BYTE = 4
 TASK_FLOPS = 1_000_000
 MOST_TASKS = 32
 IMAGES = 8                                               # fewer images than this are cut into pieces
-
 RELU = "layers.activation.relu_forward"
 # Activations of single numbers on which a loss has a logits form.
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["ALGORITHMS", "BLOCK", "CHAIN", "Convolution"]
+__all__ = ["ALGORITHMS", "BLOCK", "CHAIN", "TILE_STEP", "Convolution"]
 
 ALGORITHMS = ("taps", "product", "direct", "few", "winograd2", "winograd4", "depthwise")
 BLOCK = 16                                               # numbers of a block in packed arrays: a cache line of float32
+TILE_STEP = 37 * BLOCK                                   # from one of Winograd's tiles to the next: an odd number of lines, so that all cache sets serve
 CHAIN = 64                                               # channels that one chain of sums goes over
 FEWEST_TILES, FEWEST_WEIGHT_TILES = 14, 49               # tiles of a batch from which on Winograd's transforms pay
 ONE = Span(size=1, window=1, stride=1, dilation=1, before=0, windows=1)

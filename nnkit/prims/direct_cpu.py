@@ -16,7 +16,7 @@ from nnkit.prims.convolution import BLOCK, CHAIN
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import address, copy_masked, copy_whole, itemsize, lanes, transpose_tile
-from nnkit.prims.tile_cpu import channel_rows, pixel_rows, put_step
+from nnkit.prims.tile_cpu import channel_rows, place_rows, put_step
 
 __all__ = [
     "direct_forward", "direct_weight", "few_forward", "few_weight", "pack_filters", "pack_filters_turned",
@@ -126,7 +126,7 @@ def direct_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, filters: Vector,
                     for p in range(tp):
                         cell = to + size * (p * Q * O + o)
                         c0, rs0 = (cell, O) if c else (address(bias) + size * (group * own + o) if bias.size else 0, 0)
-                        pixel_rows(Q, width, steps, count, a + size * p * row_step, b, width, cell, O, c0, rs0, last, b, y)
+                        place_rows(Q, width, steps, count, a + size * p * row_step, b, width, cell, O, c0, rs0, last, y)
 
 
 @kernel
@@ -172,7 +172,7 @@ def direct_weight_unit(to, x, dy, a, steps, group, c, place, more, windows, like
                 t, r, s = tap // (R * S), tap // S % R, tap % S * step_w
                 at = ((k // BLOCK * T + t) * rows + r * step_h) * places + s % stride_w * remainder + s // stride_w
                 cell = to + size * ((tap * each + c + k) * O + group * own + o)
-                channel_rows(min(BLOCK, channels - k), width, steps, tp, a + size * BLOCK * at, b, width, cell, O, cell if more else 0, O, 0, b, like)
+                channel_rows(min(BLOCK, channels - k), width, steps, tp, a + size * BLOCK * at, BLOCK, b, width, cell, O, cell if more else 0, like)
 
 
 @kernel
@@ -301,7 +301,7 @@ def few_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bia
         to = address(y) + size * ((n * E + e) * P + first) * Q * O
         for o in range(0, O, panel):
             c0, b = address(bias) + size * o if bias.size else 0, address(weight) + size * o
-            pixel_rows(tp * Q, min(panel, O - o), steps, count, a, b, O, to + size * o, O, c0, 0, relu, b, y)
+            place_rows(tp * Q, min(panel, O - o), steps, count, a, b, O, to + size * o, O, c0, 0, relu, y)
 
 
 @kernel
@@ -323,4 +323,5 @@ def few_weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, pa
                     for k in range(0, S * C, BLOCK):
                         at = a + size * run_offset(row // R, row % R, k // BLOCK, tp, windows)
                         cell = address(dweight) + size * (part * dweight.shape[1] + (row * S * C + k) * O + o)
-                        channel_rows(min(BLOCK, S * C - k), min(panel, O - o), steps, 1, at, b, O, cell, O, cell if unit > start else 0, O, 0, b, x)
+                        channel_rows(min(BLOCK, S * C - k), min(panel, O - o), steps, 1, at, BLOCK, b, O, cell, O,
+                                     cell if unit > start else 0, x)

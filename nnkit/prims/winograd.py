@@ -13,23 +13,25 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from nnkit.plan.passes import work_tasks
-from nnkit.prims.convolution import BLOCK, CHAIN, Convolution
+from nnkit.prims.convolution import BLOCK, CHAIN, TILE_STEP, Convolution
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["FILTER_GROUP", "SKEW", "WEIGHT_TILES", "Winograd", "matrices", "tiles"]
+__all__ = ["FILTER_GROUP", "PAIRS", "SKEW", "Winograd", "matrices", "product_of", "tiles"]
 
-POINTS = {2: (0, 1, -1), 4: (0, 1, -1, Fraction(1, 2), -2)}
+PAIRS = {2: ((1, -1),), 4: ((1, -1), (Fraction(1, 2), -2))}      # the points, besides 0 and infinity
 SKEW = 80                                                # numbers between the (m + 2)^2 planes: else powers of two would share few sets of a cache
 TILES, FEWEST_BLOCKS = 28, 8                             # tiles that a task transforms at a time; blocks of them that a batch is cut into at least
 WEIGHT_TILES = 64                                        # the same for dW: the length of its chains
 FILTER_GROUP = 128                                       # filters whose sums one job of dW keeps
+OVERRUN = 13 * TILE_STEP                                 # numbers behind V: a product reads whole tiles of rows, also those that it does not write
 SLICES = 16                                              # pieces that dW is computed in, at most
 
 Matrix = tuple[tuple[Fraction, ...], ...]
@@ -37,32 +39,26 @@ Matrix = tuple[tuple[Fraction, ...], ...]
 
 @functools.cache
 def matrices(m: int) -> tuple[Matrix, Matrix, Matrix]:
-    """(A^T [m, n], G [n, 3], B^T [n, n]), n = m + 2, exact: the construction of Toom and Cook over POINTS[m] and infinity.
-
-    Each row of G and B^T is scaled by a power of two against the other, so that both have entries of like size.
-    """
-    points = [Fraction(point) for point in POINTS[m]]
+    """(A^T [m, n], G [n, 3], B^T [n, n]), n = m + 2, exact: the construction of Toom and Cook over the points 0, PAIRS[m] and infinity."""
+    points = [Fraction(0), *(Fraction(point) for pair in PAIRS[m] for point in pair)]
     inputs, filters, outputs = [], [], []
     for a in points:
         others = [b for b in points if b != a]
-        inputs.append([*_roots(others), Fraction(0)])
-        filters.append([a ** k / math.prod(a - b for b in others) for k in range(3)])
-    inputs.append(_roots(points))
-    filters.append([Fraction(0), Fraction(0), Fraction(1)])
+        inputs.append((*product_of(others), Fraction(0)))
+        filters.append(tuple(a ** k / math.prod(a - b for b in others) for k in range(3)))
+    inputs.append(product_of(points))
+    filters.append((Fraction(0), Fraction(0), Fraction(1)))
     for k in range(m):
-        outputs.append([*(a ** k for a in points), Fraction(int(k == m - 1))])
-    for j, (row, column) in enumerate(zip(inputs, filters, strict=True)):
-        scale = Fraction(2) ** round(math.log2(max(map(abs, column)) / max(map(abs, row))) / 2)
-        inputs[j], filters[j] = [value * scale for value in row], [value / scale for value in column]
-    return tuple(map(tuple, outputs)), tuple(map(tuple, filters)), tuple(map(tuple, inputs))
+        outputs.append((*(a ** k for a in points), Fraction(int(k == m - 1))))
+    return tuple(outputs), tuple(filters), tuple(inputs)
 
 
-def _roots(roots: list[Fraction]) -> list[Fraction]:
-    """The coefficients of the product of (x - root), lowest power first."""
+def product_of(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:
+    """The coefficients of the product of all (x - root), lowest power first."""
     found = [Fraction(1)]
     for root in roots:
         found = [low - root * high for low, high in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
-    return found
+    return tuple(found)
 
 
 def tiles(c: Convolution, N: int, m: int) -> int:
@@ -101,7 +97,7 @@ class Winograd:
         count = -(-total // blocks)
         tasks = work_tasks(c.flops(N) // 2, x.nbytes + y.nbytes, most=-(-total // count))
         channels = -(-c.channels // BLOCK) * BLOCK
-        workspace = self.places * (count * (channels + c.filters) + 2 * SKEW + BLOCK)
+        workspace = count * channels // BLOCK * TILE_STEP + self.places * (count * c.filters + SKEW) + OVERRUN
         packed, table = g.scratch("transformed", tasks, workspace), g.scratch("table", tasks * channels // BLOCK * 2, dtype="int64")
         g.step(f"prims.winograd.winograd{self.m}_forward", [y.rows()], [x.rows(), transformed, bias or weight.piece(0)], scratch=[packed, table],
                scalars=[*c.windows, count, 0], tasks=tasks, flops=self.flops(c, N), relu=True)
@@ -116,7 +112,7 @@ class Winograd:
         slices = max(1, min(-(-total // count), SLICES // jobs))
         tasks = work_tasks(c.flops(N) // 2, x.nbytes + dy.nbytes, most=slices * jobs)
         channels = -(-min(CHAIN, c.channels) // BLOCK) * BLOCK
-        workspace = self.places * (count * (channels + groups) + channels * groups + 3 * SKEW + BLOCK)
+        workspace = count * channels // BLOCK * TILE_STEP + self.places * (count * groups + channels * groups + 2 * SKEW)
         packed, table = g.scratch("transformed", tasks, workspace), g.scratch("table", tasks * 2, dtype="int64")
         flat = dweight.reshaped(1, dweight.size)
         parts = flat if slices == 1 else g.buffer("kernel_slices", slices, dweight.size)

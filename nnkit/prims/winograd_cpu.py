@@ -1,7 +1,8 @@
 """Winograd's convolution: transforms by 16 channels at a time, between them a matrix product for each of the n x n = (m + 2)^2 places of a tile.
 
-Letters: see convolution.py; K = n n planes, T tiles of a block. Layouts, planes SKEW numbers further apart than they are long:
-    V [K][block of 16 channels][T][16] = B^T x B            U [K][panel of two registers of filters][c][o] = G W G^T
+Letters: see convolution.py; K = n n places of a tile, of which V and E have room for 37; T tiles of a block; a panel: two registers of
+filters. Places that make planes of their own lie SKEW numbers further apart than a plane is long.
+    V [block of 16 channels][T][37][16] = B^T x B           U [K][panel][c][o] = G W G^T
     M [K][T][O] = V U, then y = A^T M A                     E [K][panel][T][o] = A dy A^T, dU [K][c][O] = V^T E, dW = G^T dU G
 Depths of three dimensions are images of their own. Matrices: winograd.py.
 """
@@ -17,12 +18,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, Int, Kernel, Matrix, Ordinals, Vector, Windows, kernel, routine
-from nnkit.prims.convolution import BLOCK, CHAIN
-from nnkit.prims.direct_cpu import copy_run
+from nnkit.prims.convolution import BLOCK, CHAIN, TILE_STEP
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import Emitter, address, itemsize, lanes
-from nnkit.prims.tile_cpu import channel_rows, pixel_rows, put_step
-from nnkit.prims.winograd import FILTER_GROUP, SKEW, matrices
+from nnkit.prims.tile_cpu import channel_rows, put_step, tile_rows
+from nnkit.prims.winograd import FILTER_GROUP, PAIRS, SKEW, matrices, product_of
 
 __all__ = [
     "winograd2_filters", "winograd2_forward", "winograd2_weight", "winograd4_filters", "winograd4_forward", "winograd4_weight",
@@ -60,47 +60,85 @@ def linear_map(e: Emitter, matrix: Any, xs: list[Any]) -> list[Any]:
     return found
 
 
-def both_sides(e: Emitter, matrix: Any, load: Any) -> list[list[Any]]:
-    """matrix x matrix^T of a grid of registers, load(i, j) = x[i, j]."""
-    size = len(matrix[0])
-    columns = [linear_map(e, matrix, [load(i, j) for i in range(size)]) for j in range(size)]
-    return [linear_map(e, matrix, [column[i] for column in columns]) for i in range(len(matrix))]
+def by_matrix(matrix: Any) -> Any:
+    """The map xs -> matrix @ xs of registers."""
+    return lambda e, xs: linear_map(e, matrix, xs)
 
 
-def transform(matrix: Any) -> Any:
-    """y = matrix x matrix^T for grids of registers: x[i, j] at x + i xr + j xs, y[i, j] at y + i yr + j ys (by address, strides in elements).
+def by_factors(m: int) -> Any:
+    """The map xs -> B^T @ xs: its rows are products of the (x - point) of all other points, and share what they have in common.
 
-    given, taken: how many lanes of x there are, how many of y are written.
+    With x^k standing for xs[k], a product with x - a is the same one place later, minus a times itself.
+    """
+    pairs = [tuple(map(Fraction, pair)) for pair in PAIRS[m]]
+
+    def apply(e: Emitter, xs: list[Any]) -> list[Any]:
+        known: dict[Any, Any] = {}
+
+        def value(factors: tuple[Any, ...], place: int) -> Any:
+            """The product of the factors, each given by its roots, from xs[place] on."""
+            if not factors:
+                return xs[place]
+            if (factors, place) not in known:
+                coefficients = product_of(factors[-1])
+                known[factors, place] = linear(e, coefficients, [value(factors[:-1], place + k) for k in range(len(coefficients))])
+            return known[factors, place]
+        rows = [value(tuple(pairs), 0)]
+        for pair in pairs:
+            others = tuple(other for other in pairs if other != pair)
+            rows += [value((*others, (partner,)), 1) for partner in reversed(pair)]
+        return [*rows, value(tuple(pairs), 1)]
+    return apply
+
+
+def both_sides(e: Emitter, linear: Any, size: int, load: Any) -> list[list[Any]]:
+    """A X A^T of the registers X[i, j] = load(i, j), i, j < size, for a map `linear` by A."""
+    columns = [linear(e, [load(i, j) for i in range(size)]) for j in range(size)]
+    return [linear(e, [column[i] for column in columns]) for i in range(len(columns[0]))]
+
+
+def transform(linear: Any, size: int) -> Any:
+    """Y = A X A^T for grids of registers: X[i, j] at x + i xr + j xs, Y[i, j] at y + i yr + j ys (by address, strides in elements).
+
+    Of X only the rows [i0, i1) and columns [j0, j1) are there, the others are 0. given, taken: how many lanes of X there are, how many of Y are written.
     """
     @intrinsic
-    def apply(typing_context: Any, y: Any, yr: Any, ys: Any, taken: Any, x: Any, xr: Any, xs: Any, given: Any, like: Any) -> Any:
+    def apply(typing_context: Any, y: Any, yr: Any, ys: Any, taken: Any, x: Any, xr: Any, xs: Any, given: Any, i0: Any, i1: Any, j0: Any, j1: Any,
+              like: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            y, yr, ys, taken, x, xr, xs, given, _ = values
+            y, yr, ys, taken, x, xr, xs, given, i0, i1, j0, j1, _ = values
             e = Emitter(builder, signature.args[-1].dtype)
+            below, above, none = (lambda a, b: builder.icmp_signed("<", a, b)), (lambda a, b: builder.icmp_signed(">=", a, b)), I64(0)
 
             def place(base: Any, down: Any, along: Any, i: int, j: int) -> Any:
                 return e.at(e.pointer(base), builder.add(builder.mul(down, I64(i)), builder.mul(along, I64(j))))
 
-            def body(loads: Any, stores: Any) -> None:
-                grid = both_sides(e, matrix, lambda i, j: e.load(place(x, xr, xs, i, j), loads))
-                for i, row in enumerate(grid):
+            def write(load: Any, mask: Any) -> None:
+                for i, row in enumerate(both_sides(e, linear, size, load)):
                     for j, value in enumerate(row):
-                        e.store(value, place(y, yr, ys, i, j), stores)
-            full = builder.and_(builder.icmp_signed(">=", given, I64(e.lanes)), builder.icmp_signed(">=", taken, I64(e.lanes)))
-            with builder.if_else(full, likely=True) as (whole, torn):
+                        e.store(value, place(y, yr, ys, i, j), mask)
+            inside = builder.and_(builder.and_(below(i0, I64(1)), above(i1, I64(size))), builder.and_(below(j0, I64(1)), above(j1, I64(size))))
+            full = builder.and_(above(given, I64(e.lanes)), above(taken, I64(e.lanes)))
+            with builder.if_else(builder.and_(inside, full), likely=True) as (whole, torn):
                 with whole:
-                    body(None, None)
+                    write(lambda i, j: e.load(place(x, xr, xs, i, j)), None)
                 with torn:
-                    body(e.first(given), e.first(taken))
+                    rows = [builder.and_(builder.icmp_signed("<=", i0, I64(i)), below(I64(i), i1)) for i in range(size)]
+                    columns = [builder.and_(builder.icmp_signed("<=", j0, I64(j)), below(I64(j), j1)) for j in range(size)]
+
+                    def load(i: int, j: int) -> Any:
+                        """What lies outside is not touched: nothing is loaded, from a place that is there."""
+                        there = builder.and_(rows[i], columns[j])
+                        at = builder.select(there, place(x, xr, xs, i, j), e.pointer(y))
+                        return e.load(at, e.first(builder.select(there, given, none)))
+                    write(load, e.first(taken))
             return context.get_dummy_value()
-        return types.void(*[types.int64] * 8, like), codegen
+        return types.void(*[types.int64] * 12, like), codegen
     return apply
 
 
-def finish(matrix: Any) -> Any:
-    """As `transform`, then + bias (an address, or 0), max(y, 0) if relu; only the first `rows` rows and `columns` columns of y exist."""
-    m = len(matrix)
-
+def finish(linear: Any, size: int, m: int) -> Any:
+    """As `transform`, of a grid that is all there, then + bias (an address, or 0), max(y, 0) if relu; only the first `rows` rows and `columns` columns of y exist."""
     @intrinsic
     def apply(typing_context: Any, y: Any, yr: Any, ys: Any, rows: Any, columns: Any, x: Any, xr: Any, xs: Any, count: Any, bias: Any, relu: Any,
               like: Any) -> Any:
@@ -115,7 +153,7 @@ def finish(matrix: Any) -> Any:
 
             def load(i: int, j: int) -> Any:
                 return e.load(e.at(e.pointer(x), builder.add(builder.mul(xr, I64(i)), builder.mul(xs, I64(j)))), mask)
-            grid = both_sides(e, matrix, load)
+            grid = both_sides(e, linear, size, load)
             shifts = builder.load(shift)
             for row in grid:
                 for j, value in enumerate(row):
@@ -150,25 +188,12 @@ def tile_place(t, m, windows):
     return t // (down * along), t // along % down * m, t % along * m
 
 
-@routine
-def gather_tile(to, x, h, w, size, height, width, channels, count, like):
-    """The `size` x `size` places of an image [height, width, channels] from (h, w) on, `count` channels, zeros outside; BLOCK numbers for each place."""
-    item = itemsize(like)
-    for i in range(size):
-        for j in range(size):
-            at = to + item * BLOCK * (i * size + j)
-            if 0 <= h + i < height and 0 <= w + j < width:
-                copy_run(at, x + item * ((h + i) * width + w + j) * channels, count, like)
-            else:
-                fill_run(at, like.dtype.type(0), BLOCK, like)
-
-
 def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
     """The kernels of F(m x m, 3 x 3): filters, forward, weight."""
     n, K = m + 2, (m + 2) ** 2
-    AT, G, BT = matrices(m)
-    transform_filter, transform_input, transform_output = transform(G), transform(BT), finish(AT)
-    transform_dy, transform_back = transform(tuple(zip(*AT, strict=True))), transform(tuple(zip(*G, strict=True)))
+    AT, G, _ = matrices(m)
+    transform_filter, transform_input, transform_output = transform(by_matrix(G), 3), transform(by_factors(m), n), finish(by_matrix(AT), n, m)
+    transform_dy, transform_back = (transform(by_matrix(tuple(zip(*matrix, strict=True))), len(matrix)) for matrix in (AT, G))
 
     @kernel
     def filters(task: Int, tasks: Int, transformed: Matrix, weight: Matrix, C: Int, O: Int, turned: Int) -> None:
@@ -187,26 +212,22 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 panel = o // (2 * lane) * 2 * lane
                 to = address(transformed) + size * (panel * C + c * min(2 * lane, O - panel) + o - panel)
                 count = min(lane, O - o)
-                transform_filter(to, n * step, step, count, start + size * (c * O + o), sign * 3 * C * O, sign * C * O, count, weight)
+                transform_filter(to, n * step, step, count, start + size * (c * O + o), sign * 3 * C * O, sign * C * O, count, 0, 3, 0, 3,
+                                 weight)
 
     @routine
-    def input_tiles(V, step, scratch, x, first, stop, T, total, c0, channels, windows, like):
+    def input_tiles(V, x, first, stop, T, total, c0, channels, windows, like):
         """V of the tiles from `first` to `stop`, for `channels` channels from c0 on; tiles behind the last of all are 0."""
         size, lane = itemsize(like), lanes(like)
         H, W, before_h, before_w, C = windows[1], windows[2], windows[13], windows[14], windows[18]
         for t in range(first, stop):
             image, h, w = tile_place(t, m, windows)
             h, w = h - before_h, w - before_w
-            source = x + size * (image * H * W * C + c0)
-            inside = t < total and h >= 0 and w >= 0 and h + n <= H and w + n <= W
+            source = x + size * (((image * H + h) * W + w) * C + c0)
+            bottom = H - h if t < total else 0
             for c in range(0, channels, lane):
-                to = V + size * (c // BLOCK * T * BLOCK + (t - first) * BLOCK + c % BLOCK)
-                count = min(lane, channels - c)
-                if inside:
-                    transform_input(to, n * step, step, lane, source + size * ((h * W + w) * C + c), W * C, C, count, like)
-                else:
-                    gather_tile(scratch, source + size * c, h, w, n, H if t < total else 0, W, C, count, like)
-                    transform_input(to, n * step, step, lane, scratch, n * BLOCK, BLOCK, count, like)
+                to = V + size * ((c // BLOCK * T + t - first) * TILE_STEP + c % BLOCK)
+                transform_input(to, n * BLOCK, BLOCK, lane, source + size * c, W * C, C, min(lane, channels - c), -h, bottom, -w, W - w, like)
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, x: Matrix, transformed: Matrix, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows,
@@ -220,22 +241,20 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
         blocks = (C + BLOCK - 1) // BLOCK
         total = y.shape[0] * E * ((P + m - 1) // m) * ((Q + m - 1) // m)
         units = (total + T - 1) // T
-        step_u, step_v, step_m = transformed.shape[1], blocks * T * BLOCK + SKEW, T * O + SKEW
+        step_u, step_m = transformed.shape[1], T * O + SKEW
         V, steps = address(packed) + size * task * packed.shape[1], address(table) + 8 * task * (table.size // tasks)
-        M = V + size * K * step_v
-        scratch = M + size * K * step_m
+        M = V + size * blocks * T * TILE_STEP
         for k in range(blocks):
-            put_step(steps, k, k * T * BLOCK, min(BLOCK, C - k * BLOCK))
+            put_step(steps, k, k * T * TILE_STEP, min(BLOCK, C - k * BLOCK))
         for unit in range(units * task // tasks, units * (task + 1) // tasks):
             first = unit * T
             rows = min(T, total - first)
-            input_tiles(V, step_v, scratch, address(x), first, first + rows, T, total, 0, C, windows, y)
+            input_tiles(V, address(x), first, first + rows, T, total, 0, C, windows, y)
             for k in range(K):
                 for o in range(0, O, 2 * lane):
                     width = min(2 * lane, O - o)
                     b = address(transformed) + size * (k * step_u + o * C)
-                    pixel_rows(rows, width, steps, blocks, V + size * k * step_v, b, width, M + size * (k * step_m + o), O, 0, 0, 0,
-                               b + size * width * C, y)
+                    tile_rows(rows, width, steps, blocks, V + size * k * BLOCK, b, width, M + size * (k * step_m + o), O, b + size * width * C, 64 * C, y)
             for t in range(first, first + rows):
                 image, p, q = tile_place(t, m, windows)
                 for o in range(0, O, lane):
@@ -244,23 +263,18 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                                      M + size * ((t - first) * O + o), n * step_m, step_m, min(lane, O - o), shift, relu, y)
 
     @routine
-    def dy_tiles(E, step, scratch, dy, first, T, total, o0, count, windows, like):
+    def dy_tiles(E, step, dy, first, T, total, o0, count, windows, like):
         """E of the tiles from `first` on, for `count` filters from o0 on; tiles behind the last are 0."""
         size, lane = itemsize(like), lanes(like)
         P, Q, O = windows[16], windows[17], windows[19]
-        for t in range(first, first + T):
-            image, p, q = tile_place(t, m, windows)
-            source = dy + size * (image * P * Q * O + o0)
-            inside = t < total and p + m <= P and q + m <= Q
-            for o in range(0, count, lane):
-                panel = o // (2 * lane) * 2 * lane
-                width, left = min(2 * lane, count - panel), min(lane, count - o)
-                to = E + size * (panel * T + (t - first) * width + o - panel)
-                if inside:
-                    transform_dy(to, n * step, step, left, source + size * ((p * Q + q) * O + o), Q * O, O, left, like)
-                else:
-                    gather_tile(scratch, source + size * o, p, q, m, P if t < total else 0, Q, O, left, like)
-                    transform_dy(to, n * step, step, left, scratch, m * BLOCK, BLOCK, left, like)
+        for o in range(0, count, lane):
+            panel = o // (2 * lane) * 2 * lane
+            width, left = min(2 * lane, count - panel), min(lane, count - o)
+            to = E + size * (panel * T + o - panel)
+            for t in range(first, first + T):
+                image, p, q = tile_place(t, m, windows)
+                source = dy + size * (((image * P + p) * Q + q) * O + o0 + o)
+                transform_dy(to + size * (t - first) * width, n * step, step, left, source, Q * O, O, left, 0, P - p if t < total else 0, 0, Q - q, like)
 
     @kernel
     def weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, packed: Matrix, table: Ordinals, windows: Windows, T: Int) -> None:
@@ -286,26 +300,25 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
         """dW of the tiles [start, stop) for some channels and filters."""
         size, lane = itemsize(like), lanes(like)
         C, O = windows[18], windows[19]
-        step_v, step_e, step_u = (channels + BLOCK - 1) // BLOCK * T * BLOCK + SKEW, T * count + SKEW, channels * count + SKEW
-        E = V + size * K * step_v
+        step_e, step_u = T * count + SKEW, channels * count + SKEW
+        E = V + size * ((channels + BLOCK - 1) // BLOCK) * T * TILE_STEP
         dU = E + size * K * step_e
-        scratch = dU + size * K * step_u
         put_step(steps, 0, 0, T)
         for first in range(start, stop, T):
-            input_tiles(V, step_v, scratch, x, first, first + T, T, total, c0, channels, windows, like)
-            dy_tiles(E, step_e, scratch, dy, first, T, total, o0, count, windows, like)
+            input_tiles(V, x, first, first + T, T, total, c0, channels, windows, like)
+            dy_tiles(E, step_e, dy, first, T, total, o0, count, windows, like)
             for k in range(K):
                 for o in range(0, count, 2 * lane):
                     width = min(2 * lane, count - o)
                     b = E + size * (k * step_e + o * T)
                     for c in range(0, channels, BLOCK):
                         cell = dU + size * (k * step_u + c * count + o)
-                        channel_rows(min(BLOCK, channels - c), width, steps, 1, V + size * (k * step_v + c * T), b, width, cell, count,
-                                     cell if first > start else 0, count, 0, b + size * T * width, like)
+                        channel_rows(min(BLOCK, channels - c), width, steps, 1, V + size * (c // BLOCK * T * TILE_STEP + k * BLOCK), TILE_STEP,
+                                     b, width, cell, count, cell if first > start else 0, like)
         for c in range(channels):
             for o in range(0, count, lane):
                 left = min(lane, count - o)
-                transform_back(to + size * (c * O + o), 3 * C * O, C * O, left, dU + size * (c * count + o), n * step_u, step_u, left, like)
+                transform_back(to + size * (c * O + o), 3 * C * O, C * O, left, dU + size * (c * count + o), n * step_u, step_u, left, 0, n, 0, n, like)
     return filters, forward, weight
 
 
