@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 
 import nnkit
-from nnkit import Adam, Conv3D, Dense, Dropout, Flatten, Input, MaxPooling3D, Sequential
+from nnkit import Adam, Conv3D, CosineDecay, Dense, Dropout, Flatten, Input, MaxPooling3D, Sequential
 
 matplotlib.use("Agg")  # write files; no window, so that the script runs on any machine
 import matplotlib.pyplot as plt
@@ -74,7 +74,9 @@ spec = Sequential([
     Dropout(0.4),
     Dense(len(classes), activation="softmax"),
 ])
-model = nnkit.compile(spec, optimizer=Adam(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"], seed=0)
+epochs = 1 if options.quick else 16
+rate = CosineDecay(2e-3, epochs * -(-len(x_train) // 64))        # falls to 0: the last epochs only settle
+model = nnkit.compile(spec, optimizer=Adam(rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"], seed=0)
 model.summary()
 
 
@@ -88,9 +90,12 @@ def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield x, y_train[indices]
 
 
-model.fit(batches, epochs=1 if options.quick else 12)
-print(f"Test accuracy: {model.evaluate(x_test, y_test, batch_size=64)['accuracy']:.4f}")
-answers = model.predict(x_test, batch_size=64).argmax(axis=1)
+model.fit(batches, epochs=epochs)
+print(f"Test accuracy of one look: {model.evaluate(x_test, y_test, batch_size=64)['accuracy']:.4f}")
+# The network has four views of a body, as it is and mirrored: the mean of its answers is better than the first.
+probabilities = np.mean([model.predict(np.flip(x_test, axes), batch_size=64) for axes in ((), 1, 2, (1, 2))], axis=0)
+answers = probabilities.argmax(axis=1)
+print(f"Test accuracy: {np.mean(answers == y_test):.4f}")
 for number, name in enumerate(classes):
     print(f"  {name:12} {np.mean(answers[y_test == number] == number):.3f}")
 

@@ -107,7 +107,8 @@ def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
         return gradients(x, dy)
 
     dx, dkernel, *_ = step()
-    return Job({"step": repeated(step, lambda last: last[0].numpy()[:0])}, checks={"input gradient": dx.numpy(), "kernel gradient": dkernel.numpy()})
+    checks = {"input gradient": dx.numpy(), "kernel gradient": dkernel.numpy()}
+    return Job({"step": repeated(step, lambda last: last[0][0, 0, 0].numpy())}, checks=checks)
 
 
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
