@@ -2,7 +2,7 @@
 
 Runs on 12,000 training and 2,000 test images where the environment variable NNKIT_DATA names a folder that holds
 fashion_mnist/fashion_mnist_12k_2k.npz, else on the digits that come with scikit-learn, and says so. Prints the test accuracy (on Fashion-MNIST about
-90 %), and saves fashion_cnn.png: one image, the filters of the first layer, and the feature maps of both convolutions.
+88 %), and saves fashion_cnn.png: one image, the filters of the first layer, and the feature maps of both convolutions.
 """
 
 import argparse
