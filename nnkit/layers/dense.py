@@ -9,7 +9,7 @@ from nnkit.initializers import Initializer, initializer_field
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Parameter, Shape
 from nnkit.plan.passes import work_tasks
-from nnkit.prims.matmul import right_factor, right_factor_transposed
+from nnkit.prims.matmul import PACK_BYTES, PACK_ROWS, right_factor, right_factor_transposed
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import boolean, child, integer, spec
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dense"]
 
+COLUMNS = 64                                             # inputs whose gradients are formed at a time where the weight is read as it is
 GRAIN = 32                                               # fewest rows worth a task: every task reads the whole weight
 
 
@@ -78,8 +79,21 @@ class Dense(Layer):
             g.step("layers.dense.dense_backward_weight", [g.gradient("kernel"), db], [x2, matrix, panels], flops=flops,
                    tasks=work_tasks(flops, 0, most=-(-weight.shape[0] // (2 * GRAIN))))
             dx = g.buffer("dx", *x.shape)
-            matrix, panels = right_factor_transposed(g, "kernel", weight, rows)
-            g.step("layers.dense.dense_backward_input", [dx.rows(len(dx.shape) - 1)], [dy2, matrix, panels], rows=rows, grain=GRAIN, flops=flops)
+            input_gradient(g, dx.rows(len(dx.shape) - 1), dy2, weight)
             return dx
         g.on_backward(y, [x], backward)
         return g.penalize(self.activation.lower(g, y), self.activity_regularizer)
+
+
+def input_gradient(g: Builder, dx: Buffer, dy: Buffer, weight: Buffer) -> None:
+    """dx = dy W^T of matrices: by the transpose of W; where W is large and rows are fewer than its columns, by those of dy and dx."""
+    rows, flops = dy.shape[0], 2 * dy.shape[0] * weight.size
+    if weight.nbytes >= PACK_BYTES and rows < min(PACK_ROWS, weight.shape[1]):
+        transposed = g.scratch("dy_transposed", weight.shape[1], rows)
+        g.step("prims.matmul.transpose", [transposed], [dy])
+        tasks = work_tasks(flops, weight.nbytes, most=-(-weight.shape[0] // COLUMNS))
+        g.step("layers.dense.dense_backward_columns", [dx], [transposed, weight], scratch=[g.scratch("columns", tasks, COLUMNS * rows)], tasks=tasks,
+               flops=flops)
+        return
+    matrix, panels = right_factor_transposed(g, "kernel", weight, rows)
+    g.step("layers.dense.dense_backward_input", [dx], [dy, matrix, panels], rows=rows, grain=GRAIN, flops=flops)

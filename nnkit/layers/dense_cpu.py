@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from nnkit.jit import Int, Matrix, Vector, kernel
+from nnkit.layers.dense import COLUMNS
 from nnkit.prims.matmul_cpu import product, right_factor, row_share
+from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.rows_cpu import dot_run
-from nnkit.prims.simd_cpu import address, itemsize
+from nnkit.prims.simd_cpu import address, itemsize, lanes, transpose_tile
 
-__all__ = ["dense_backward_input", "dense_backward_weight", "dense_forward"]
+__all__ = ["dense_backward_columns", "dense_backward_input", "dense_backward_weight", "dense_forward"]
 
 
 @kernel
@@ -59,3 +61,24 @@ def dense_backward_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, transpos
     b, rsb = right_factor(transposed, panels)
     product(stop - start, inputs, outputs, address(dy) + size * start * outputs, outputs, 1, b, rsb,
             address(dx) + size * start * inputs, inputs, 0, 0, dx)
+
+
+@kernel
+def dense_backward_columns(task: Int, tasks: Int, dx: Matrix, transposed: Matrix, weight: Matrix, columns: Matrix) -> None:
+    """The same for few rows and a large weight, which is read as it is: dx^T = W dy^T. Shapes: dx [R, I], transposed [O, R] = dy^T, weight [I, O],
+    columns [tasks, COLUMNS x R].
+
+    Task t covers its share of the inputs. Writes dx (=).
+    """
+    outputs, rows = transposed.shape
+    inputs = weight.shape[0]
+    size, lane = itemsize(dx), lanes(dx)
+    start, stop = share(inputs, tasks, task)
+    part = address(columns) + size * task * columns.shape[1]
+    for i in range(start, stop, COLUMNS):
+        count = min(COLUMNS, stop - i)
+        product(count, rows, outputs, address(weight) + size * i * outputs, outputs, 1, address(transposed), rows, part, rows, 0, 0, dx)
+        for k in range(0, count, lane):
+            for r in range(0, rows, lane):
+                transpose_tile(address(dx) + size * (r * inputs + i + k), inputs, part + size * (k * rows + r), rows, min(lane, count - k),
+                               min(lane, rows - r), dx)

@@ -55,7 +55,9 @@ class Reduction:
         rows = c.axes[0].windows * c.axes[1].windows if self.compares else c.axes[0].size * c.axes[1].size
         pieces, cut = image_tasks(x.shape[0], rows, flops, x.nbytes + y.nbytes)
         reads = [x.rows(), y.rows(), dy.rows()] if self.compares else [dy.rows()]
-        g.step(f"layers.pool.{self.kernel}_backward", [dx.rows()], reads, scalars=[*c.windows, *self.scalars, pieces], flops=flops, **cut)
+        last = [0] if self.compares else []              # who compares can pass through a ReLU below
+        g.step(f"layers.pool.{self.kernel}_backward", [dx.rows()], reads, scalars=[*c.windows, *self.scalars, pieces, *last], flops=flops,
+               gate=self.compares, **cut)
 
 
 LARGEST = Reduction("max", compares=True)

@@ -169,7 +169,7 @@ def sum_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, windows: Windows, m
 def spreading(compares: bool, registers: int, square: bool) -> Any:
     """f(n, dx, x, y, dy, T', R', S', step_t, step_r, step_s, row, H, top, bottom, add, scale, like): a window's dy goes to its places of dx.
 
-    compares: to the first place of x that is y or NaN, 0 to the others; else scale dy to all. Added where `add` is 1, else written.
+    compares: to the first place of x that is y or NaN, 0 to the others and where y <= scale; else scale dy to all. Added where `add` is 1, else written.
     The window begins in row `row` of the image; only rows in [top, bottom) are written. registers: as in `reduction`.
     square: the window is 1 x 2 x 2, all of it is written, and nothing is added.
     """
@@ -211,7 +211,8 @@ def _visitor(e: Emitter, compares: bool, registers: int, arrays: Any, add: Any, 
     runs = [ir.Constant(I64, j * e.lanes) for j in range(registers or 1)]
     given = [e.load(e.at(dy, run), mask) for run in runs]
     if compares:
-        largest = [e.load(e.at(y, run), mask) for run in runs]
+        largest, floor = [e.load(e.at(y, run), mask) for run in runs], e.splat(scale)
+        given = [b.select(b.fcmp_ordered("<=", top, floor), e.zero, value) for top, value in zip(largest, given, strict=True)]
         left = [cgutils.alloca_once_value(b, every) for _ in runs]
     else:
         given = [b.fmul(value, e.splat(scale)) for value in given]
@@ -234,7 +235,7 @@ def _visitor(e: Emitter, compares: bool, registers: int, arrays: Any, add: Any, 
 
 
 def spread_over(compares: bool) -> Any:
-    """f(task, tasks, dx, x, y, dy, windows, mean, pieces): the backward kernel of a reduction."""
+    """f(task, tasks, dx, x, y, dy, windows, option, pieces): the backward kernel of a reduction. option: `mean`; of who compares, `relu`."""
     wide, narrow = (spreading(compares, registers, False) for registers in (STRIP, 0))
     wide_square, narrow_square = (spreading(compares, registers, True) for registers in (STRIP, 0))
 
@@ -260,7 +261,7 @@ def spread_over(compares: bool) -> Any:
                 c += lane
 
     @routine
-    def spread(task, tasks, dx, x, y, dy, windows, mean, pieces):  # type: ignore[no-untyped-def]
+    def spread(task, tasks, dx, x, y, dy, windows, option, pieces):  # type: ignore[no-untyped-def]
         D, H, W, T, R, S, stride_d, stride_h, stride_w, _, _, _, before_d, before_h, before_w, E, P, Q, C, _, _ = windows
         size = itemsize(dx)
         one = dx.dtype.type(1)
@@ -283,7 +284,10 @@ def spread_over(compares: bool) -> Any:
                         for q in range(phase, Q, phases):
                             w, w_end = clip(q * stride_w - before_w, S, W)
                             t, r, s = d_end - d, h_end - h, w_end - w
-                            scale = one / dx.dtype.type(t * r * s) if mean else one
+                            if compares:                 # nothing is <= NaN
+                                scale = dx.dtype.type(0) if option else dx.dtype.type(math.nan)
+                            else:
+                                scale = one / dx.dtype.type(t * r * s) if option else one
                             here, there = size * ((n * D * H + row) * W + w) * C, size * ((n * E * P + line) * Q + q) * C
                             window(C, address(dx) + here, address(x) + here, address(y) + there, address(dy) + there, t, r, s, H * W * C, W * C,
                                    row, H, top, bottom, 1 if overlap else 0, scale, dx)
@@ -294,12 +298,12 @@ spread_largest, spread_sum = spread_over(True), spread_over(False)
 
 
 @kernel
-def max_backward(task: Int, tasks: Int, dx: Matrix, x: Matrix, y: Matrix, dy: Matrix, windows: Windows, pieces: Int) -> None:
+def max_backward(task: Int, tasks: Int, dx: Matrix, x: Matrix, y: Matrix, dy: Matrix, windows: Windows, pieces: Int, relu: Int) -> None:
     """dx = dy at the first place of every window where x is y (or NaN), summed over the windows. dx, x [N, D H W C], y, dy [N, E P Q C].
 
-    Task t covers its share of the images, each cut into `pieces` by rows of the input. Writes dx (=).
+    With relu, x = max(z, 0) and what is written is dz: 0 where x is 0. Task t covers its share of the images, each cut into `pieces` by rows of the input. Writes dx (=).
     """
-    spread_largest(task, tasks, dx, x, y, dy, windows, 0, pieces)
+    spread_largest(task, tasks, dx, x, y, dy, windows, relu, pieces)
 
 
 @kernel

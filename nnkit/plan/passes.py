@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -17,7 +19,7 @@ FLOPS_PER_BYTE = 4
 TASK_FLOPS = 1_000_000
 MOST_TASKS = 32
 IMAGES = 8                                               # fewer images than this are cut into pieces
-RELU = "layers.activation.relu_forward"
+RELU, RELU_BACKWARD = "layers.activation.relu_forward", "layers.activation.relu_backward"
 # Activations of single numbers on which a loss has a logits form.
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
@@ -77,22 +79,33 @@ def drop_dead_steps(plan: Plan) -> Plan:
 
 
 def fuse_relu(plan: Plan) -> Plan:
-    """A step that can write max(y, 0) instead of y does so where a ReLU is all that reads y."""
-    readers: dict[str, list[Step]] = {buffer.name: [] for buffer in plan.outputs}
-    for step in plan.steps:
-        for buffer in step.reads + step.updates:
-            readers.setdefault(buffer.name, []).append(step)
-    kept = {buffer.name for buffer in plan.outputs}
+    """A step that can write max(y, 0) instead of y does so where a ReLU is all that reads y; one that can pass a gradient through the ReLU that made
+    its input does so where that ReLU's backward step is all that reads the gradient."""
+    readers = _readers(plan)
     changes: dict[int, Step | None] = {}
     for step in plan.steps:
-        y = step.writes[0] if step.relu else None
-        found = readers.get(y.name, []) if y is not None and y.name not in kept else []
-        if y is not None and len(found) == 1 and found[0].kernel == RELU and in_arena(y):
-            written = found[0].writes[0].reshaped(*y.shape)
+        found = readers[step.writes[0].name] if step.relu or step.gate else []
+        if len(found) != 1 or found[0] is None or not in_arena(step.writes[0]):
+            continue
+        relu = found[0]
+        gated = step.gate and relu.kernel == RELU_BACKWARD and relu.reads[1].name == step.reads[0].name
+        if (step.relu and relu.kernel == RELU) or gated:
+            written = relu.writes[0].reshaped(*step.writes[0].shape)
             changes[id(step)] = attrs.evolve(step, writes=(written, *step.writes[1:]), scalars=(*step.scalars[:-1], 1))
-            changes[id(found[0])] = None
+            changes[id(relu)] = None
     steps = (changes.get(id(step), step) for step in plan.steps)
     return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
+
+
+def _readers(plan: Plan) -> Mapping[str, list[Step | None]]:
+    """Which steps read each buffer; None stands for whoever takes the plan's outputs."""
+    found: dict[str, list[Step | None]] = collections.defaultdict(list)
+    for buffer in plan.outputs:
+        found[buffer.name].append(None)
+    for step in plan.steps:
+        for buffer in step.reads + step.updates:
+            found[buffer.name].append(step)
+    return found
 
 
 def hoist(plan: Plan) -> Plan:

@@ -70,7 +70,8 @@ class Step:
     (others, such as weights, it reads whole), so neighbouring steps may run task by task as one group. grain: fewest rows worth a task.
     rows == 0: the kernel splits its own work into `tasks` tasks.
     flops: floating-point operations of the whole step. in_place: writes[0] may be the memory of reads[0].
-    relu: the kernel's last scalar says whether numbers below 0 become 0 in what it writes: see `passes.fuse_relu`.
+    relu: the kernel's last scalar says whether numbers below 0 become 0 in what it writes; gate: whether reads[0] is max(z, 0) and what it writes is
+    the gradient for z. See `passes.fuse_relu`.
     logits: for a loss, kernel of the activation below -> kernel of the loss that reads its input instead.
     """
 
@@ -88,6 +89,7 @@ class Step:
     flops: int = 0
     in_place: bool = False
     relu: bool = False
+    gate: bool = False
     logits: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -155,13 +155,13 @@ def depthwise_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matri
                 place = k % taps
                 put_step(steps, k, k // taps * area + window_offset(place, tp, windows),
                          (k // taps * taps + (taps - 1 - place if turned else place)) * O)
-            for f in range(0, channels, lane):
-                block = a + size * (f // BLOCK * BLOCK * T * rows * places + f % BLOCK)
-                shift = address(bias) + size * (c + f) if bias.size else 0
-                for p in range(tp):
-                    for q in range(0, Q, ROWS):
-                        places_tile(steps, down * taps, block + size * (p * stride_h * places + q) * BLOCK, address(weight) + size * (c + f),
-                                    address(y) + size * ((((n * E + e) * P + first + p) * Q + q) * O + c + f), O, shift, min(ROWS, Q - q),
+            for p in range(tp):
+                for q in range(0, Q, ROWS):
+                    at, m = a + size * (p * stride_h * places + q) * BLOCK, min(ROWS, Q - q)
+                    to = address(y) + size * ((((n * E + e) * P + first + p) * Q + q) * O + c)
+                    for f in range(0, channels, lane):
+                        block, shift = f // BLOCK * BLOCK * T * rows * places + f % BLOCK, address(bias) + size * (c + f) if bias.size else 0
+                        places_tile(steps, down * taps, at + size * block, address(weight) + size * (c + f), to + size * f, O, shift, m,
                                     min(lane, channels - f), relu, y)
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["right_factor", "right_factor_transposed"]
+__all__ = ["PACK_BYTES", "PACK_ROWS", "right_factor", "right_factor_transposed"]
 
 # A matrix is packed where it is large for a core's cache and this many rows of the left factor share the cost of the copy.
 PACK_BYTES, PACK_ROWS = 2 ** 18, 192

@@ -96,11 +96,11 @@ class Emitter:
         assembly = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0", side_effect=True)
         return self.b.call(assembly, [pointer])
 
-    def prefetch(self, address: Any) -> None:
-        """Fetch the line of an address for reading, into the second-level cache. Any address will do."""
+    def prefetch(self, address: Any, write: bool = False) -> None:
+        """Fetch the line of an address for reading, into the second-level cache, or for writing, into the first. Any address will do."""
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
         fetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0i8")
-        self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(0), I32(2), I32(1)])
+        self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write else 2), I32(1)])
 
     def each_register(self, n: Any, visit: Callable[[Any, Any], None]) -> None:
         """visit(first element, mask of the lanes that exist) for every register of a run of n elements."""

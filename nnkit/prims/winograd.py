@@ -29,6 +29,7 @@ __all__ = ["FILTER_GROUP", "PAIRS", "SKEW", "Winograd", "matrices", "product_of"
 PAIRS = {2: ((1, -1),), 4: ((1, -1), (Fraction(1, 2), -2))}      # the points, besides 0 and infinity
 SKEW = 80                                                # numbers between the (m + 2)^2 planes: else powers of two would share few sets of a cache
 TILES, FEWEST_BLOCKS = 28, 8                             # tiles that a task transforms at a time; blocks of them that a batch is cut into at least
+LARGE = 2 ** 23                                          # numbers of U from which on blocks are twice as large: each reads all of U from memory
 WEIGHT_TILES = 64                                        # the same for dW: the length of its chains
 FILTER_GROUP = 128                                       # filters whose sums one job of dW keeps
 OVERRUN = 13 * TILE_STEP                                 # numbers behind V: a product reads whole tiles of rows, also those that it does not write
@@ -93,8 +94,9 @@ class Winograd:
                tasks=work_tasks(0, nbytes, most=-(-c.channels // BLOCK)))
         N = x.shape[0]
         total = tiles(c, N, self.m)
-        blocks = max(-(-total // TILES), min(total, FEWEST_BLOCKS))
-        count = -(-total // blocks)
+        larger = 2 if transformed.size > LARGE else 1
+        blocks = max(-(-total // (larger * TILES)), min(total, FEWEST_BLOCKS // larger))
+        count = -(-total // (blocks + blocks % 2))
         tasks = work_tasks(c.flops(N) // 2, x.nbytes + y.nbytes, most=-(-total // count))
         channels = -(-c.channels // BLOCK) * BLOCK
         workspace = count * channels // BLOCK * TILE_STEP + self.places * (count * c.filters + SKEW) + OVERRUN

@@ -97,16 +97,17 @@ def both_sides(e: Emitter, linear: Any, size: int, load: Any) -> list[list[Any]]
     return [linear(e, [column[i] for column in columns]) for i in range(len(columns[0]))]
 
 
-def transform(linear: Any, size: int) -> Any:
+def transform(linear: Any, size: int, fetched: int) -> Any:
     """Y = A X A^T for grids of registers: X[i, j] at x + i xr + j xs, Y[i, j] at y + i yr + j ys (by address, strides in elements).
 
     Of X only the rows [i0, i1) and columns [j0, j1) are there, the others are 0. given, taken: how many lanes of X there are, how many of Y are written.
+    next_x: a later x, of which the last `fetched` columns are fetched into the cache.
     """
     @intrinsic
-    def apply(typing_context: Any, y: Any, yr: Any, ys: Any, taken: Any, x: Any, xr: Any, xs: Any, given: Any, i0: Any, i1: Any, j0: Any, j1: Any,
-              like: Any) -> Any:
+    def apply(typing_context: Any, y: Any, yr: Any, ys: Any, taken: Any, next_x: Any, x: Any, xr: Any, xs: Any, given: Any, i0: Any, i1: Any, j0: Any,
+              j1: Any, like: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            y, yr, ys, taken, x, xr, xs, given, i0, i1, j0, j1, _ = values
+            y, yr, ys, taken, next_x, x, xr, xs, given, i0, i1, j0, j1, _ = values
             e = Emitter(builder, signature.args[-1].dtype)
             below, above, none = (lambda a, b: builder.icmp_signed("<", a, b)), (lambda a, b: builder.icmp_signed(">=", a, b)), I64(0)
 
@@ -117,6 +118,9 @@ def transform(linear: Any, size: int) -> Any:
                 for i, row in enumerate(both_sides(e, linear, size, load)):
                     for j, value in enumerate(row):
                         e.store(value, place(y, yr, ys, i, j), mask)
+                for i in range(size):
+                    for j in range(size - fetched, size):
+                        e.prefetch(builder.ptrtoint(place(next_x, xr, xs, i, j), I64))
             inside = builder.and_(builder.and_(below(i0, I64(1)), above(i1, I64(size))), builder.and_(below(j0, I64(1)), above(j1, I64(size))))
             full = builder.and_(above(given, I64(e.lanes)), above(taken, I64(e.lanes)))
             with builder.if_else(builder.and_(inside, full), likely=True) as (whole, torn):
@@ -133,17 +137,17 @@ def transform(linear: Any, size: int) -> Any:
                         return e.load(at, e.first(builder.select(there, given, none)))
                     write(load, e.first(taken))
             return context.get_dummy_value()
-        return types.void(*[types.int64] * 12, like), codegen
+        return types.void(*[types.int64] * 13, like), codegen
     return apply
 
 
 def finish(linear: Any, size: int, m: int) -> Any:
     """As `transform`, of a grid that is all there, then + bias (an address, or 0), max(y, 0) if relu; only the first `rows` rows and `columns` columns of y exist."""
     @intrinsic
-    def apply(typing_context: Any, y: Any, yr: Any, ys: Any, rows: Any, columns: Any, x: Any, xr: Any, xs: Any, count: Any, bias: Any, relu: Any,
-              like: Any) -> Any:
+    def apply(typing_context: Any, y: Any, yr: Any, ys: Any, rows: Any, columns: Any, next_x: Any, x: Any, xr: Any, xs: Any, count: Any, bias: Any,
+              relu: Any, like: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            y, yr, ys, rows, columns, x, xr, xs, count, bias, relu, _ = values
+            y, yr, ys, rows, columns, next_x, x, xr, xs, count, bias, relu, _ = values
             e = Emitter(builder, signature.args[-1].dtype)
             mask = e.first(count)
             shift, floor = cgutils.alloca_once_value(builder, e.zero), e.splat_constant(float("-inf"))
@@ -164,6 +168,9 @@ def finish(linear: Any, size: int, m: int) -> Any:
                 return e.at(e.pointer(y), builder.add(builder.mul(yr, I64(i)), builder.mul(ys, I64(j))))
             enough = [builder.icmp_signed(">=", rows, I64(m)), builder.icmp_signed(">=", columns, I64(m)),
                       builder.icmp_signed(">=", count, I64(e.lanes))]
+            for i in range(size):
+                for j in range(size):
+                    e.prefetch(builder.ptrtoint(e.at(e.pointer(next_x), builder.add(builder.mul(xr, I64(i)), builder.mul(xs, I64(j)))), I64))
             with builder.if_else(builder.and_(builder.and_(*enough[:2]), enough[2]), likely=True) as (whole, torn):
                 with whole:
                     for i, row in enumerate(grid):
@@ -176,7 +183,7 @@ def finish(linear: Any, size: int, m: int) -> Any:
                             with builder.if_then(there):
                                 e.store(value, place(i, j), mask)
             return context.get_dummy_value()
-        return types.void(*[types.int64] * 11, like), codegen
+        return types.void(*[types.int64] * 12, like), codegen
     return apply
 
 
@@ -192,8 +199,9 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
     """The kernels of F(m x m, 3 x 3): filters, forward, weight."""
     n, K = m + 2, (m + 2) ** 2
     AT, G, _ = matrices(m)
-    transform_filter, transform_input, transform_output = transform(by_matrix(G), 3), transform(by_factors(m), n), finish(by_matrix(AT), n, m)
-    transform_dy, transform_back = (transform(by_matrix(tuple(zip(*matrix, strict=True))), len(matrix)) for matrix in (AT, G))
+    A, GT = (tuple(zip(*matrix, strict=True)) for matrix in (AT, G))
+    transform_filter, transform_back = transform(by_matrix(G), 3, 0), transform(by_matrix(GT), n, 0)
+    transform_input, transform_dy, transform_output = transform(by_factors(m), n, m), transform(by_matrix(A), m, m), finish(by_matrix(AT), n, m)
 
     @kernel
     def filters(task: Int, tasks: Int, transformed: Matrix, weight: Matrix, C: Int, O: Int, turned: Int) -> None:
@@ -212,7 +220,7 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 panel = o // (2 * lane) * 2 * lane
                 to = address(transformed) + size * (panel * C + c * min(2 * lane, O - panel) + o - panel)
                 count = min(lane, O - o)
-                transform_filter(to, n * step, step, count, start + size * (c * O + o), sign * 3 * C * O, sign * C * O, count, 0, 3, 0, 3,
+                transform_filter(to, n * step, step, count, 0, start + size * (c * O + o), sign * 3 * C * O, sign * C * O, count, 0, 3, 0, 3,
                                  weight)
 
     @routine
@@ -227,7 +235,7 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
             bottom = H - h if t < total else 0
             for c in range(0, channels, lane):
                 to = V + size * ((c // BLOCK * T + t - first) * TILE_STEP + c % BLOCK)
-                transform_input(to, n * BLOCK, BLOCK, lane, source + size * c, W * C, C, min(lane, channels - c), -h, bottom, -w, W - w, like)
+                transform_input(to, n * BLOCK, BLOCK, lane, source + size * (c + 2 * m * C), source + size * c, W * C, C, min(lane, channels - c), -h, bottom, -w, W - w, like)
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, x: Matrix, transformed: Matrix, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows,
@@ -260,21 +268,22 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 for o in range(0, O, lane):
                     shift = address(bias) + size * o if bias.size else 0
                     transform_output(address(y) + size * (((image * P + p) * Q + q) * O + o), Q * O, O, P - p, Q - q,
-                                     M + size * ((t - first) * O + o), n * step_m, step_m, min(lane, O - o), shift, relu, y)
+                                     M + size * ((t - first + 1) * O + o), M + size * ((t - first) * O + o), n * step_m, step_m, min(lane, O - o), shift, relu, y)
 
     @routine
     def dy_tiles(E, step, dy, first, T, total, o0, count, windows, like):
         """E of the tiles from `first` on, for `count` filters from o0 on; tiles behind the last are 0."""
         size, lane = itemsize(like), lanes(like)
         P, Q, O = windows[16], windows[17], windows[19]
-        for o in range(0, count, lane):
-            panel = o // (2 * lane) * 2 * lane
-            width, left = min(2 * lane, count - panel), min(lane, count - o)
-            to = E + size * (panel * T + o - panel)
-            for t in range(first, first + T):
-                image, p, q = tile_place(t, m, windows)
-                source = dy + size * (((image * P + p) * Q + q) * O + o0 + o)
-                transform_dy(to + size * (t - first) * width, n * step, step, left, source, Q * O, O, left, 0, P - p if t < total else 0, 0, Q - q, like)
+        for t in range(first, first + T):
+            image, p, q = tile_place(t, m, windows)
+            source = dy + size * (((image * P + p) * Q + q) * O + o0)
+            bottom = P - p if t < total else 0
+            for o in range(0, count, lane):
+                panel = o // (2 * lane) * 2 * lane
+                width, left = min(2 * lane, count - panel), min(lane, count - o)
+                to = E + size * (panel * T + (t - first) * width + o - panel)
+                transform_dy(to, n * step, step, left, source + size * (o + 2 * m * O), source + size * o, Q * O, O, left, 0, bottom, 0, Q - q, like)
 
     @kernel
     def weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, packed: Matrix, table: Ordinals, windows: Windows, T: Int) -> None:
@@ -318,7 +327,7 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
         for c in range(channels):
             for o in range(0, count, lane):
                 left = min(lane, count - o)
-                transform_back(to + size * (c * O + o), 3 * C * O, C * O, left, dU + size * (c * count + o), n * step_u, step_u, left, 0, n, 0, n, like)
+                transform_back(to + size * (c * O + o), 3 * C * O, C * O, left, 0, dU + size * (c * count + o), n * step_u, step_u, left, 0, n, 0, n, like)
     return filters, forward, weight
 
 
