@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 import nnkit
 from nnkit import Dropout, GaussianNoise, KLSparsity, Sampling, from_json, to_json
-from nnkit.models import autoencoder, vae
+from nnkit.models import autoencoder, vae, vgg16
 
 DIGITS = load_digits().data.astype(np.float32) / 16
 
@@ -97,7 +97,57 @@ def test_the_bound_in_nats():
     assert np.mean(losses) == pytest.approx(D * found["reconstruction_loss"], abs=0.5)
 
 
+# VGG16. The numbers of parameters are those that Keras' VGG16 reports.
+
+VGG16_BLOCKS = [f"block{block}_{layer}" for block, count in enumerate((2, 2, 3, 3, 3), 1)
+                for layer in [*(f"conv{number}" for number in range(1, count + 1)), "pool"]]
+
+
+@pytest.mark.parametrize(("network", "rest", "shape", "parameters"), [
+    (vgg16(), ["flatten", "fc1", "fc2", "predictions"], (1000,), 138_357_544),
+    (vgg16(include_top=False), [], (7, 7, 512), 14_714_688),
+    (vgg16(include_top=False, pooling="avg"), ["global_average_pooling2d"], (512,), 14_714_688),
+    (vgg16((33, 70, 1), include_top=False, pooling="max"), ["global_max_pooling2d"], (512,), 14_714_688 - 2 * 9 * 64),
+    (vgg16((32, 64, 3), include_top=False), [], (1, 2, 512), 14_714_688),
+    (vgg16((32, 32, 3), classes=7), ["flatten", "fc1", "fc2", "predictions"], (7,), 14_714_688 + sizes((512, 4096), (4096, 4096), (4096, 7))),
+], ids=["top", "no-top", "avg", "max", "small", "classes"])
+def test_vgg16(network, rest, shape, parameters):
+    graph = network.graph()
+    assert [node.name for node in graph.nodes] == ["input", *VGG16_BLOCKS, *rest]
+    assert graph.output_shapes == (shape,)
+    assert sum(declared.size for declared in graph.parameters().values()) == parameters
+    assert from_json(to_json(network)) == network
+
+
+def test_vgg16_layers():
+    """Filters, windows and padding, block by block."""
+    layers = {node.name: (node.layer, node.shape) for node in vgg16().graph().nodes}
+    for block, (filters, size) in enumerate(((64, 224), (128, 112), (256, 56), (512, 28), (512, 14)), 1):
+        convolution, shape = layers[f"block{block}_conv2"]
+        assert (convolution.kernel_size, convolution.strides, convolution.padding, repr(convolution.activation)) == ((3, 3), (1, 1), "same", "ReLU()")
+        assert shape == (size, size, filters)
+        assert layers[f"block{block}_pool"][1] == (size // 2, size // 2, filters)
+    assert repr(layers["predictions"][0].activation) == "Softmax()"
+
+
+def test_vgg16_as_a_layer():
+    """Its blocks below layers of one's own, on small images; the parameters carry its name."""
+    spec = nnkit.Sequential([nnkit.Input((32, 32, 3)), vgg16((32, 32, 3), include_top=False, pooling="avg"), nnkit.Dense(2, activation="softmax")])
+    model = nnkit.compile(spec, optimizer=nnkit.SGD(0.01), loss="sparse_categorical_crossentropy", seed=0)
+    assert model.parameters["vgg16/block5_conv3/kernel"].shape == (3, 3, 512, 512)
+    x = np.random.default_rng(0).standard_normal((4, 32, 32, 3), dtype=np.float32)
+    before = model.parameters["vgg16/block1_conv1/kernel"].copy()
+    assert np.isfinite(model.train_on_batch(x, [0, 1, 0, 1])["loss"])
+    assert (model.parameters["vgg16/block1_conv1/kernel"] != before).any()
+    assert model.submodel(outputs="vgg16/block3_pool").predict(x).shape == (4, 4, 4, 256)
+
+
 @pytest.mark.parametrize(("make", "message"), [
+    (lambda: vgg16((224, 31, 3)), "input_shape must be a whole number at least 32, received 31"),
+    (lambda: vgg16((224, 224)), "input_shape must be (height, width, channels), received (224, 224)"),
+    (lambda: vgg16(classes=0), "classes must be a whole number at least 1, received 0"),
+    (lambda: vgg16(pooling="avg"), "pooling must be None with the top, received 'avg'"),
+    (lambda: vgg16(include_top=False, pooling="mean"), "pooling must be 'avg', 'max' or None, received 'mean'"),
     (lambda: autoencoder(0, 3), "inputs must be a whole number at least 1, received 0"),
     (lambda: autoencoder((8, 8), 3), "inputs must be a whole number at least 1, received (8, 8)"),
     (lambda: autoencoder(8, 2.5), "code must be a whole number at least 1, received 2.5"),

@@ -1,7 +1,11 @@
-"""JAX's side in its strongest form: a whole epoch, its shuffle included, is one jitted scan, and its buffers are donated."""
+"""JAX's side in its strongest form: a whole epoch, its shuffle included, is one jitted scan, and its buffers are donated.
+
+Networks with convolutions are trained by single jitted steps: see `epoch_by_steps`.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 
@@ -13,24 +17,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from worker import Job, serve
-from workloads import WORKS
+from worker import Job, repeated, serve
+from workloads import CLASSES, LABELLED, RATE, VGG16, WORKS, kernels_of
 
 SIZES = {"autoencoder": (20, 10, 20), "bigmlp": (784, 1024, 1024, 10), "vae": (784, 400, 40, 400, 784)}
+KERNELS = {"digits_cnn": ((3, 3, 1, 32), (32 * 3**2, 128), (128, 10)), "conv3d": ((3, 3, 3, 1, 32), (32 * 15**3, 128), (128, 20))}
+LETTERS = {4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def convolve(x: jax.Array, kernel: jax.Array, padding: str, groups: int = 1) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1,) * (x.ndim - 2), padding, dimension_numbers=LETTERS[x.ndim], feature_group_count=groups)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Windows of 2. The largest of shifted slices: its gradient takes a tenth of the time of that of `reduce_window`."""
+    places = itertools.product((0, 1), repeat=x.ndim - 2)
+    return functools.reduce(jnp.maximum, [x[(slice(None), *(slice(first, None, 2) for first in place))] for place in places])
 
 
 def parameters(work: str) -> list[tuple[jax.Array, jax.Array]]:
     sizes = SIZES.get(work, (20, 64, 32, 1))
     keys = jax.random.split(jax.random.key(0), len(sizes))
     glorot = jax.nn.initializers.glorot_uniform()
-    shapes = list(itertools.pairwise(sizes))
+    shapes = list(KERNELS.get(work, itertools.pairwise(sizes)))
     if work == "vae":                                    # mean and log-variance are the halves of one product; the code is as wide as one of them
         shapes[2] = (20, 400)
-    return [(glorot(key, shape), jnp.zeros(shape[1])) for key, shape in zip(keys, shapes, strict=False)]
+    return [(glorot(key, shape), jnp.zeros(shape[-1])) for key, shape in zip(keys, shapes, strict=False)]
 
 
 def forward(work: str, params: list, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """Logits. With a key, dropout is on where the work has it."""
+    if work in KERNELS:
+        (kernel, bias), *params = params
+        x = max_pool(jax.nn.relu(convolve(x, kernel, "VALID") + bias)).reshape(len(x), -1)
     second = partial(jax.nn.leaky_relu, negative_slope=0.01) if work in ("mlp", "predict") else jax.nn.relu
     for layer, (weight, bias) in enumerate(params[:-1]):
         x = (second if layer == 1 else jax.nn.relu)(x @ weight + bias)
@@ -55,9 +74,22 @@ def loss_of(work: str, params: list, x: jax.Array, y: jax.Array, key: jax.Array 
     if work == "vae":
         return bound(params, x, jax.random.key(2) if key is None else key)
     z = forward(work, params, x, key)
-    if work == "bigmlp":
+    if work in LABELLED:
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], 1))
     return jnp.mean(jnp.logaddexp(0, z) - y * z)
+
+
+def adam_step(state: Any, x: jax.Array, y: jax.Array, work: str) -> Any:
+    """The state after one update on one batch."""
+    params, m, v, t, key = state
+    key, mask_key = jax.random.split(key)
+    t = t + 1
+    gradient = jax.grad(partial(loss_of, work))(params, x, y, mask_key)
+    m = jax.tree.map(lambda m, g: m + 0.1 * (g - m), m, gradient)
+    v = jax.tree.map(lambda v, g: v + 0.001 * (g * g - v), v, gradient)
+    rate = 1e-3 * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+    params = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-7), params, m, v)
+    return params, m, v, t, key
 
 
 @partial(jax.jit, static_argnames=("work", "batch_size"), donate_argnames="state")
@@ -65,34 +97,112 @@ def epoch(state: Any, x: jax.Array, y: jax.Array, work: str, batch_size: int) ->
     *rest, key = state
     shuffle_key, step_key, next_key = jax.random.split(key, 3)
     batches = jax.random.permutation(shuffle_key, len(x)).reshape(-1, batch_size)
+    (*rest, _), _ = jax.lax.scan(lambda carry, batch: (adam_step(carry, x[batch], y[batch], work), None), (*rest, step_key), batches)
+    return *rest, next_key
 
-    def step(carry: Any, batch: jax.Array) -> Any:
-        params, m, v, t, key = carry
-        key, mask_key = jax.random.split(key)
-        t = t + 1
-        gradient = jax.grad(partial(loss_of, work))(params, x[batch], y[batch], mask_key)
-        m = jax.tree.map(lambda m, g: m + 0.1 * (g - m), m, gradient)
-        v = jax.tree.map(lambda v, g: v + 0.001 * (g * g - v), v, gradient)
-        rate = 1e-3 * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-        params = jax.tree.map(lambda p, m, v: p - rate * m / (jnp.sqrt(v) + 1e-7), params, m, v)
-        return (params, m, v, t, key), None
 
-    (params, m, v, t, _), _ = jax.lax.scan(step, (*rest, step_key), batches)
-    return params, m, v, t, next_key
+@partial(jax.jit, static_argnames="work", donate_argnames="state")
+def single_step(state: Any, x: jax.Array, y: jax.Array, batch: np.ndarray, work: str) -> Any:
+    return adam_step(state, x[batch], y[batch], work)
+
+
+def epoch_by_steps(state: Any, x: jax.Array, y: jax.Array, work: str, batch_size: int, rng: np.random.Generator) -> Any:
+    """An epoch of a network with convolutions: inside of a scan, XLA computes them without its fast kernels, several times slower."""
+    for batch in rng.permutation(len(x)).reshape(-1, batch_size):
+        state = single_step(state, x, y, batch, work)
+    return state
+
+
+def vgg16_logits(params: list, x: jax.Array) -> jax.Array:
+    given = iter(params)
+    for count, _ in VGG16:
+        for _ in range(count):
+            kernel, bias = next(given)
+            x = jax.nn.relu(convolve(x, kernel, "SAME") + bias)
+        x = max_pool(x)
+    kernel, bias = next(given)
+    return jnp.mean(x, (1, 2)) @ kernel + bias
+
+
+def vgg16(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    params = [(jnp.asarray(kernel), jnp.zeros(kernel.shape[-1])) for kernel in kernels_of(arrays)]
+    x, y = jnp.asarray(arrays["x"]), jax.nn.one_hot(arrays["y"], CLASSES)
+    if work == "vgg16_forward":
+        forward = jax.jit(vgg16_logits)
+
+        def call() -> np.ndarray:
+            return np.asarray(forward(params, arrays["x"]))
+        return Job({"call": repeated(call)}, checks={"logits": call()})
+
+    def loss_of(params: list, x: jax.Array, y: jax.Array) -> jax.Array:
+        return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(vgg16_logits(params, x)), 1))
+
+    @partial(jax.jit, donate_argnames="params")
+    def update(params: list, x: jax.Array, y: jax.Array) -> tuple[jax.Array, list]:
+        loss, gradient = jax.value_and_grad(loss_of)(params, x, y)
+        return loss, jax.tree.map(lambda p, g: p - RATE * g, params, gradient)
+
+    def step() -> list:
+        nonlocal params
+        _, params = update(params, x, y)
+        return params
+
+    loss, params = update(params, x, y)
+    return Job({"step": repeated(step, jax.block_until_ready)}, checks={"loss": np.asarray(loss), "bias gradient": -np.asarray(params[0][1]) / RATE})
+
+
+def residual_block(params: list, x: jax.Array) -> jax.Array:
+    """Convolutions without bias, each with batch normalization; the input is added. The moving averages that others keep beside are left out."""
+    h = x
+    for number, (kernel, gamma, beta) in enumerate(params):
+        h = convolve(h, kernel, "SAME")
+        mean = jnp.mean(h, (0, 1, 2))
+        variance = jnp.mean(jnp.square(h - mean), (0, 1, 2))
+        h = gamma * (h - mean) * jax.lax.rsqrt(variance + 1e-3) + beta
+        h = jax.nn.relu(h if number < len(params) - 1 else h + x)
+    return h
+
+
+def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    """Forward, then backward from a given gradient of the output, for input and parameters: one jitted function."""
+    x, dy = jnp.asarray(arrays["x"]), jnp.asarray(arrays["dy"])
+    kernels = [jnp.asarray(kernel) for kernel in kernels_of(arrays)]
+    if work == "resnet_block":
+        params: Any = [(kernel, jnp.ones(64), jnp.zeros(64)) for kernel in kernels]
+        forward: Any = residual_block
+    else:
+        params = kernels[0].transpose(0, 1, 3, 2)
+        forward = lambda kernel, x: convolve(x, kernel, "SAME", 64)      # noqa: E731
+
+    @jax.jit
+    def gradients(params: Any, x: jax.Array, dy: jax.Array) -> Any:
+        return jax.vjp(forward, params, x)[1](dy)
+
+    def step() -> Any:
+        return gradients(params, x, dy)
+
+    dparams, dx = step()
+    dkernel = np.asarray(dparams[0][0] if work == "resnet_block" else dparams)
+    return Job({"step": repeated(step, jax.block_until_ready)}, checks={"input gradient": np.asarray(dx), "kernel gradient": dkernel})
 
 
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
+    if work.startswith("vgg16"):
+        return vgg16(work, arrays)
+    if work in ("resnet_block", "depthwise"):
+        return layer(work, arrays)
     x, y = jnp.asarray(arrays["x"]), jnp.asarray(arrays["y"])
-    if y.ndim == 1 and work != "bigmlp":
+    if y.ndim == 1 and work not in LABELLED:
         y = y[:, None]
     params = parameters(work)
     zeros = partial(jax.tree.map, jnp.zeros_like)
     state = (params, zeros(params), zeros(params), jnp.zeros(()), jax.random.key(1))
+    one_epoch = partial(epoch_by_steps, rng=np.random.default_rng(0)) if work in KERNELS else epoch
 
     def epochs(n: int) -> None:
         nonlocal state
         for _ in range(n):                               # calls are queued; only the last one is waited for
-            state = epoch(state, x, y, work, WORKS[work].batch_size)
+            state = one_epoch(state, x, y, work, WORKS[work].batch_size)
         jax.block_until_ready(state)
 
     def loss() -> float:

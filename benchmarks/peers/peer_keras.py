@@ -10,8 +10,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import keras
 import numpy as np
 from keras import layers
-from worker import Job, serve, threads
-from workloads import WORKS
+from worker import Job, repeated, serve, threads
+from workloads import CLASSES, LABELLED, RATE, WORKS, kernels_of
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -47,16 +47,78 @@ def network(work: str) -> keras.Model:
     if work == "bigmlp":
         return keras.Sequential([layers.Dense(1024, activation="relu"), layers.Dense(1024, activation="relu"),
                                  layers.Dense(10, activation="softmax")])
+    if work == "digits_cnn":
+        return keras.Sequential([layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(2), layers.Flatten(),
+                                 layers.Dense(128, activation="relu"), layers.Dense(10, activation="softmax")])
+    if work == "conv3d":
+        return keras.Sequential([layers.Conv3D(32, 3, activation="relu"), layers.MaxPooling3D(2), layers.Flatten(),
+                                 layers.Dense(128, activation="relu"), layers.Dense(20, activation="softmax")])
     if work == "dropout":
         return keras.Sequential([layers.Dense(64, activation="relu"), layers.Dropout(0.5), layers.Dense(32, activation="relu"), layers.Dropout(0.5),
                                  layers.Dense(1, activation="sigmoid")])
     return keras.Sequential([layers.Dense(64, activation="relu"), layers.Dense(32), layers.LeakyReLU(0.01), layers.Dense(1, activation="sigmoid")])
 
 
+def set_kernels(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+    """The kernels of convolutions and Dense layers in their order; biases start at 0."""
+    weighted = [layer for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense))]
+    for layer, kernel in zip(weighted, kernels_of(arrays), strict=True):
+        layer.set_weights([kernel, *layer.get_weights()[1:]])
+
+
+def vgg16(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3), pooling="avg")
+    model = keras.Model(base.input, layers.Dense(CLASSES)(base.output))
+    set_kernels(model, arrays)
+    model.compile(optimizer=keras.optimizers.SGD(RATE), loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = arrays["x"], arrays["y"]
+    if work == "vgg16_forward":
+        def call() -> np.ndarray:
+            return model.predict_on_batch(x)
+        return Job({"call": repeated(call)}, checks={"logits": call()})
+
+    def step() -> float:
+        return float(model.train_on_batch(x, y))
+
+    return Job({"step": repeated(step)}, checks={"loss": step(), "bias gradient": -model.get_layer("block1_conv1").get_weights()[1] / RATE})
+
+
+def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    """Forward, then backward from a given gradient of the output, for input and parameters: one compiled function."""
+    inputs = keras.Input(arrays["x"].shape[1:])
+    if work == "resnet_block":
+        h = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(64, 1, use_bias=False)(inputs)))
+        h = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(64, 3, padding="same", use_bias=False)(h)))
+        h = layers.BatchNormalization()(layers.Conv2D(64, 1, use_bias=False)(h))
+        model = keras.Model(inputs, layers.ReLU()(layers.Add()([h, inputs])))
+    else:
+        model = keras.Model(inputs, layers.DepthwiseConv2D(3, padding="same", use_bias=False)(inputs))
+    set_kernels(model, arrays)
+    x, dy = tf.constant(arrays["x"]), tf.constant(arrays["dy"])
+
+    @tf.function
+    def gradients(x: tf.Tensor, dy: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x, training=True)
+        return tape.gradient(y, [x, *(weight.value for weight in model.trainable_weights)], output_gradients=dy)
+
+    def step() -> list[tf.Tensor]:
+        return gradients(x, dy)
+
+    dx, dkernel, *_ = step()
+    checks = {"input gradient": dx.numpy(), "kernel gradient": dkernel.numpy()}
+    return Job({"step": repeated(step, lambda last: last[0][0, 0, 0].numpy())}, checks=checks)
+
+
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
+    if work.startswith("vgg16"):
+        return vgg16(work, arrays)
+    if work in ("resnet_block", "depthwise"):
+        return layer(work, arrays)
     x, y = arrays["x"], arrays["y"]
     model = network(work)
-    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy" if work == "bigmlp" else "binary_crossentropy")
+    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy" if work in LABELLED else "binary_crossentropy")
     batch_size = WORKS[work].batch_size
 
     def epochs(n: int) -> None:

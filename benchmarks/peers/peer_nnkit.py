@@ -1,4 +1,4 @@
-"""nnkit's side: `fit` and `predict` as its users call them; activations and optimizers as single kernels on the tape."""
+"""nnkit's side: `fit`, `train_on_batch` and `predict` as its users call them; activations, optimizers and single layers on the tape."""
 
 from __future__ import annotations
 
@@ -9,11 +9,30 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from worker import Job, serve, threads
-from workloads import WORKS
+from worker import Job, repeated, serve, threads
+from workloads import CLASSES, LABELLED, RATE, WORKS, kernels_of
 
 import nnkit
-from nnkit import L2, Adam, Dense, Dropout, Input, LeakyReLU, Network, Sequential
+from nnkit import (
+    L2,
+    SGD,
+    Adam,
+    Add,
+    BatchNormalization,
+    Conv2D,
+    Conv3D,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    Input,
+    LeakyReLU,
+    MaxPooling2D,
+    MaxPooling3D,
+    Network,
+    ReLU,
+    Sequential,
+)
 
 
 def network(work: str) -> Sequential | Network:
@@ -23,6 +42,12 @@ def network(work: str) -> Sequential | Network:
         return Sequential([Input((20,)), Dense(10, activation="relu"), Dense(20, activation="sigmoid")])
     if work == "bigmlp":
         return Sequential([Input((784,)), Dense(1024, activation="relu"), Dense(1024, activation="relu"), Dense(10, activation="softmax")])
+    if work == "digits_cnn":
+        return Sequential([Input((8, 8, 1)), Conv2D(32, 3, activation="relu"), MaxPooling2D(2), Flatten(), Dense(128, activation="relu"),
+                           Dense(10, activation="softmax")])
+    if work == "conv3d":
+        return Sequential([Input((32, 32, 32, 1)), Conv3D(32, 3, activation="relu"), MaxPooling3D(2), Flatten(), Dense(128, activation="relu"),
+                           Dense(20, activation="softmax")])
     if work == "dropout":
         return Sequential([Input((20,)), Dense(64, activation="relu"), Dropout(0.5), Dense(32, activation="relu"), Dropout(0.5),
                            Dense(1, activation="sigmoid")])
@@ -35,7 +60,7 @@ def network(work: str) -> Sequential | Network:
 
 def training(work: str, arrays: dict[str, np.ndarray]) -> Job:
     x, y = arrays["x"], arrays["y"]
-    loss_name = "sparse_categorical_crossentropy" if work == "bigmlp" else "binary_crossentropy"
+    loss_name = "sparse_categorical_crossentropy" if work in LABELLED else "binary_crossentropy"
     model = nnkit.compile(network(work), optimizer=Adam(1e-3), loss=loss_name, seed=0, threads=threads())
     batch_size = WORKS[work].batch_size
 
@@ -81,7 +106,69 @@ def measured(made: dict[str, tuple[Callable[[int], None], np.ndarray]]) -> Job:
     return Job({name: run for name, (run, _) in made.items()}, checks=checks)
 
 
+def set_kernels(model: nnkit.Model, arrays: dict[str, np.ndarray]) -> None:
+    """The kernels in the order of the layers; biases start at 0."""
+    names = [name for name in model.parameters if name.endswith("kernel")]
+    model.set_parameters(dict(zip(names, kernels_of(arrays), strict=True)))
+
+
+def memory(model: nnkit.Model) -> str:
+    arena, block = (array.nbytes / 2**20 for array in (model.memory.arena, model.memory.block))
+    return f"arena {arena:.0f} MB; parameters, gradients and what else lasts {block:.0f} MB"
+
+
+def vgg16(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    spec = Sequential([Input((224, 224, 3)), nnkit.models.vgg16(include_top=False, pooling="avg"), Dense(CLASSES)])
+    x, y = arrays["x"], arrays["y"]
+    if work == "vgg16_forward":
+        model = nnkit.compile(spec, seed=0, threads=threads())
+        set_kernels(model, arrays)
+
+        def call() -> np.ndarray:
+            return model.predict(x, batch_size=len(x))
+        return Job({"call": repeated(call)}, checks={"logits": call()}, note=memory(model))
+
+    loss = nnkit.SparseCategoricalCrossentropy(from_logits=True)
+    model = nnkit.compile(spec, optimizer=SGD(RATE), loss=loss, seed=0, threads=threads())
+    set_kernels(model, arrays)
+
+    def step() -> float:
+        return model.train_on_batch(x, y)["loss"]
+
+    checks = {"loss": np.array(step()), "bias gradient": -model.parameters["vgg16/block1_conv1/bias"] / RATE}
+    return Job({"step": repeated(step)}, checks=checks, note=memory(model))
+
+
+def one_layer(work: str) -> Network:
+    x = Input((56, 56, 64) if work == "resnet_block" else (112, 112, 64))
+    if work == "depthwise":
+        return Network(x, DepthwiseConv2D(3, padding="same", use_bias=False)(x))
+    h = ReLU()(BatchNormalization()(Conv2D(64, 1, use_bias=False)(x)))
+    h = ReLU()(BatchNormalization()(Conv2D(64, 3, padding="same", use_bias=False)(h)))
+    h = BatchNormalization()(Conv2D(64, 1, use_bias=False)(h))
+    return Network(x, ReLU()(Add()([h, x])))
+
+
+def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    """Forward, then backward from a given gradient of the output; beside it the public call, which needs a loss, checks data and copies gradients."""
+    x, dy = arrays["x"], arrays["dy"]
+    model = nnkit.compile(one_layer(work), loss="mse", seed=0, threads=threads())
+    set_kernels(model, arrays)
+    step, results = single_kernels().passes(model, x, dy)["forward and backward"]
+    step(1)
+    first = next(name for name in results if name.endswith("kernel"))
+    checks = {"input gradient": results["x"].copy(), "kernel gradient": results[first].copy()}
+
+    def call() -> object:
+        return model.gradients(x, dy, inputs=True)
+    return Job({"step": step, "Model.gradients, squared error": repeated(call)}, checks=checks)
+
+
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
+    if work.startswith("vgg16"):
+        return vgg16(work, arrays)
+    if work in ("resnet_block", "depthwise"):
+        return layer(work, arrays)
     special = {"activations": activations, "optimizers": optimizers}
     return special[work](arrays) if work in special else training(work, arrays)
 

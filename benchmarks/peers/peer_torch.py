@@ -1,4 +1,8 @@
-"""PyTorch's side. `torch` is eager, as its tutorials write it; `torch-compile` compiles loss and gradient and takes the fused optimizer."""
+"""PyTorch's side. `torch` is eager, as its tutorials write it; `torch-compile` compiles loss and gradient and takes the fused optimizer.
+
+Of convolutions, `torch` keeps images channels first, `torch-channels-last` is eager with PyTorch's memory format of that name, and the compiler of
+`torch-compile` chooses the format itself.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
-from worker import Job, serve, threads
-from workloads import WORKS
+from worker import Job, repeated, serve, threads
+from workloads import CLASSES, LABELLED, RATE, VGG16, WORKS, kernels_of
 
 torch.set_num_threads(threads())
 torch.manual_seed(0)
@@ -43,16 +47,35 @@ def network(work: str) -> nn.Module:
         return nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 20))
     if work == "bigmlp":
         return nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    if work == "digits_cnn":
+        return nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 3**2, 128), nn.ReLU(), nn.Linear(128, 10))
+    if work == "conv3d":
+        return nn.Sequential(nn.Conv3d(1, 32, 3), nn.ReLU(), nn.MaxPool3d(2), nn.Flatten(), nn.Linear(32 * 15**3, 128), nn.ReLU(), nn.Linear(128, 20))
     if work == "dropout":
         return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 1))
     return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 32), nn.LeakyReLU(0.01), nn.Linear(32, 1))
 
 
-def training(work: str, arrays: dict[str, np.ndarray], compiled: bool) -> Job:
+def memory_format(peer: str, rank: int) -> torch.memory_format:
+    """How arrays of that many axes lie in memory; they are (N, C, ...) in any case."""
+    if peer != "torch-channels-last":
+        return torch.contiguous_format
+    return torch.channels_last if rank == 4 else torch.channels_last_3d
+
+
+def channels_first(x: np.ndarray, peer: str) -> torch.Tensor:
+    """Images (N, ..., C) as PyTorch names their axes, (N, C, ...)."""
+    return torch.from_numpy(x).movedim(-1, 1).contiguous(memory_format=memory_format(peer, x.ndim))
+
+
+def training(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
+    compiled = peer == "torch-compile"
     model = network(work)
     x = torch.from_numpy(arrays["x"])
-    y = torch.from_numpy(arrays["y"]).long() if work == "bigmlp" else torch.from_numpy(arrays["y"]).reshape(len(x), -1)
-    entropy = bound if work == "vae" else nn.CrossEntropyLoss() if work == "bigmlp" else nn.BCEWithLogitsLoss()
+    if x.ndim > 2:
+        x, model = channels_first(arrays["x"], peer), model.to(memory_format=memory_format(peer, x.ndim))
+    y = torch.from_numpy(arrays["y"]).long() if work in LABELLED else torch.from_numpy(arrays["y"]).reshape(len(x), -1)
+    entropy = bound if work == "vae" else nn.CrossEntropyLoss() if work in LABELLED else nn.BCEWithLogitsLoss()
     batch_size = WORKS[work].batch_size
     optimizer = torch.optim.Adam(model.parameters(), fused=compiled or None)
 
@@ -143,11 +166,98 @@ def optimizers(arrays: dict[str, np.ndarray]) -> Job:
     return Job(items, checks=checks)
 
 
-def repeated(call: Callable[[], object]) -> Callable[[int], None]:
-    def run(n: int) -> None:
-        for _ in range(n):
-            call()
-    return run
+def set_kernel(layer: nn.Module, kernel: np.ndarray) -> None:
+    """The kernel (*window, inputs, outputs), a bias of 0 where there is one."""
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(kernel).movedim((-1, -2), (0, 1)))
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+def vgg16(arrays: dict[str, np.ndarray]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    channels = 3
+    for count, filters in VGG16:
+        for _ in range(count):
+            layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = filters
+        layers.append(nn.MaxPool2d(2))
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, CLASSES))
+    weighted = [layer for layer in model if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    for layer, kernel in zip(weighted, kernels_of(arrays), strict=True):
+        set_kernel(layer, kernel)
+    return model
+
+
+def vgg16_forward(arrays: dict[str, np.ndarray], peer: str) -> Job:
+    model = vgg16(arrays).eval().to(memory_format=memory_format(peer, 4))
+    predict = torch.compile(model) if peer == "torch-compile" else model
+    x = channels_first(arrays["x"], peer)
+
+    def call() -> np.ndarray:
+        with torch.inference_mode():
+            return predict(x).numpy()
+
+    return Job({"call": repeated(call)}, checks={"logits": call()})
+
+
+def vgg16_train(arrays: dict[str, np.ndarray], peer: str) -> Job:
+    compiled = peer == "torch-compile"
+    model = vgg16(arrays).to(memory_format=memory_format(peer, 4))
+    x, y = channels_first(arrays["x"], peer), torch.from_numpy(arrays["y"]).long()
+    optimizer = torch.optim.SGD(model.parameters(), RATE, fused=compiled or None)
+
+    def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(x), y)
+
+    step_loss = torch.compile(loss_of) if compiled else loss_of
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = step_loss(x, y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    checks = {"loss": step(), "bias gradient": -model[0].bias.detach().numpy() / RATE}
+    return Job({"step": repeated(step)}, checks=checks)
+
+
+class ResNetBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(64, 64, window, padding=window // 2, bias=False) for window in (1, 3, 1))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(64, eps=1e-3, momentum=0.01) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.norms[0](self.convolutions[0](x)))
+        h = torch.relu(self.norms[1](self.convolutions[1](h)))
+        return torch.relu(self.norms[2](self.convolutions[2](h)) + x)
+
+
+def layer(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
+    """Forward, then backward from a given gradient of the output, for input and parameters."""
+    model: nn.Module
+    if work == "resnet_block":
+        model = ResNetBlock()
+        convolutions = list(model.convolutions)
+    else:
+        model = nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False)
+        convolutions = [model]
+    for convolution, kernel in zip(convolutions, kernels_of(arrays), strict=True):
+        set_kernel(convolution, kernel if work == "resnet_block" else np.swapaxes(kernel, 2, 3))
+    model = model.to(memory_format=memory_format(peer, 4))
+    x, dy = (channels_first(arrays[name], peer) for name in ("x", "dy"))
+    x.requires_grad_()
+    wanted = [x, *model.parameters()]
+    forward = torch.compile(model) if peer == "torch-compile" else model
+
+    def step() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(forward(x), wanted, dy)
+
+    dx, dkernel, *_ = step()
+    checks = {"input gradient": dx.movedim(1, -1).numpy(), "kernel gradient": dkernel.movedim((0, 1), (-1, -2)).numpy()}
+    return Job({"step": repeated(step)}, checks=checks)
 
 
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
@@ -155,7 +265,13 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
         return activations(arrays)
     if work == "optimizers":
         return optimizers(arrays)
-    return training(work, arrays, compiled=peer == "torch-compile")
+    if work == "vgg16_forward":
+        return vgg16_forward(arrays, peer)
+    if work == "vgg16_train":
+        return vgg16_train(arrays, peer)
+    if work in ("resnet_block", "depthwise"):
+        return layer(work, arrays, peer)
+    return training(work, arrays, peer)
 
 
 if __name__ == "__main__":

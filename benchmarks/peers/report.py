@@ -21,6 +21,7 @@ class Result:
     checks: dict[str, list[float]] = field(default_factory=dict)
     megabytes: float | None = None
     problem: str = ""
+    note: str = ""
 
     def add(self, answer: dict[str, Any]) -> None:
         for item, seconds in answer["times"].items():
@@ -70,6 +71,7 @@ def table(name: str, results: list[Result]) -> str:
                 cells = (result.peer, item, duration(min(seconds)), duration(statistics.median(seconds)), ratio(result, item, base),
                          goal(work, result.peer, item), loss, memory)
                 rows.append("| " + " | ".join(cells) + " |")
+    rows += [f"\n{result.peer}: {result.note}" for result in results if result.note]
     rows += [f"\n{result.peer}: {result.problem}; not timed" for result in results if result.problem]
     return f"**{name}**: {work.title}; one {work.unit}\n\n" + "\n".join(rows) + "\n"
 

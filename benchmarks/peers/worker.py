@@ -23,6 +23,7 @@ class Job:
     items: dict[str, Callable[[int], Any]]
     loss: Callable[[], float] | None = None              # loss on all data, as the parameters stand
     checks: dict[str, np.ndarray] = field(default_factory=dict)   # results that must agree between peers (leading elements)
+    note: str = ""                                       # printed below the table
 
 
 def threads() -> int:
@@ -39,6 +40,16 @@ def repetitions(run: Callable[[int], Any], seconds: float) -> int:
         if elapsed > seconds / 10:
             return max(1, round(n * seconds / elapsed))
         n *= 2
+
+
+def repeated(call: Callable[[], Any], wait: Callable[[Any], Any] = lambda last: None) -> Callable[[int], None]:
+    """A function of n that makes the call n times; `wait` gets the last result and returns when it is really there."""
+    def run(n: int) -> None:
+        last = None
+        for _ in range(n):
+            last = call()
+        wait(last)
+    return run
 
 
 def peak_megabytes() -> float:
@@ -70,7 +81,7 @@ def serve(prepare: Callable[[str, dict[str, np.ndarray], str], Job]) -> None:
         job.items["epoch" if "epoch" in job.items else "train"](epochs)
     loss = None if job.loss is None else float(job.loss())
     job.items.pop("train", None)
-    answer(loss=loss, checks={name: np.asarray(value, float).ravel()[:64].tolist() for name, value in job.checks.items()})
+    answer(loss=loss, checks={name: np.asarray(value, float).ravel()[:64].tolist() for name, value in job.checks.items()}, note=job.note)
 
     counts: dict[str, int] = {}
     for line in sys.stdin:

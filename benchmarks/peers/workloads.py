@@ -5,6 +5,7 @@ Data are made by NumPy from a fixed seed, once, by the driver: no peer's start-u
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Work:
     peers: tuple[str, ...] = ("sklearn", "torch", "torch-compile", "keras", "jax")
     targets: dict[str, float] = field(default_factory=dict)   # peer -> how many times nnkit's time the peer should need
     limits: dict[tuple[str, str], float] = field(default_factory=dict)   # (row, item) -> seconds, where the target is absolute
+    tolerance: float = 1e-4                              # share by which checked results may differ from nnkit's
 
 
 def binary() -> Arrays:
@@ -88,7 +90,78 @@ def gradients() -> Arrays:
     return {"parameters": rng.standard_normal(PARAMETERS, dtype=np.float32), "gradients": np.where(rng.random(PARAMETERS) < 0.5, size, -size)}
 
 
+# Convolutions. Images are channels last, (N, H, W, C); kernels are (*window, inputs, outputs); biases start at 0.
+
+VGG16 = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))   # blocks: how many convolutions of how many filters; a pooling behind each block
+CLASSES = 10                                                # of the layer behind them
+RATE = 1e-3                                                 # learning rate of vgg16_train, plain SGD
+# Tolerance of gradients behind ReLUs: a sum that rounds to the other side of 0 adds or removes the whole share of its place.
+FLIPS = 0.03
+
+
+def he_normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Normal numbers of variance 2 / inputs; the inputs are all axes but the last."""
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / np.prod(shape[:-1])))
+
+
+def digits() -> Arrays:
+    """1,408 digits of 8 x 8 pixels from 0 to 1, which come with scikit-learn: 44 whole batches of 32."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return {"x": (found.images[:1408, :, :, None] / 16).astype(np.float32), "y": found.target[:1408].astype(np.int32)}
+
+
+def voxels() -> Arrays:
+    """128 bodies in 32 x 32 x 32 cells of 0 and 1, in 20 classes: ball, box, cylinder, cone and ring, each in four sizes, not quite in the middle."""
+    rng = np.random.default_rng(5)
+    y = np.arange(128) % 20
+    axis = np.linspace(-1, 1, 32)
+    x = np.empty((128, 32, 32, 32, 1), np.float32)
+    for body, label in zip(x, y, strict=True):
+        a, b, c = np.meshgrid(*(axis - shift for shift in rng.uniform(-0.15, 0.15, 3)), indexing="ij")
+        size, around = 0.3 + 0.15 * (label // 5), np.hypot(b, c)
+        inside = (a**2 + around**2 < size**2,
+                  np.maximum(np.maximum(abs(a), abs(b)), abs(c)) < size,
+                  (around < size) & (abs(a) < size),
+                  (abs(a) < size) & (2 * around < size - a),
+                  np.hypot(around - size, a) < 0.15)
+        body[..., 0] = inside[label % 5]
+    return {"x": x, "y": y.astype(np.int32)}
+
+
+def vgg16() -> Arrays:
+    """Eight images of normal numbers, their classes, and the weights: kernel1 to kernel13 of the convolutions, kernel14 of the last layer."""
+    rng = np.random.default_rng(16)
+    arrays = {"x": rng.standard_normal((8, 224, 224, 3), dtype=np.float32), "y": np.arange(8, dtype=np.int32)}
+    channels = [3, *(filters for count, filters in VGG16 for _ in range(count))]
+    for number, (inputs, filters) in enumerate(itertools.pairwise(channels), 1):
+        arrays[f"kernel{number}"] = he_normal(rng, 3, 3, inputs, filters)
+    return {**arrays, f"kernel{len(channels)}": he_normal(rng, channels[-1], CLASSES)}
+
+
+def resnet_block() -> Arrays:
+    """Input, the output's gradient, and the kernels of the three convolutions."""
+    rng = np.random.default_rng(50)
+    x, dy = rng.standard_normal((2, 8, 56, 56, 64), dtype=np.float32)
+    return {"x": x, "dy": dy, **{f"kernel{number}": he_normal(rng, window, window, 64, 64) for number, window in enumerate((1, 3, 1), 1)}}
+
+
+def depthwise() -> Arrays:
+    """Input, the output's gradient, the kernel: one filter for each channel."""
+    rng = np.random.default_rng(9)
+    x, dy = rng.standard_normal((2, 8, 112, 112, 64), dtype=np.float32)
+    return {"x": x, "dy": dy, "kernel1": rng.standard_normal((3, 3, 64, 1), dtype=np.float32) / np.float32(3)}
+
+
+def kernels_of(arrays: Arrays) -> list[np.ndarray]:
+    """The kernels in their order."""
+    return [arrays[f"kernel{number}"] for number in range(1, 1 + sum(name.startswith("kernel") for name in arrays))]
+
+
 NETWORKS = ("torch", "torch-compile", "keras", "jax")
+CONVOLUTIONS = ("torch", "torch-channels-last", "torch-compile", "keras", "jax")
+LABELLED = ("bigmlp", "digits_cnn", "conv3d")               # training with classes as targets
 
 WORKS: dict[str, Work] = {
     "mlp": Work("MLP 20-64-32-1, batch 32, Adam", "epoch of 25 steps, shuffled", binary, 32, 20, (0.11, 0.19), NETWORKS,
@@ -102,6 +175,19 @@ WORKS: dict[str, Work] = {
                    {"jax": 1.1, "torch": 1.1, "torch-compile": 1.1, "keras": 1.1}),
     "vae": Work("variational autoencoder 784-400-(20+20)-400-784, batch 128, Adam", "epoch of 93 steps, shuffled", fashion, 128, 2, (0.2, 0.65),
                 NETWORKS, dict.fromkeys(NETWORKS, 1.3)),
+    "digits_cnn": Work("digits 8 x 8: Conv2D 32 of 3 x 3, max pooling, Dense 128, Dense 10, batch 32, Adam", "epoch of 44 steps, shuffled",
+                       digits, 32, 5, (0.1, 0.25), CONVOLUTIONS, dict.fromkeys(CONVOLUTIONS, 5)),
+    "conv3d": Work("voxels 32 x 32 x 32: Conv3D 32 of 3 x 3 x 3, max pooling, Dense 128, Dense 20, batch 32, Adam", "epoch of 4 steps, shuffled",
+                   voxels, 32, 5, (0.02, 0.9), CONVOLUTIONS, dict.fromkeys(CONVOLUTIONS, 3)),
+    "vgg16_forward": Work("VGG16's 13 convolutions and 5 poolings at 224 x 224, mean of every channel, Dense 10; batch 8", "call, NumPy in and out",
+                          vgg16, peers=CONVOLUTIONS, targets=dict.fromkeys(CONVOLUTIONS, 2.2), tolerance=1e-3),
+    "vgg16_train": Work("the same network: forward, backward and SGD; batch 8", "step", vgg16, peers=CONVOLUTIONS,
+                        targets=dict.fromkeys(CONVOLUTIONS, 2.2), tolerance=FLIPS),
+    "resnet_block": Work("ResNet-style block on 8 x 56 x 56 x 64: convolutions 1x1, 3x3, 1x1, each with batch normalization, the input added; "
+                         "forward and backward (kernels, gamma, beta, input)", "step", resnet_block, peers=CONVOLUTIONS,
+                         targets=dict.fromkeys(CONVOLUTIONS, 1.5), tolerance=FLIPS),
+    "depthwise": Work("DepthwiseConv2D 3x3, same, on 8 x 112 x 112 x 64: forward and backward (kernel, input)", "step", depthwise, peers=CONVOLUTIONS,
+                      targets=dict.fromkeys(CONVOLUTIONS, 1.5), tolerance=1e-3),
     "predict": Work("predict of one row, MLP 20-64-32-1", "call, NumPy in and out", binary, 32, 1, (0.5, 0.7), limits={("nnkit", "call"): 10e-6}),
     "startup": Work("fresh process, import to the end of the first epoch of mlp", "process", binary, 32,
                     limits={("nnkit", "first epoch"): 0.6, ("nnkit, empty cache", "first epoch"): 6, ("nnkit", "import alone"): 0.35}),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import attrs
 import numpy as np
 
 import nnkit
 from nnkit.jit import Int, Matrix, kernel
+from nnkit.plan.arena import aligned
 from nnkit.plan.build import COUNTERS, Builder, Layout, lay_out
-from nnkit.plan.passes import work_tasks
+from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.runtime import store
 from nnkit.runtime.cpu import Memory, Tape
@@ -106,3 +108,38 @@ def product(n: int, threads: int) -> tuple[Run, np.ndarray, np.ndarray]:
     run = on_tape(("prims.matmul.pack", [panels, b], ()), ("layers.dense.dense_forward", [c, a, b, nothing, panels], ()),
                   tasks=threads, threads=threads)
     return run, c, a.astype(float) @ b
+
+
+def passes(model: nnkit.Model, x: np.ndarray, dy: np.ndarray) -> dict[str, tuple[Run, Mapping[str, np.ndarray]]]:
+    """A network of one input and one output on given x, its backward pass from a given dy = dLoss/dy: no loss, no checks, no copies.
+
+    "forward" gives "y"; "forward and backward" gives "x", the gradient of x, and those of the parameters by name. Batch statistics as in training.
+    """
+    layout, given = model.layout, {"x": x, "dy": dy}
+    offsets, end = dict(layout.offsets), layout.nbytes
+    buffers = {name: Buffer(name, array.shape, array.dtype.name, "constant") for name, array in given.items()}
+    for name, buffer in buffers.items():
+        offsets[name], end = end, end + aligned(buffer.nbytes)
+    memory = Memory(attrs.evolve(layout, offsets=offsets, nbytes=end))
+    memory.block[:layout.nbytes] = model.memory.block
+    for name, array in given.items():
+        memory.view(buffers[name])[...] = array
+
+    def forward(g: Builder) -> tuple[Buffer, ...]:
+        return tuple(g.forward(model.graph, [buffers["x"]]))
+
+    def both(g: Builder) -> tuple[Buffer, ...]:
+        start = g.buffer("start", 1)
+        g.on_backward(start, forward(g), lambda _: buffers["dy"])
+        return (g.backward([start])["x"].reshaped(*x.shape),)
+
+    plans = {}
+    for name, emit in {"forward": forward, "forward and backward": both}.items():
+        builder = Builder(layout, len(x), "gradients")
+        outputs = emit(builder)
+        plans[name] = optimise(Plan(mode="gradients", batch=len(x), dtype=layout.dtype, steps=tuple(builder.steps), outputs=outputs))
+    memory.reserve(max(plan.arena_bytes for plan in plans.values()))     # before anything takes an address in it
+    y, dx = (memory.view(plan.outputs[0], plan) for plan in plans.values())
+    gradients = {name: memory.view(buffer) for name, buffer in layout.gradients.items()}
+    runs = {name: Tape(plan, memory, model.threads).run for name, plan in plans.items()}
+    return {"forward": (runs["forward"], {"y": y}), "forward and backward": (runs["forward and backward"], {"x": dx, **gradients})}

@@ -2,5 +2,6 @@
 
 from nnkit.models.autoencoder import autoencoder
 from nnkit.models.vae import vae
+from nnkit.models.vgg16 import vgg16
 
-__all__ = ["autoencoder", "vae"]
+__all__ = ["autoencoder", "vae", "vgg16"]
