@@ -24,7 +24,7 @@ from nnkit.prims.simd_cpu import Emitter, address, itemsize, lanes
 
 __all__ = ["max_backward", "max_forward", "sum_backward", "sum_forward"]
 
-STRIP = 4                                                # registers that go through a window together
+STRIP = 2                                                # registers that go through a window together
 
 
 def larger(e: Emitter, a: Any, b: Any) -> Any:

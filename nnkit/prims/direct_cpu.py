@@ -256,8 +256,8 @@ def run_rows(tp, windows):
 
 
 @routine
-def pack_runs(to, image, e, first, tp, windows, like):
-    """Pack a unit of `few` from the image at an address: the runs of S C numbers."""
+def pack_runs(to, image, end, e, first, tp, windows, like):
+    """Pack a unit of `few` from the image at an address: the runs of S C numbers. end: where x ends; up to there whole blocks can be copied."""
     D, H, W, T, _, S, stride_d, stride_h, stride_w, step_d, _, _, before_d, before_h, before_w, _, _, Q, C, _, _ = windows
     size = itemsize(like)
     length = S * C
@@ -276,7 +276,8 @@ def pack_runs(to, image, e, first, tp, windows, like):
                 at = line + size * BLOCK * q
                 if inside and 0 <= w and w + S <= W:
                     for k in range(0, length, BLOCK):
-                        copy_run(at, source + size * (w * C + k), min(BLOCK, length - k), like)
+                        start = source + size * (w * C + k)
+                        copy_run(at, start, BLOCK if start + size * BLOCK <= end else min(BLOCK, length - k), like)
                         at += plane
                 else:
                     for k in range(0, length, BLOCK):
@@ -313,7 +314,7 @@ def few_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bia
     units = y.shape[0] * E * ((P + TP - 1) // TP)
     for unit in range(units * task // tasks, units * (task + 1) // tasks):
         n, e, first, tp = unit_place(unit, TP, windows)
-        pack_runs(a, address(x) + size * n * D * H * W * C, e, first, tp, windows, y)
+        pack_runs(a, address(x) + size * n * D * H * W * C, address(x) + size * x.size, e, first, tp, windows, y)
         count = 0
         for t in range(T):
             for r in range(R):
@@ -339,7 +340,7 @@ def few_weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, pa
         start = units * part // slices
         for unit in range(start, units * (part + 1) // slices):
             n, e, first, tp = unit_place(unit, TP, windows)
-            pack_runs(a, address(x) + size * n * D * H * W * C, e, first, tp, windows, x)
+            pack_runs(a, address(x) + size * n * D * H * W * C, address(x) + size * x.size, e, first, tp, windows, x)
             put_step(steps, 0, 0, tp * Q)
             for o in range(0, O, panel):
                 b = address(dy) + size * (((n * E + e) * P + first) * Q * O + o)

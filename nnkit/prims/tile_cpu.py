@@ -44,8 +44,8 @@ def put_step(typing_context: Any, steps: Any, number: Any, offset: Any, count: A
 def tile(rows: int, vectors: int, row_step: int) -> Any:
     """C[:m, :n] of at most `rows` rows and `vectors` registers of columns, by address; strides in elements.
 
-    steps: address of the table, of `count` pairs. rsb: from one row of B to the next. c0: address of C0, which is added last, so that a chain is never
-    longer than one table, with row stride rs0 (0: one row for all, a bias); or 0 for none.
+    steps: address of the table, of `count` pairs. rsb: from one row of B to the next. c0: address of C0 with row stride rs0, or 0 for none: it is added
+    last, so that a chain is never longer than one table; with rs0 = 0 it is one row for all, a bias, with which sums begin.
     relu: whether what is below 0 becomes 0. ahead: address of what is read next, fetched into the second-level cache, a line for each k.
     """
     @intrinsic
@@ -57,8 +57,11 @@ def tile(rows: int, vectors: int, row_step: int) -> Any:
             masks = [e.first(builder.sub(n, I64(j * e.lanes))) for j in range(vectors)]
             cells = [[cgutils.alloca_once_value(builder, e.zero) for _ in range(vectors)] for _ in range(rows)]
 
-            def each_row(first: Any, stride: Any, visit: Any) -> None:
+            def each_row(first: Any, stride: Any, visit: Any, all_rows: bool = False) -> None:
                 for i, row in enumerate(cells):
+                    if all_rows:
+                        visit(row, e.at(first, builder.mul(stride, I64(i))))
+                        continue
                     with builder.if_then(builder.icmp_signed("<", I64(i), m), likely=True):
                         visit(row, e.at(first, builder.mul(stride, I64(i))))
 
@@ -72,16 +75,23 @@ def tile(rows: int, vectors: int, row_step: int) -> Any:
                         e.store(builder.load(cell), e.at(place, j * e.lanes), None if whole else masks[j])
                 return visit
 
+            given, alike = builder.icmp_signed("!=", c0, I64(0)), builder.icmp_signed("==", rs0, I64(0))
+            with builder.if_then(builder.and_(given, alike)):
+                start = [e.load(e.at(e.pointer(c0), j * e.lanes), mask) for j, mask in enumerate(masks)]
+                for row in cells:
+                    for cell, value in zip(row, start, strict=True):
+                        builder.store(value, cell)
             _multiply(e, cells, masks, steps, count, e.pointer(a), k_step, e.pointer(b), rsb, ahead, row_step)
-            with builder.if_then(builder.icmp_signed("!=", c0, I64(0))):       # a branch: even a load under an empty mask waits for its line
+            with builder.if_then(builder.and_(given, builder.not_(alike))):   # a branch: even a load under an empty mask waits for its line
                 each_row(e.pointer(c0), rs0, add)
             with builder.if_then(builder.icmp_signed("!=", relu, I64(0))):
                 for cell in sum(cells, []):
                     value = builder.load(cell)
                     builder.store(builder.select(builder.fcmp_ordered("<=", value, e.zero), e.zero, value), cell)
-            with builder.if_else(builder.icmp_signed(">=", n, I64(vectors * e.lanes)), likely=True) as (whole, torn):
+            full = builder.and_(builder.icmp_signed(">=", n, I64(vectors * e.lanes)), builder.icmp_signed(">=", m, I64(rows)))
+            with builder.if_else(full, likely=True) as (whole, torn):
                 with whole:                              # masked stores cost more
-                    each_row(e.pointer(c), rsc, end(True))
+                    each_row(e.pointer(c), rsc, end(True), all_rows=True)
                 with torn:
                     each_row(e.pointer(c), rsc, end(False))
             return context.get_dummy_value()
