@@ -8,12 +8,13 @@ Fields that all of them have (keyword only):
     activation: a spec or its name. use_bias: whether there is a bias b.
     bias_initializer, bias_regularizer: how b starts (zeros), its penalty. activity_regularizer: penalty on the output.
     algorithm: how it is computed: 'auto' (chosen by shapes and dtype alone) or one of `prims.convolution.ALGORITHMS`; the printed plan shows it.
+        One that cannot compute the layer raises ValueError where the input's shape is known. Of separable ones it is that of the depthwise part.
 Kernels and their fields have Keras' names, shapes and defaults: (*kernel_size, inputs, outputs), Glorot uniform.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from nnkit.initializers import Initializer, initializer_field
@@ -36,6 +37,12 @@ __all__ = [
 
 Padding = str | tuple[tuple[int, int], ...]
 
+# What an algorithm asks for, in words and as a test; those that are not listed compute every convolution.
+ASKS: dict[str, tuple[str, Callable[[Convolution], bool]]] = {
+    "product": ("windows of one place, stride 1, no padding and one group", lambda c: c.taps == 1 and c.groups == 1 and all(
+        axis.stride == 1 and axis.before == 0 and axis.windows == axis.size for axis in c.axes)),
+}
+
 
 @base
 class Convolutional(Spatial):
@@ -48,6 +55,14 @@ class Convolutional(Spatial):
     bias_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
     activity_regularizer: ActivityRegularizer | None = child("activity_regularizer", default=None, none=True, kw_only=True)
     algorithm: str = choice("auto", *ALGORITHMS, default="auto", kw_only=True)
+
+    def convolution_of(self, shape: Shape, axes: tuple[Span, ...], channels: int, filters: int, groups: int) -> Convolution:
+        """How samples of that shape are convolved. Raises ValueError where the named algorithm cannot do it."""
+        c = Convolution.of(axes, channels, filters, groups, self.algorithm)
+        words, fits = ASKS.get(self.algorithm, ("", None))
+        if fits is not None and not fits(c):
+            raise ValueError(f"{type(self).__name__}: algorithm {self.algorithm!r} needs {words}, received samples of shape {shape} for {self!r}")
+        return c
 
     def with_bias(self, kernels: Mapping[str, Parameter], output: Shape) -> Mapping[str, Parameter]:
         """The kernels, the bias, and what the activation learns."""
@@ -110,17 +125,18 @@ class Conv(Convolutional):
         if self.filters % self.groups:
             raise ValueError(f"{type(self).__name__}: filters must be a multiple of groups = {self.groups}, received {self.filters}")
 
-    def spans(self, shape: Shape) -> tuple[Span, ...]:
-        """The windows along every axis."""
+    def convolution(self, shape: Shape) -> Convolution:
+        """How samples of that shape are convolved."""
         sizes = self.spatial(shape)
         if shape[-1] % self.groups:
             rule = f"the input's channels must be a multiple of groups = {self.groups}"
             raise ValueError(f"{type(self).__name__}: {rule}, received samples of shape {shape}")
-        return spans(type(self).__name__, sizes, self.kernel_size, self.strides, self.dilation_rate, self.padding)
+        axes = spans(type(self).__name__, sizes, self.kernel_size, self.strides, self.dilation_rate, self.padding)
+        return self.convolution_of(shape, axes, shape[-1], self.filters, self.groups)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The number of windows along every axis, then the filters."""
-        return self.activation.output_shape((*(span.windows for span in self.spans(shapes[0])), self.filters))
+        return self.activation.output_shape(self.convolution(shapes[0]).output_shape(self.rank))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The kernel, the bias, and what the activation learns."""
@@ -130,8 +146,7 @@ class Conv(Convolutional):
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The convolution, then the activation; backward: db, dW and dx."""
         (x,) = xs
-        c = Convolution.of(self.spans(x.shape[1:]), x.shape[-1], self.filters, self.groups, self.algorithm)
-        return self.end(g, self.convolve(g, c, x, "kernel", self.bias(g)))
+        return self.end(g, self.convolve(g, self.convolution(x.shape[1:]), x, "kernel", self.bias(g)))
 
 
 @spec()
@@ -180,9 +195,10 @@ class ConvTranspose(Convolutional):
     filters, kernel_size, strides: as in `Conv`. padding: what is cut off the output: 'valid' (nothing), 'same' (so that the output has
     size * stride places), a number, one for each axis, or pairs. output_padding: places that the output has more, behind, at least 0 and less than
     the stride or the dilation; None (default): none for padding by numbers, else what makes size * stride places ('valid': at least these).
-    Output places: (size - 1) stride + reach - cut + output_padding, where reach = (kernel_size - 1) dilation + 1; 'same' with output_padding given cuts
-    reach // 2 at both ends. Parameters "kernel" (*kernel_size, filters, channels), "bias" (filters,). The other fields: see `Conv` and the module.
-    Input (N, *places, channels), output (N, *places, filters). Same numbers as Keras' layer of that name.
+    Output places: (size - 1) stride + reach - cut + output_padding, where reach = (kernel_size - 1) dilation + 1; with 'same' and output_padding given
+    (size - 1) stride + reach % 2 + output_padding. What 'same' cuts off is halved, the odd place behind. Parameters "kernel"
+    (*kernel_size, filters, channels), "bias" (filters,). The other fields: see `Conv` and the module. Input (N, *places, channels), output
+    (N, *places, filters). Same numbers as Keras' layer of that name. (PyTorch cuts its padding off both ends, whatever its output_padding is.)
     """
 
     filters: int = integer(low=1)
@@ -210,7 +226,7 @@ class ConvTranspose(Convolutional):
                 before, places = 0, (size - 1) * stride + reach + (max(0, stride - reach) if extra is None else extra)
             elif self.padding == "same":
                 places = size * stride if extra is None else (size - 1) * stride + reach % 2 + extra
-                before = max(0, (size - 1) * stride + reach - places) // 2 if extra is None else reach // 2
+                before = max(0, (size - 1) * stride + reach - places) // 2
             else:
                 before, behind = self.padding[axis]  # type: ignore[misc]
                 places = (size - 1) * stride + reach - before - behind + (extra or 0)  # type: ignore[operator]
@@ -220,9 +236,13 @@ class ConvTranspose(Convolutional):
             found.append(Span(max(0, places), k, stride, step, before, size))  # type: ignore[arg-type]
         return tuple(found)
 
+    def convolution(self, shape: Shape) -> Convolution:
+        """The convolution whose transpose maps samples of that shape."""
+        return self.convolution_of(shape, self.spans(shape), self.filters, shape[-1], 1)
+
     def output_shape(self, *shapes: Shape) -> Shape:
         """The places along every axis, then the filters."""
-        return self.activation.output_shape((*(span.size for span in self.spans(shapes[0])), self.filters))
+        return self.activation.output_shape(self.convolution(shapes[0]).input_shape(self.rank))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The kernel, the bias, and what the activation learns."""
@@ -232,7 +252,7 @@ class ConvTranspose(Convolutional):
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The input gradient of the convolution whose transpose this is; backward: its forward pass, and its weight gradient."""
         (x,) = xs
-        c = Convolution.of(self.spans(x.shape[1:]), self.filters, x.shape[-1], 1, self.algorithm)
+        c = self.convolution(x.shape[1:])
         weight = g.parameter("kernel")
         y = g.buffer("y", x.shape[0], *c.input_shape(self.rank))
         c.input_gradient(g, y, x, weight, self.bias(g))
@@ -288,14 +308,14 @@ class DepthwiseConv(Convolutional):
     depthwise_initializer: Initializer = initializer_field(default="glorot_uniform", kw_only=True)
     depthwise_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
 
-    def spans(self, shape: Shape) -> tuple[Span, ...]:
-        """The windows along every axis."""
-        return spans(type(self).__name__, self.spatial(shape), self.kernel_size, self.strides, self.dilation_rate, self.padding)
+    def convolution(self, shape: Shape) -> Convolution:
+        """How samples of that shape are convolved: with a group for every channel."""
+        axes = spans(type(self).__name__, self.spatial(shape), self.kernel_size, self.strides, self.dilation_rate, self.padding)
+        return self.convolution_of(shape, axes, shape[-1], shape[-1] * self.depth_multiplier, max(1, shape[-1]))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The number of windows along every axis, then channels times depth_multiplier."""
-        filters = shapes[0][-1] * self.depth_multiplier if shapes[0] else 0
-        return self.activation.output_shape((*(span.windows for span in self.spans(shapes[0])), filters))
+        return self.activation.output_shape(self.convolution(shapes[0]).output_shape(self.rank))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The kernel, the bias, and what the activation learns."""
@@ -305,15 +325,10 @@ class DepthwiseConv(Convolutional):
         """W for samples of that shape."""
         return Parameter((*self.kernel_size, shape[-1], self.depth_multiplier), self.depthwise_initializer, regularizer=self.depthwise_regularizer)
 
-    def convolution(self, x: Buffer) -> Convolution:
-        """How x is convolved channel by channel."""
-        channels = x.shape[-1]
-        return Convolution.of(self.spans(x.shape[1:]), channels, channels * self.depth_multiplier, channels, self.algorithm)
-
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """As `Conv` with a group for every channel."""
         (x,) = xs
-        return self.end(g, self.convolve(g, self.convolution(x), x, "kernel", self.bias(g)))
+        return self.end(g, self.convolve(g, self.convolution(x.shape[1:]), x, "kernel", self.bias(g)))
 
 
 @spec()
@@ -354,7 +369,7 @@ class SeparableConv(DepthwiseConv):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The number of windows along every axis, then the filters."""
-        return self.activation.output_shape((*(span.windows for span in self.spans(shapes[0])), self.filters))
+        return self.activation.output_shape((*self.convolution(shapes[0]).output_shape(self.rank)[:-1], self.filters))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """Both kernels, the bias, and what the activation learns."""
@@ -365,9 +380,9 @@ class SeparableConv(DepthwiseConv):
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """Both convolutions, one behind the other."""
         (x,) = xs
-        between = self.convolve(g, self.convolution(x), x, "depthwise_kernel", None)
+        between = self.convolve(g, self.convolution(x.shape[1:]), x, "depthwise_kernel", None)
         one = (1,) * self.rank
-        mixing = spans(type(self).__name__, between.shape[1:-1], one, one, one, "valid")
+        mixing = spans(type(self).__name__, between.shape[1:-1], one, one, one, "same")
         c = Convolution.of(mixing, between.shape[-1], self.filters, 1, "auto")
         return self.end(g, self.convolve(g, c, between, "pointwise_kernel", self.bias(g)))
 
