@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import cases_merge
 import nnkit
 from helpers import Rig
+from nnkit.layers.conv import Convolutional
 from parity_draw import ACTIVATIONS, Drawn, DrawnGraph, GraphResults, Results, draw, draw_graph, run_nnkit, run_nnkit_graph
 
 SEED = 1
@@ -211,7 +212,10 @@ def test_the_sample_covers_what_it_is_drawn_from():
     assert {type(make(rng, (3, 5))) for make in ACTIVATIONS} <= seen
     assert {nnkit.Dense, nnkit.BatchNormalization, nnkit.LayerNormalization, nnkit.Activation} <= seen
     assert {drawn.batch for drawn in FIXED} >= {1, 2, 97}
-    assert {len(drawn.input_shape) for drawn in FIXED} == {1, 2}
+    assert {len(drawn.input_shape) for drawn in FIXED} == {1, 2, 3, 4}
+    convolutions = collections.Counter(type(layer) for drawn in FIXED for layer in drawn.network.layers if isinstance(layer, Convolutional))
+    assert {*convolutions} >= {nnkit.Conv1D, nnkit.Conv2D, nnkit.Conv3D, nnkit.Conv2DTranspose, nnkit.DepthwiseConv2D, nnkit.SeparableConv2D}
+    assert convolutions.total() > 0.2 * len(FIXED)
     dense = [sum(isinstance(layer, nnkit.Dense) for layer in drawn.network.layers) for drawn in FIXED]
     assert set(dense) == {1, 2, 3, 4}
     assert any(drawn.weighted for drawn in FIXED)

@@ -106,11 +106,11 @@ class Conv(Convolutional):
     """y[n, o, f] = activation(sum over the window's places k and the channels c of x[n, o stride + k dilation - before, c] W[k, c, f] + b[f]).
 
     filters: size of the output's last axis, at least 1, a multiple of groups. kernel_size, strides: at least 1, a number or one for each axis.
-    padding: 'valid' (none), 'same' (ceil(size / stride) windows, the odd zero behind), 'causal' (Conv1D: all before), or how many zeros: a number, one
-    for each axis, or pairs (before, behind). groups: the filters of each group see their own part of the channels, which it must divide.
-    kernel_initializer, kernel_regularizer: how W (parameter "kernel", (*kernel_size, channels / groups, filters)) starts, its penalty; "bias" (filters,).
-    The other fields: see the module. Input (N, *places, channels), output (N, *windows, filters). Raises ValueError where a window is larger
-    than the padded input. A cross-correlation, as in Keras and PyTorch; PyTorch keeps W as (filters, channels / groups, *kernel_size).
+    padding: 'valid' (none), 'same' (ceil(size / stride) windows, the odd zero behind), 'causal' (Conv1D: all before), or how many zeros: a number,
+    one for each axis, or pairs (before, behind). groups: the filters of each group see their own part of the channels, which it must divide.
+    kernel_initializer, kernel_regularizer: how W (parameter "kernel", (*kernel_size, channels / groups, filters)) starts, its penalty; "bias"
+    (filters,). The other fields: see the module. Input (N, *places, channels), output (N, *windows, filters). Raises ValueError where a window is
+    larger than the padded input. A cross-correlation, as in Keras and PyTorch; PyTorch keeps W as (filters, channels / groups, *kernel_size).
     """
 
     filters: int = integer(low=1)
@@ -141,7 +141,8 @@ class Conv(Convolutional):
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The kernel, the bias, and what the activation learns."""
         kernel = (*self.kernel_size, shapes[0][-1] // self.groups, self.filters)
-        return self.with_bias({"kernel": Parameter(kernel, self.kernel_initializer, regularizer=self.kernel_regularizer)}, self.output_shape(*shapes))
+        declared = {"kernel": Parameter(kernel, self.kernel_initializer, regularizer=self.kernel_regularizer)}
+        return self.with_bias(declared, self.output_shape(*shapes))
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The convolution, then the activation; backward: db, dW and dx."""
@@ -195,10 +196,11 @@ class ConvTranspose(Convolutional):
     filters, kernel_size, strides: as in `Conv`. padding: what is cut off the output: 'valid' (nothing), 'same' (so that the output has
     size * stride places), a number, one for each axis, or pairs. output_padding: places that the output has more, behind, at least 0 and less than
     the stride or the dilation; None (default): none for padding by numbers, else what makes size * stride places ('valid': at least these).
-    Output places: (size - 1) stride + reach - cut + output_padding, where reach = (kernel_size - 1) dilation + 1; with 'same' and output_padding given
+    Output places: (size - 1) stride + reach - cut + output_padding, where reach = (kernel_size - 1) dilation + 1; 'same' with output_padding given:
     (size - 1) stride + reach % 2 + output_padding. What 'same' cuts off is halved, the odd place behind. Parameters "kernel"
     (*kernel_size, filters, channels), "bias" (filters,). The other fields: see `Conv` and the module. Input (N, *places, channels), output
-    (N, *places, filters). Same numbers as Keras' layer of that name. (PyTorch cuts its padding off both ends, whatever its output_padding is.)
+    (N, *places, filters). Raises ValueError where nothing of the output is left. Same numbers as Keras' layer of that name; padding by numbers
+    is PyTorch's, which cuts it off both ends and then appends output_padding.
     """
 
     filters: int = integer(low=1)
@@ -222,18 +224,19 @@ class ConvTranspose(Convolutional):
             k, stride, step = self.kernel_size[axis], self.strides[axis], self.dilation_rate[axis]
             reach = (k - 1) * step + 1
             extra = self.output_padding[axis] if self.output_padding is not None else None
-            if self.padding == "valid":
-                before, places = 0, (size - 1) * stride + reach + (max(0, stride - reach) if extra is None else extra)
-            elif self.padding == "same":
-                places = size * stride if extra is None else (size - 1) * stride + reach % 2 + extra
-                before = max(0, (size - 1) * stride + reach - places) // 2
+            whole, before = (size - 1) * stride + reach, 0
+            if isinstance(self.padding, tuple):
+                before, behind = self.padding[axis]
+                places = whole - before - behind + (extra or 0)
+            elif self.padding == "valid":
+                places = whole + (max(0, stride - reach) if extra is None else extra)
             else:
-                before, behind = self.padding[axis]  # type: ignore[misc]
-                places = (size - 1) * stride + reach - before - behind + (extra or 0)  # type: ignore[operator]
+                places = size * stride if extra is None else (size - 1) * stride + reach % 2 + extra
+                before = max(0, whole - places) // 2
             if places < 1 and size:
                 rule = "what is cut off must leave something of the output"
                 raise ValueError(f"{type(self).__name__}: {rule}, received padding {self.padding!r} for samples of shape {shape}")
-            found.append(Span(max(0, places), k, stride, step, before, size))  # type: ignore[arg-type]
+            found.append(Span(max(0, places), k, stride, step, before, size))
         return tuple(found)
 
     def convolution(self, shape: Shape) -> Convolution:
@@ -247,7 +250,8 @@ class ConvTranspose(Convolutional):
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The kernel, the bias, and what the activation learns."""
         kernel = (*self.kernel_size, self.filters, shapes[0][-1])
-        return self.with_bias({"kernel": Parameter(kernel, self.kernel_initializer, regularizer=self.kernel_regularizer)}, self.output_shape(*shapes))
+        declared = {"kernel": Parameter(kernel, self.kernel_initializer, regularizer=self.kernel_regularizer)}
+        return self.with_bias(declared, self.output_shape(*shapes))
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The input gradient of the convolution whose transpose this is; backward: its forward pass, and its weight gradient."""
@@ -294,11 +298,11 @@ class Conv3DTranspose(ConvTranspose):
 
 @base
 class DepthwiseConv(Convolutional):
-    """Every channel has filters of its own: y[n, o, c m + j] = activation(sum over k of x[n, o stride + k dilation - before, c] W[k, c, j] + b[c m + j]).
+    """Every channel has filters of its own: y[n, o, c m + j] = activation(sum over k of x[n, place, c] W[k, c, j] + b[c m + j]).
 
-    kernel_size, strides, padding: as in `Conv`. depth_multiplier: m, filters of each channel, at least 1, default 1.
-    depthwise_initializer, depthwise_regularizer: how W (parameter "kernel", (*kernel_size, channels, m)) starts, its penalty; "bias" (channels m,).
-    Input (N, *places, channels), output (N, *windows, channels m). The same as `Conv` with groups = channels.
+    place = o stride + k dilation - before. kernel_size, strides, padding: as in `Conv`. depth_multiplier: m, filters of each channel, at least 1,
+    default 1. depthwise_initializer, depthwise_regularizer: how W (parameter "kernel", (*kernel_size, channels, m)) starts, its penalty; "bias"
+    (channels m,). Input (N, *places, channels), output (N, *windows, channels m). The same as `Conv` with groups = channels.
     """
 
     kernel_size: Shape = per_axis()
