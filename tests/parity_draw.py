@@ -242,8 +242,11 @@ def parameter_values(network: Container, rng: Generator) -> dict[str, np.ndarray
     for name, declared in network.graph().parameters().items():
         values = rng.standard_normal(declared.shape)
         kind = name.split("/")[-1]
-        kind = "kernel" if kind.endswith("_kernel") else kind
-        found[name] = {"kernel": lambda v: v * np.sqrt(1.2 * v.shape[-1] / v.size), "alpha": lambda v: 0.25 + 0.2 * v, "gamma": lambda v: 1 + 0.3 * v,
+        if kind.endswith("kernel"):                      # of a transposed convolution the outputs stand before the inputs
+            outputs = declared.shape[-2 if "transpose" in name else -1]
+            found[name] = values * np.sqrt(1.2 * outputs / values.size)
+            continue
+        found[name] = {"alpha": lambda v: 0.25 + 0.2 * v, "gamma": lambda v: 1 + 0.3 * v,
                        "moving_variance": lambda v: 0.5 + 1 / (1 + np.exp(v))}.get(kind, lambda v: 0.4 * v)(values)
     return found
 

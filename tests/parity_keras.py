@@ -29,6 +29,7 @@ from keras.src.backend.torch import nn as torch_backend  # noqa: E402
 torch.set_num_threads(1)                                 # small products: a second thread only waits
 # On PyTorch Keras rounds float64 results of matmul and others to float32; no public setting stops it (Keras 3.15).
 BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+torch_backend.softplus = lambda x: torch.nn.functional.softplus(x, threshold=40)     # PyTorch's own, 20, is 2e-9 off: see parity_torch.py
 # It hands PyTorch views of kernels, of which some gradients are refused: "grad_weight needs to be contiguous" (PyTorch 2.13).
 transpose_kernel = torch_backend._transpose_conv_kernel
 torch_backend._transpose_conv_kernel = lambda kernel: transpose_kernel(kernel).contiguous()

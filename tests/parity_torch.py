@@ -90,14 +90,15 @@ def batch_normalization(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tenso
     running = variance.clone()
     learns = run.training and spec.trainable
     # torch.batch_norm, since F.batch_norm refuses a single value for each channel.
-    # Contiguous: of some views with an axis of size 1 its gradient is wrong, as its own differences show (PyTorch 2.13).
-    channels = x.movedim(spec.axis, 1).contiguous()
-    y = torch.batch_norm(channels, p.get("gamma"), p.get("beta"), mean, running, learns, 1 - spec.momentum, spec.epsilon, False)
+    # One axis behind the channels: of images with an axis of size 1 its gradients are wrong in places, as its own differences show (2.13).
+    channels = x.movedim(spec.axis, 1)
+    cells = channels.reshape(*channels.shape[:2], -1)
+    y = torch.batch_norm(cells, p.get("gamma"), p.get("beta"), mean, running, learns, 1 - spec.momentum, spec.epsilon, False)
     if learns:
         n = x.numel() // x.shape[spec.axis]
         kept = spec.momentum * variance
         variance.copy_(kept + (running - kept) * (n - 1) / n if n > 1 else kept)             # of one value the unbiased variance is NaN
-    return y.movedim(1, spec.axis)
+    return y.reshape(channels.shape).movedim(1, spec.axis)
 
 
 def layer_normalization(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:

@@ -29,7 +29,7 @@ SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, 
 GRAPHS = 400
 
 # All in float64, whose rounding is 1e-16; the most that 3,000 networks of other seeds were off stands behind each. Predictions and losses pass at
-# most four sums of at most 704 terms (2.4e-14, 2.4e-15). Gradients pass normalizations, which multiply by up to 1 / sqrt(epsilon) = 32 each, and
+# most six sums of at most 6,000 terms (3.0e-14, 2.4e-15). Gradients pass normalizations, which multiply by up to 1 / sqrt(epsilon) = 32 each, and
 # before some of them are 0 as a difference of large terms; so their error is measured against the largest entry of all gradients too (1.6e-10).
 # Adam and its kin divide by the size of a gradient, which lifts the rounding of one near 0 (five updates: 7.4e-10). A wrong formula, or float32
 # within one, is off by 1e-8 and more.
