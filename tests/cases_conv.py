@@ -22,17 +22,31 @@ from nnkit.regularizers import L1, L1L2, L2
 
 PENALTIES = {"bias_regularizer": L1(0.1), "activity_regularizer": L2(0.7), "bias_initializer": "ones"}
 
-# Layers and samples that each algorithm is named for; those of "taps" are computed by every algorithm that serves all shapes.
+# For each algorithm, layers and samples that it can compute.
 GENERAL = [
     (Conv2D, {"filters": 5, "kernel_size": 3}, (6, 7, 3)),
     (Conv2D, {"filters": 17, "kernel_size": (3, 2), "strides": (2, 1), "padding": "same", "use_bias": False}, (5, 4, 2)),
+    (Conv2D, {"filters": 34, "kernel_size": 2, "padding": ((0, 1), (2, 0))}, (3, 2, 19)),
     (Conv1D, {"filters": 6, "kernel_size": 3, "padding": "causal", "dilation_rate": 2, "groups": 2}, (7, 4)),
     (Conv3D, {"filters": 3, "kernel_size": 2}, (3, 2, 4, 2)),
     (Conv2DTranspose, {"filters": 3, "kernel_size": 3, "strides": 2, "padding": "same"}, (3, 2, 4)),
+    (Conv2DTranspose, {"filters": 18, "kernel_size": (2, 3), "padding": (1, 0), "dilation_rate": 2}, (3, 2, 5)),
     (DepthwiseConv2D, {"kernel_size": 3, "depth_multiplier": 2, "padding": 1}, (4, 5, 3)),
+]
+PLAIN = [(cls, fields, shape) for cls, fields, shape in GENERAL if cls is not DepthwiseConv2D and not {"groups", "dilation_rate"} & {*fields}]
+IMAGES = [
+    (Conv2D, {"filters": 5, "kernel_size": 3}, (6, 7, 3)),
+    (Conv2D, {"filters": 17, "kernel_size": 3, "padding": "same", "use_bias": False, "activation": "relu"}, (5, 3, 19)),
+    (Conv2D, {"filters": 3, "kernel_size": 3, "padding": ((2, 1), (0, 3))}, (1, 9, 2)),
+    (Conv2DTranspose, {"filters": 3, "kernel_size": 3, "padding": "same"}, (4, 2, 4)),
+    (Conv3D, {"filters": 4, "kernel_size": (1, 3, 3), "padding": (0, 1, 1)}, (2, 3, 3, 2)),
 ]
 NAMED = {
     "taps": GENERAL,
+    "direct": GENERAL,
+    "few": PLAIN,
+    "winograd2": IMAGES,
+    "winograd4": IMAGES,
     "product": [
         (Conv2D, {"filters": 19, "kernel_size": 1}, (3, 5, 4)),
         (Conv3D, {"filters": 2, "kernel_size": 1, "use_bias": False}, (2, 3, 1, 3)),
@@ -40,7 +54,16 @@ NAMED = {
         (Conv1DTranspose, {"filters": 3, "kernel_size": 1, "use_bias": False}, (5, 4)),
         (DepthwiseConv1D, {"kernel_size": 1, "depth_multiplier": 3}, (5, 1)),
     ],
+    "depthwise": [
+        (DepthwiseConv2D, {"kernel_size": 3, "depth_multiplier": 2, "padding": 1}, (4, 5, 3)),
+        (DepthwiseConv2D, {"kernel_size": (2, 3), "strides": (1, 2), "padding": "same", "use_bias": False}, (3, 4, 19)),
+        (DepthwiseConv1D, {"kernel_size": 4, "dilation_rate": 2}, (9, 17)),
+        (SeparableConv2D, {"filters": 4, "kernel_size": 3, "depth_multiplier": 3}, (4, 3, 2)),
+        (Conv3D, {"filters": 6, "kernel_size": 2, "groups": 3}, (2, 3, 2, 3)),
+    ],
 }
+# float32 by Winograd's transforms, which add before and after the products and multiply by numbers other than 1: another digit is lost.
+TRANSFORMED = {"winograd2": 1e-4, "winograd4": 1e-4}
 
 CASES = [
     # Conv1D
@@ -125,6 +148,7 @@ CASES = [
     Case("separable_conv2d-options", [SeparableConv2D(2, (2, 3), padding=(1, 0), dilation_rate=(2, 1), depth_multiplier=3, use_bias=False)],
          (4, 5, 2), batch=2),
     # Every algorithm by its name
-    *(Case(f"{cls.__name__.lower()}-{algorithm}-{number}", [cls(**fields, algorithm=algorithm)], shape, batch=2)
-      for algorithm in ALGORITHMS for number, (cls, fields, shape) in enumerate(NAMED.get(algorithm, []))),
+    *(Case(f"{cls.__name__.lower()}-{algorithm}-{number}", [cls(**fields, algorithm=algorithm)], shape, batch=2,
+           single=TRANSFORMED.get(algorithm, 2e-5))
+      for algorithm in ALGORITHMS for number, (cls, fields, shape) in enumerate(NAMED[algorithm])),
 ]

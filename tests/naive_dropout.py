@@ -42,5 +42,17 @@ def dropout(spec, parameters, x, training=False):
     return x
 
 
+def spatial_dropout_1d(spec, parameters, x, training=False):
+    return x
+
+
+def spatial_dropout_2d(spec, parameters, x, training=False):
+    return x
+
+
+def spatial_dropout_3d(spec, parameters, x, training=False):
+    return x
+
+
 def gaussian_noise(spec, parameters, x, training=False):
     return x

@@ -22,7 +22,7 @@ from nnkit.losses.base import Loss
 from nnkit.network import Container, Tensor
 from nnkit.optimizers.base import Optimizer
 
-__all__ = ["Declared", "Drawn", "DrawnGraph", "GraphResults", "Results", "draw", "draw_graph", "run_nnkit", "run_nnkit_graph"]
+__all__ = ["Declared", "Drawn", "DrawnGraph", "GraphResults", "Results", "draw", "draw_graph", "over_places", "pick", "run_nnkit", "run_nnkit_graph"]
 
 WIDTHS = (1, 2, 3, 7, 16, 33, 64)
 BATCHES = (1, 2, 3, 5, 7, 13, 16, 31, 32, 64, 97)
@@ -318,6 +318,23 @@ def convolution(rng: Generator, shape: Shape) -> Layer:
     return attrs.evolve(layer, activation=pick(rng, ACTIVATIONS)(rng, layer.output_shape(shape)))
 
 
+def over_places(rng: Generator, shape: Shape) -> Layer:
+    """Pooling, padding, cropping or upsampling of samples of that shape. Not GlobalMaxPooling: of equal numbers, such as the zeros of a ReLU, Keras
+    gives each a part of the gradient. Averages without padding: on PyTorch Keras lets padding count."""
+    rank = len(shape) - 1
+    sizes = tuple(pick(rng, [k for k in (1, 2, 2, 3, 4) if k <= size]) for size in shape[:-1])
+    strides = pick(rng, [None, 1, 2, 3])
+    pairs = tuple((pick(rng, [0, 1]), pick(rng, [0, 2])) for _ in sizes)
+    name, given = pick(rng, [
+        ("MaxPooling", {"pool_size": sizes, "strides": strides, "padding": pick(rng, ["valid", "same"])}),
+        ("AveragePooling", {"pool_size": sizes, "strides": strides}), ("GlobalAveragePooling", {"keepdims": chance(rng, 0.5)}),
+        ("ZeroPadding", {"padding": pairs}), ("SpatialDropout", {"rate": 0.0}),
+        *[("Cropping", {"cropping": pairs})] * all(size > sum(pair) for size, pair in zip(shape[:-1], pairs, strict=True)),
+        *[("UpSampling", {"size": tuple(pick(rng, [1, 2, 3]) for _ in sizes)})] * (math.prod(shape) <= 50)])
+    bilinear = {"interpolation": "bilinear"} if name == "UpSampling" and rank == 2 and chance(rng, 0.5) else {}
+    return getattr(nnkit, f"{name}{rank}D")(**given, **bilinear)
+
+
 def draw_layers(rng: Generator, shape: Shape, units: int, last: ActivationFunction, passive: bool) -> list[Layer]:
     """From one to four Dense layers, with others in between; the last has so many units and that activation."""
     layers: list[Layer] = [nnkit.Input(shape)]
@@ -328,9 +345,13 @@ def draw_layers(rng: Generator, shape: Shape, units: int, last: ActivationFuncti
         shape = layer.output_shape(shape)
 
     for _ in range(pick(rng, [1, 1, 2]) if len(shape) > 2 or (len(shape) == 2 and chance(rng, 0.3)) else 0):
+        if len(shape) < 2:
+            break                                        # behind a pooling that leaves no places
         add(convolution(rng, shape))
         if isinstance(layers[-1].activation, (nnkit.Exponential, nnkit.LogSoftmax)) or chance(rng, 0.2):  # type: ignore[attr-defined]
             add(pick(rng, [batch_normalization, layer_normalization])(rng, shape))
+        if chance(rng, 0.3):
+            add(over_places(rng, shape))
     if len(shape) > 2:
         add(nnkit.Flatten())
     for _ in range(int(rng.integers(0, 4))):
@@ -350,6 +371,8 @@ def draw_layers(rng: Generator, shape: Shape, units: int, last: ActivationFuncti
             add(pick(rng, [nnkit.Dropout(number(rng, 0.1, 0.7)), nnkit.GaussianNoise(number(rng, 0.1, 1))]) if passive else nnkit.Dropout(0.0))
         if len(shape) == 2 and chance(rng, 0.3):
             add(pick(rng, [nnkit.Flatten(), nnkit.Reshape((shape[1], shape[0])), nnkit.Reshape((-1,))]))
+        if len(shape) == 2 and chance(rng, 0.3):
+            add(over_places(rng, shape))
     if chance(rng, 0.2):                                 # the loss is fused with an activation that is a layer of its own, too
         add(dense(rng, units, nnkit.Linear()))
         add(last if chance(rng, 0.5) else nnkit.Activation(last))

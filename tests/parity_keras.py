@@ -12,6 +12,7 @@ import pytest
 
 import nnkit
 from nnkit.layers.conv import Convolutional
+from nnkit.layers.window import Spatial
 from nnkit.optimizers.schedules import Schedule
 from nnkit.regularizers import Regularizer
 from nnkit.spec import Spec
@@ -34,7 +35,7 @@ torch_backend.softplus = lambda x: torch.nn.functional.softplus(x, threshold=40)
 transpose_kernel = torch_backend._transpose_conv_kernel
 torch_backend._transpose_conv_kernel = lambda kernel: transpose_kernel(kernel).contiguous()
 
-__all__ = ["run", "run_merge"]
+__all__ = ["run", "run_layer", "run_merge"]
 
 
 def arguments(spec: Spec) -> dict[str, Any]:
@@ -116,7 +117,15 @@ def layers_of(spec: Any) -> list[Any]:
         return activation_layers(spec.activation)
     if isinstance(spec, (nnkit.BatchNormalization, nnkit.LayerNormalization, nnkit.Dropout, nnkit.GaussianNoise, nnkit.Flatten, nnkit.Reshape)):
         return [getattr(keras.layers, type(spec).__name__)(**arguments(spec))]
+    if isinstance(spec, Spatial):
+        return [getattr(keras.layers, type(spec).__name__)(**places(spec))]
     return activation_layers(spec)
+
+
+def places(spec: Any) -> dict[str, Any]:
+    """The fields of a layer over places as Keras' arguments: of one axis it takes the number or pair itself; nothing there is trained."""
+    found = {name: value for name, value in arguments(spec).items() if name != "trainable"}
+    return {name: value[0] if spec.rank == 1 and isinstance(value, list) else value for name, value in found.items()}
 
 
 class Network:
@@ -179,6 +188,20 @@ def run(drawn: Drawn) -> Results:
             network.model.train_on_batch(x, t, sample_weight=network.weights(w))
             trained.append(network.values())
         return Results(predictions, loss, gradients, trained)
+    finally:
+        keras.config.set_floatx(before)
+
+
+def run_layer(layer: Any, x: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Output and input gradient of a layer without parameters, where the output's gradient is dy."""
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        inputs = torch.tensor(x, requires_grad=True)
+        (made,) = layers_of(layer)
+        y = made(inputs)
+        (dx,) = torch.autograd.grad(y, inputs, torch.tensor(dy))
+        return keras.ops.convert_to_numpy(y), dx.numpy()
     finally:
         keras.config.set_floatx(before)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import nnkit
 from parity_draw import Declared, Drawn, DrawnGraph, GraphResults, Results
 
-__all__ = ["run", "run_graph"]
+__all__ = ["run", "run_graph", "run_layer"]
 
 torch.set_num_threads(1)
 
@@ -169,7 +169,7 @@ def transposed(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
 
 
 def noise(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
-    assert not run.training or spec == nnkit.Dropout(0.0)
+    assert not run.training or getattr(spec, "rate", 1) == 0
     return x
 
 
@@ -191,6 +191,68 @@ def dot(spec: Any, p: Parameters, xs: list[Tensor], run: Pass) -> Tensor:
         a, b = (F.normalize(x, dim=-1, eps=1e-7) for x in (a, b))
     rows = [x.reshape(len(x), -1, x.shape[-1]) for x in (a, b)]
     return torch.bmm(rows[0], rows[1].mT).reshape(len(a), *(a.shape[1:-1] + b.shape[1:-1] or (1,)))
+
+
+# Layers over places, channels last: PyTorch's functions take the channels first.
+
+def channels_first(x: Tensor) -> Tensor:
+    return x.movedim(-1, 1)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.movedim(1, -1)
+
+
+def padded(spec: Any, x: Tensor, value: float) -> Tensor:
+    """Channels first, with what the spec's padding adds: of 'same' what ceil(size / stride) windows need, the odd place behind."""
+    pairs = [(0, 0)] * spec.rank if spec.padding == "valid" else spec.padding
+    if spec.padding == "same":
+        sizes = zip(x.shape[1:-1], spec.pool_size, spec.strides or spec.pool_size, strict=True)
+        missing = [max(0, (-(-size // stride) - 1) * stride + k - size) for size, k, stride in sizes]
+        pairs = [(number // 2, number - number // 2) for number in missing]
+    return F.pad(channels_first(x), [number for pair in reversed(pairs) for number in pair], value=value)
+
+
+def max_pooling(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[spec.rank - 1]
+    return channels_last(pool(padded(spec, x, -np.inf), spec.pool_size, spec.strides))
+
+
+def average_pooling(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    """The means of zeros and numbers, divided by the share of places that are no padding."""
+    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[spec.rank - 1]
+    share = pool(padded(spec, torch.ones_like(x), 0), spec.pool_size, spec.strides)
+    return channels_last(pool(padded(spec, x, 0), spec.pool_size, spec.strides) / share)
+
+
+def global_pooling(reduce: Callable[..., Tensor]) -> Callable[[Any, Parameters, Tensor, Pass], Tensor]:
+    """`reduce` over the places as one axis."""
+    def layer(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+        y = reduce(x.flatten(1, -2))
+        return y.reshape(len(y), *[1] * spec.rank, y.shape[-1]) if spec.keepdims else y
+    return layer
+
+
+def cropping(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    return channels_last(F.pad(channels_first(x), [-number for pair in reversed(spec.cropping) for number in pair]))
+
+
+def up_sampling(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    if getattr(spec, "interpolation", "nearest") == "bilinear":
+        return channels_last(F.interpolate(channels_first(x), scale_factor=spec.size, mode="bilinear", align_corners=False))
+    return channels_last(F.interpolate(channels_first(x), scale_factor=spec.size, mode="nearest"))
+
+
+PLACES: dict[str, Callable[[Any, Parameters, Any, Pass], Tensor]] = {
+    "MaxPooling": max_pooling,
+    "AveragePooling": average_pooling,
+    "GlobalMaxPooling": global_pooling(lambda x: x.max(1).values),
+    "GlobalAveragePooling": global_pooling(lambda x: x.mean(1)),
+    "ZeroPadding": lambda spec, p, x, run: channels_last(padded(spec, x, 0)),
+    "Cropping": cropping,
+    "UpSampling": up_sampling,
+    "SpatialDropout": noise,
+}
 
 
 LAYERS: dict[type, Callable[[Any, Parameters, Any, Pass], Tensor]] = {
@@ -221,6 +283,7 @@ LAYERS: dict[type, Callable[[Any, Parameters, Any, Pass], Tensor]] = {
     nnkit.DepthwiseConv2D: depthwise,
     nnkit.SeparableConv1D: separable,
     nnkit.SeparableConv2D: separable,
+    **{getattr(nnkit, f"{name}{rank}D"): layer for name, layer in PLACES.items() for rank in (1, 2, 3)},
 }
 
 
@@ -389,6 +452,14 @@ def run(drawn: Drawn) -> Results:
         trained.append(network.values())
     assert first is not None
     return Results(y.detach().numpy(), loss, arrays(first), trained)
+
+
+def run_layer(layer: Any, x: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Output and input gradient of a layer without parameters, where the output's gradient is dy."""
+    inputs = torch.tensor(x, requires_grad=True)
+    y = LAYERS[type(layer)](layer, {}, inputs, Pass(training=True))
+    (dx,) = torch.autograd.grad(y, inputs, torch.tensor(dy))
+    return y.detach().numpy(), dx.numpy()
 
 
 # Networks as graphs. They are followed from the outputs along the tensors that they were declared with, not along nnkit's own graph.

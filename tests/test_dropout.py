@@ -10,7 +10,7 @@ from scipy import stats
 from helpers import Rig, assert_close, many_tasks
 from naive_dropout import draw_mask, draw_noise
 from nnkit.layers.dense import Dense
-from nnkit.layers.dropout import Dropout, five, runs
+from nnkit.layers.dropout import Dropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D, five, runs
 from nnkit.layers.noise import GaussianNoise
 from nnkit.network import Input, Sequential
 from nnkit.plan.build import COUNTERS, build, lay_out
@@ -112,6 +112,20 @@ def test_noise_shape_is_broadcast(shape, noise_shape):
     np.testing.assert_array_equal(results.dx, mask)
 
 
+@pytest.mark.parametrize(("cls", "shape"), [(SpatialDropout1D, (7, 5)), (SpatialDropout2D, (3, 4, 6)), (SpatialDropout2D, (2, 3, 1)),
+                                            (SpatialDropout3D, (2, 3, 2, 37))])
+def test_spatial_dropout_drops_whole_channels(cls, shape):
+    """A draw for each channel of each sample, in their order; the same as Dropout with that noise_shape."""
+    batch, rate = 9, 0.4
+    x = np.random.default_rng(3).standard_normal((batch, *shape))
+    results = rig([cls(rate)], shape, batch).run(x, np.ones_like(x))
+    mask = draw_mask(rate, batch * shape[-1], 11, 1, 0).reshape(batch, *[1] * len(shape[:-1]), shape[-1]) * np.ones_like(x)
+    assert_close(results.y, mask * x, 1e-15)
+    np.testing.assert_array_equal(results.dx, mask)
+    other = rig([Dropout(rate, (None, *[1] * len(shape[:-1]), None))], shape, batch).run(x, np.ones_like(x))
+    np.testing.assert_array_equal(results.y, other.y)
+
+
 def test_runs():
     assert runs((2, 1, 3), (2, 5, 3)) == [2, 5, 3]
     assert runs((1, 1), (4, 5)) == [1, 20]
@@ -171,6 +185,9 @@ def test_noise_is_normal():
     (lambda: Dropout(0.5, noise_shape=(32, 3)).output_shape((3,)),
      "Dropout: noise_shape must have an entry for the batch (None or 1) and for every axis of a sample of shape (3,) (None, 1 or its size), "
      "received (32, 3)"),
+    (lambda: SpatialDropout2D(1.0), "SpatialDropout2D: rate must be a finite number at least 0 and less than 1, received 1.0"),
+    (lambda: SpatialDropout1D(0.5).output_shape((3,)), "SpatialDropout1D needs samples of 2 axes (steps, channels), received samples of shape (3,)"),
+    (lambda: SpatialDropout3D(0.5, seed=-1), "SpatialDropout3D: seed must be a whole number at least 0 or None, received -1"),
     (lambda: GaussianNoise(-1), "GaussianNoise: stddev must be a finite number at least 0, received -1.0"),
 ])
 def test_refusals(make, message):

@@ -8,20 +8,21 @@ Fields that all of them have (keyword only):
     activation: a spec or its name. use_bias: whether there is a bias b.
     bias_initializer, bias_regularizer: how b starts (zeros), its penalty. activity_regularizer: penalty on the output.
     algorithm: how it is computed: 'auto' (chosen by shapes and dtype alone) or one of `prims.convolution.ALGORITHMS`; the printed plan shows it.
-        One that cannot compute the layer raises ValueError where the input's shape is known. Of separable ones it is that of the depthwise part.
+        One that cannot compute the convolution raises ValueError where the input's shape is known; gradients that it cannot compute are left to
+        others. Of a transposed layer it is that of the convolution, of a separable one that of the depthwise part.
 Kernels and their fields have Keras' names, shapes and defaults: (*kernel_size, inputs, outputs), Glorot uniform.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from nnkit.initializers import Initializer, initializer_field
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Parameter, Shape
 from nnkit.layers.window import Span, Spatial, pairs, per_axis, spans
-from nnkit.prims.convolution import ALGORITHMS, Convolution
+from nnkit.prims.convolution import ALGORITHMS, Convolution, algorithms
 from nnkit.prims.reduce import sum_rows
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import base, boolean, child, choice, integer, spec
@@ -36,12 +37,6 @@ __all__ = [
 ]
 
 Padding = str | tuple[tuple[int, int], ...]
-
-# What an algorithm asks for, in words and as a test; those that are not listed compute every convolution.
-ASKS: dict[str, tuple[str, Callable[[Convolution], bool]]] = {
-    "product": ("windows of one place, stride 1, no padding and one group", lambda c: c.taps == 1 and c.groups == 1 and all(
-        axis.stride == 1 and axis.before == 0 and axis.windows == axis.size for axis in c.axes)),
-}
 
 
 @base
@@ -59,9 +54,10 @@ class Convolutional(Spatial):
     def convolution_of(self, shape: Shape, axes: tuple[Span, ...], channels: int, filters: int, groups: int) -> Convolution:
         """How samples of that shape are convolved. Raises ValueError where the named algorithm cannot do it."""
         c = Convolution.of(axes, channels, filters, groups, self.algorithm)
-        words, fits = ASKS.get(self.algorithm, ("", None))
-        if fits is not None and not fits(c):
-            raise ValueError(f"{type(self).__name__}: algorithm {self.algorithm!r} needs {words}, received samples of shape {shape} for {self!r}")
+        if self.algorithm != "auto" and not algorithms()[self.algorithm].fits(c):
+            able = ", ".join(repr(name) for name, algorithm in algorithms().items() if algorithm.fits(c))
+            raise ValueError(f"{type(self).__name__}: algorithm must be one that can compute {self!r} for samples of shape {shape} ('auto', {able}), "
+                             f"received {self.algorithm!r}")
         return c
 
     def with_bias(self, kernels: Mapping[str, Parameter], output: Shape) -> Mapping[str, Parameter]:
@@ -82,14 +78,15 @@ class Convolutional(Spatial):
 
     def convolve(self, g: Builder, c: Convolution, x: Buffer, kernel: str, bias: Buffer | None) -> Buffer:
         """The convolution by the parameter `kernel`; backward: db, dW and dx."""
-        weight = g.parameter(kernel)
+        seen = (*(span.window for span in c.axes[3 - self.rank:]), c.channels_each, c.filters)     # a depthwise kernel is kept as (..., C, m)
+        weight = g.parameter(kernel).reshaped(*seen)
         y = g.buffer("y" if kernel != "depthwise_kernel" else "channels", x.shape[0], *c.output_shape(self.rank))
         c.forward(g, y, x, weight, bias)
 
         def backward(dy: Buffer) -> Buffer:
             if bias is not None:
                 self.bias_gradient(g, dy)
-            c.weight_gradient(g, g.gradient(kernel), x, dy)
+            c.weight_gradient(g, g.gradient(kernel).reshaped(*seen), x, dy)
             dx = g.buffer("dx", *x.shape)
             c.input_gradient(g, dx, dy, weight, None)
             return dx

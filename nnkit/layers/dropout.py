@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nnkit.layers.base import Layer, Shape
-from nnkit.spec import integer, real, shape_of, spec
+from nnkit.layers.window import Spatial
+from nnkit.spec import base, integer, real, shape_of, spec
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"]
 
 GROUPS = 5                                               # runs of sample axes that are alternately of the mask and spread over: see `runs`
 
@@ -42,54 +43,101 @@ class Dropout(Layer):
         if self.noise_shape is not None:
             fits = len(self.noise_shape) == len(shape) + 1 and self.noise_shape[0] in (None, 1) and all(
                 entry in (None, 1, size) for entry, size in zip(self.noise_shape[1:], shape, strict=True))
-            if not (fits and len(runs(self._mask_shape(shape), shape)) <= GROUPS):
+            if not (fits and len(runs(mask_shape(self.noise_shape, shape), shape)) <= GROUPS):
                 raise ValueError(f"Dropout: noise_shape must have an entry for the batch (None or 1) and for every axis of a sample of shape {shape} "
                                  f"(None, 1 or its size), received {self.noise_shape}")
         return shape
 
-    def _mask_shape(self, shape: Shape) -> Shape:
-        """The mask's shape for one sample of that shape."""
-        assert self.noise_shape is not None
-        return tuple(size if entry is None else entry for entry, size in zip(self.noise_shape[1:], shape, strict=True))
-
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """y = mask x; backward: dx = mask dy, by the same kernels."""
-        (x,) = xs
-        if not g.training or self.rate == 0 or x.size == 0:
-            return x
-        y = g.buffer("dropped", *x.shape)
-        draw = (self.rate, 1 / (1 - self.rate), g.stream(), -1 if self.seed is None else self.seed)
-        self._apply(g, y, x, draw)
-
-        def backward(dy: Buffer) -> Buffer:
-            dx = g.buffer("dropped_dx", *x.shape)
-            self._apply(g, dx, dy, draw)
-            return dx
-        g.on_backward(y, [x], backward)
-        return y
-
-    def _apply(self, g: Builder, y: Buffer, x: Buffer, draw: tuple[float, float, int, int]) -> None:
-        """y = mask x. Where the mask is smaller than x, it is made in a step of its own."""
-        N, shape = x.shape[0], x.shape[1:]
-        if self.noise_shape is None:
-            g.step("layers.dropout.dropout_apply", [y.rows()], [x.rows(), g.state("counters")], scalars=draw, rows=N, in_place=True)
-            return
-        mask_shape = self._mask_shape(shape)
-        masks = 1 if self.noise_shape[0] == 1 else N
-        mask = g.buffer("mask", masks, math.prod(mask_shape))
-        g.step("layers.dropout.dropout_mask", [mask], [g.state("counters")], scalars=draw, rows=N if masks == N else 0)
-        g.step("layers.dropout.dropout_spread", [y.rows()], [x.rows(), mask], scalars=five(runs(mask_shape, shape))[1:], rows=N, in_place=True)
+        return drop(g, xs[0], self.rate, self.noise_shape, self.seed)
 
 
-def runs(mask_shape: Shape, shape: Shape) -> list[int]:
-    """Sizes of the runs of neighbouring axes that the mask has, is spread over, has, ...; the first may be 1.
+@base
+class SpatialDropout(Spatial):
+    """`Dropout` of whole channels: in training all places of a channel are dropped (0) together, or all divided by 1 - rate.
+
+    rate, seed: as in `Dropout`. Input and output (N, *places, channels).
+    Tompson et al., Efficient object localization using convolutional networks, CVPR 2015, section 3.2.
+    """
+
+    rate: float = real(low=0, high=1, high_open=True)
+    seed: int | None = integer(default=None, low=0, none=True)
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        """The input's."""
+        self.spatial(shapes[0])
+        return shapes[0]
+
+    def lower(self, g: Builder, *xs: Buffer) -> Buffer:
+        """`Dropout` with a draw for each channel of a sample."""
+        return drop(g, xs[0], self.rate, (None, *(1,) * self.rank, None), self.seed)
+
+
+@spec()
+class SpatialDropout1D(SpatialDropout):
+    """Drops whole channels of sequences, (N, steps, channels): see `SpatialDropout`."""
+
+    rank: ClassVar[int] = 1
+
+
+@spec()
+class SpatialDropout2D(SpatialDropout):
+    """Drops whole channels of images, (N, height, width, channels): see `SpatialDropout`."""
+
+    rank: ClassVar[int] = 2
+
+
+@spec()
+class SpatialDropout3D(SpatialDropout):
+    """Drops whole channels of volumes, (N, depth, height, width, channels): see `SpatialDropout`."""
+
+    rank: ClassVar[int] = 3
+
+
+def drop(g: Builder, x: Buffer, rate: float, noise_shape: tuple[int | None, ...] | None, seed: int | None) -> Buffer:
+    """y = mask x; backward: dx = mask dy, by the same kernels. The fields are those of `Dropout`."""
+    if not g.training or rate == 0 or x.size == 0:
+        return x
+    y = g.buffer("dropped", *x.shape)
+    draw = (rate, 1 / (1 - rate), g.stream(), -1 if seed is None else seed)
+    apply_mask(g, y, x, noise_shape, draw)
+
+    def backward(dy: Buffer) -> Buffer:
+        dx = g.buffer("dropped_dx", *x.shape)
+        apply_mask(g, dx, dy, noise_shape, draw)
+        return dx
+    g.on_backward(y, [x], backward)
+    return y
+
+
+def apply_mask(g: Builder, y: Buffer, x: Buffer, noise_shape: tuple[int | None, ...] | None, draw: tuple[float, float, int, int]) -> None:
+    """y = mask x. Where the mask is smaller than x, it is made in a step of its own."""
+    N, shape = x.shape[0], x.shape[1:]
+    if noise_shape is None:
+        g.step("layers.dropout.dropout_apply", [y.rows()], [x.rows(), g.state("counters")], scalars=draw, rows=N, in_place=True)
+        return
+    entries = mask_shape(noise_shape, shape)
+    masks = 1 if noise_shape[0] == 1 else N
+    mask = g.buffer("mask", masks, math.prod(entries))
+    g.step("layers.dropout.dropout_mask", [mask], [g.state("counters")], scalars=draw, rows=N if masks == N else 0)
+    g.step("layers.dropout.dropout_spread", [y.rows()], [x.rows(), mask], scalars=five(runs(entries, shape))[1:], rows=N, in_place=True)
+
+
+def mask_shape(noise_shape: tuple[int | None, ...], shape: Shape) -> Shape:
+    """The mask's shape for one sample of that shape."""
+    return tuple(size if entry is None else entry for entry, size in zip(noise_shape[1:], shape, strict=True))
+
+
+def runs(entries: Shape, shape: Shape) -> list[int]:
+    """Sizes of the runs of neighbouring axes that a mask of shape `entries` has, is spread over, has, ...; the first may be 1.
 
     >>> runs((1, 1, 7), (4, 5, 7)), runs((4, 1, 1), (4, 5, 7))
     ([1, 20, 7], [4, 35])
     """
     found = [1]
     kept = True
-    axes = [(mask_size == size, size) for mask_size, size in zip(mask_shape, shape, strict=True) if size != 1]
+    axes = [(entry == size, size) for entry, size in zip(entries, shape, strict=True) if size != 1]
     for of_mask, sizes in itertools.groupby(axes, key=lambda axis: axis[0]):
         size = math.prod(size for _, size in sizes)
         if of_mask == kept:

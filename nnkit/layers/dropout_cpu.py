@@ -1,7 +1,7 @@
 """Kernels of Dropout. N batch, F numbers of a sample, M numbers of its mask.
 
 Number e of a step takes 16 random bits: the half-word e % 8 (low half first) of the four words that Philox gives for counter e // 8. A task's
-rows begin at a multiple of 8, so its first number begins a counter.
+numbers may begin between two counters.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ def dropout_apply(task: Int, tasks: Int, y: Matrix, x: Matrix, counters: Counter
     key = counters[SEED] if seed < 0 else seed
     limit = threshold(rate, key, stream, counters[STEP])
     words, bits = random_bits()
-    for first in range(start * F, stop * F, BLOCK):
-        last = min(stop * F, first + BLOCK)
-        draw(words, (last - first + 7) // 8, first // 8, key, stream, counters[STEP])
-        ys, xs = part(y, first, last), part(x, first, last)
+    for at in range(start * F // 8 * 8, stop * F, BLOCK):
+        first, last = max(at, start * F), min(at + BLOCK, stop * F)
+        draw(words, (last - at + 7) // 8, at // 8, key, stream, counters[STEP])
+        ys, xs, own = part(y, first, last), part(x, first, last), part(bits, first - at, last - at)
         if address(y) == address(x):
             for i in range(ys.size):
-                ys[i] = ys[i] * scale if np.int32(bits[i]) >= limit else T(0)
+                ys[i] = ys[i] * scale if np.int32(own[i]) >= limit else T(0)
         else:
             for i in range(ys.size):
-                ys[i] = xs[i] * scale if np.int32(bits[i]) >= limit else T(0)
+                ys[i] = xs[i] * scale if np.int32(own[i]) >= limit else T(0)
 
 
 @kernel
@@ -87,12 +87,12 @@ def dropout_mask(task: Int, tasks: Int, mask: Matrix, counters: Counters, rate: 
     key = counters[SEED] if seed < 0 else seed
     limit = threshold(rate, key, stream, counters[STEP])
     words, bits = random_bits()
-    for first in range(start * M, stop * M, BLOCK):
-        last = min(stop * M, first + BLOCK)
-        draw(words, (last - first + 7) // 8, first // 8, key, stream, counters[STEP])
-        ms = part(mask, first, last)
+    for at in range(start * M // 8 * 8, stop * M, BLOCK):
+        first, last = max(at, start * M), min(at + BLOCK, stop * M)
+        draw(words, (last - at + 7) // 8, at // 8, key, stream, counters[STEP])
+        ms, own = part(mask, first, last), part(bits, first - at, last - at)
         for i in range(ms.size):
-            ms[i] = scale if np.int32(bits[i]) >= limit else T(0)
+            ms[i] = scale if np.int32(own[i]) >= limit else T(0)
 
 
 @routine

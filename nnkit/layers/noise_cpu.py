@@ -1,7 +1,7 @@
 """Kernels of the noise layers. N batch, F numbers of a sample.
 
-Number e of a step takes the normal number e % 4 of the four that Philox's words for counter e // 4 give. A task's rows begin at a multiple of
-8, so its first number begins a counter.
+Number e of a step takes the normal number e % 4 of the four that Philox's words for counter e // 4 give. A task's numbers may begin between two
+counters.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def gaussian_noise_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, counters
     key = counters[SEED] if seed < 0 else seed
     step = counters[STEP]
     noise = block_like(y)
-    for first in range(start * F, stop * F, BLOCK):
-        last = min(stop * F, first + BLOCK)
-        draw_normals(noise, last - first, key, stream, first // 4, 0, step)
-        ys, xs = part(y, first, last), part(x, first, last)
+    for at in range(start * F // 4 * 4, stop * F, BLOCK):
+        first, last = max(at, start * F), min(at + BLOCK, stop * F)
+        draw_normals(noise, last - at, key, stream, at // 4, 0, step)
+        ys, xs, es = part(y, first, last), part(x, first, last), part(noise, first - at, last - at)
         if address(y) == address(x):
             for i in range(ys.size):
-                ys[i] += stddev * noise[i]
+                ys[i] += stddev * es[i]
         else:
             for i in range(ys.size):
-                ys[i] = xs[i] + stddev * noise[i]
+                ys[i] = xs[i] + stddev * es[i]

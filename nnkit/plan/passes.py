@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.plan import PERSISTENT, Plan, Step
 
-__all__ = ["drop_dead_steps", "fuse_loss", "hoist", "in_place", "optimise", "split_into_tasks"]
+__all__ = ["drop_dead_steps", "fuse_loss", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise", "split_into_tasks"]
 
 # What a task should be worth. A fork and join of the threads costs 1 to 3 us; FLOPs here are those of one core's vector units, and a byte
 # moved counts like 4 FLOPs (50 GFLOP/s against 12 GB/s, the slowest machine that this was thought through for).
 FLOPS_PER_BYTE = 4
 TASK_FLOPS = 1_000_000
 MOST_TASKS = 32
-
+IMAGES = 8                                               # fewer images than this are cut into pieces
+RELU = "layers.activation.relu_forward"
 # Activations of single numbers on which a loss has a logits form.
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 
 def optimise(plan: Plan, gap: int = 0) -> Plan:
     """All passes in their order, then the arena."""
-    for step in (fuse_loss, drop_dead_steps, hoist, in_place, split_into_tasks):
+    for step in (fuse_loss, drop_dead_steps, fuse_relu, hoist, in_place, split_into_tasks):
         plan = step(plan)
     return place(plan, gap)
 
@@ -71,6 +74,25 @@ def drop_dead_steps(plan: Plan) -> Plan:
             kept.append(step)
             needed.update(buffer.name for buffer in step.reads + step.updates)
     return attrs.evolve(plan, steps=tuple(reversed(kept)))
+
+
+def fuse_relu(plan: Plan) -> Plan:
+    """A step that can write max(y, 0) instead of y does so where a ReLU is all that reads y."""
+    readers: dict[str, list[Step]] = {buffer.name: [] for buffer in plan.outputs}
+    for step in plan.steps:
+        for buffer in step.reads + step.updates:
+            readers.setdefault(buffer.name, []).append(step)
+    kept = {buffer.name for buffer in plan.outputs}
+    changes: dict[int, Step | None] = {}
+    for step in plan.steps:
+        y = step.writes[0] if step.relu else None
+        found = readers.get(y.name, []) if y is not None and y.name not in kept else []
+        if y is not None and len(found) == 1 and found[0].kernel == RELU and in_arena(y):
+            written = found[0].writes[0].reshaped(*y.shape)
+            changes[id(step)] = attrs.evolve(step, writes=(written, *step.writes[1:]), scalars=(*step.scalars[:-1], 1))
+            changes[id(found[0])] = None
+    steps = (changes.get(id(step), step) for step in plan.steps)
+    return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
 
 
 def hoist(plan: Plan) -> Plan:
@@ -135,6 +157,14 @@ def row_tasks(run: list[Step]) -> int:
 def work_tasks(flops: int, nbytes: int, most: int) -> int:
     """How many tasks a step that splits itself is worth; at most `most` pieces can be cut."""
     return even(min(MOST_TASKS, most, (flops + FLOPS_PER_BYTE * nbytes) // TASK_FLOPS))
+
+
+def image_tasks(N: int, rows: int, flops: int, nbytes: int) -> tuple[int, dict[str, Any]]:
+    """(pieces of an image, how a step on N images is cut): by images where they are many, else by pieces of an image's `rows` rows."""
+    if N >= IMAGES:
+        return 1, {"rows": N}
+    pieces = max(1, min(rows, -(-IMAGES // max(1, N))))
+    return pieces, {"tasks": work_tasks(flops, nbytes, most=max(1, N * pieces))}
 
 
 def even(tasks: int) -> int:

@@ -70,6 +70,7 @@ class Step:
     (others, such as weights, it reads whole), so neighbouring steps may run task by task as one group. grain: fewest rows worth a task.
     rows == 0: the kernel splits its own work into `tasks` tasks.
     flops: floating-point operations of the whole step. in_place: writes[0] may be the memory of reads[0].
+    relu: the kernel's last scalar says whether numbers below 0 become 0 in what it writes: see `passes.fuse_relu`.
     logits: for a loss, kernel of the activation below -> kernel of the loss that reads its input instead.
     """
 
@@ -86,6 +87,7 @@ class Step:
     grain: int = 1
     flops: int = 0
     in_place: bool = False
+    relu: bool = False
     logits: tuple[tuple[str, str], ...] = ()
 
     @property

@@ -5,29 +5,36 @@ forward pass of a transposed convolution) and the gradient by the kernel. Kernel
 fewer. N batch, D H W input places, E P Q output places, T R S places of the window, C channels, O filters, G groups.
 
 Algorithms:
-    taps        a matrix product for every place of the window and row of the output: serves every shape
-    product     one matrix product: windows of one place, stride 1, one group
-    depthwise   a filter or several for each channel alone: groups = channels
+    taps        a matrix product for every place of the window and row of the output: serves every shape                            taps.py
+    product     one matrix product: windows of one place, stride 1, one group                                                       taps.py
+    direct      a register-blocked tile over packed places: any stride, dilation and groups                                         direct.py
+    depthwise   a filter or several for each channel alone                                                                          depthwise.py
+    few         the same for few channels: the numbers along a window's row count as channels                                       direct.py
+    winograd2, winograd4    3 x 3 windows by fewer products, in float32 with a larger error: see winograd.py
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from nnkit.layers.window import Span
-from nnkit.plan.passes import work_tasks
-from nnkit.prims.matmul import right_factor, right_factor_transposed
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["ALGORITHMS", "Convolution"]
+__all__ = ["ALGORITHMS", "BLOCK", "CHAIN", "TILE_STEP", "Convolution"]
 
-ALGORITHMS = ("taps", "product")
+ALGORITHMS = ("taps", "product", "direct", "few", "winograd2", "winograd4", "depthwise")
+BLOCK = 16                                               # numbers of a block in packed arrays: a cache line of float32
+TILE_STEP = 37 * BLOCK                                   # from one of Winograd's tiles to the next: an odd number of lines, so that all cache sets serve
+CHAIN = 64                                               # channels that one chain of sums goes over
+FEWEST_TILES, FEWEST_WEIGHT_TILES = 14, 49               # tiles of a batch from which on Winograd's transforms pay
 ONE = Span(size=1, window=1, stride=1, dilation=1, before=0, windows=1)
 
 
@@ -69,75 +76,77 @@ class Convolution:
         """Places of the window."""
         return math.prod(span.window for span in self.axes)
 
+    @property
+    def channels_each(self) -> int:
+        """Channels of a group."""
+        return self.channels // max(1, self.groups)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to multiply."""
+        return 0 in (self.channels, self.filters) or any(0 in (span.size, span.windows) for span in self.axes)
+
+    @property
+    def dense(self) -> bool:
+        """Whether all strides are 1: then the gradient by the input is a convolution as well."""
+        return all(span.stride == 1 for span in self.axes)
+
     def flops(self, N: int) -> int:
         """Of each of the three products; places in the padding count."""
         places = math.prod(span.windows for span in self.axes)
-        return 2 * N * places * self.taps * (self.channels // max(1, self.groups)) * self.filters
+        return 2 * N * places * self.taps * self.channels_each * self.filters
 
-    def chosen(self, dtype: str) -> str:
-        """The algorithm."""
-        if self.algorithm != "auto":
-            return self.algorithm
-        if self.taps == 1 and self.groups == 1 and all(span.stride == 1 and span.before == 0 and span.windows == span.size for span in self.axes):
-            return "product"
-        return "taps"
+    def turned(self) -> Convolution:
+        """The convolution of dy that gives dx, where all strides are 1: W in reverse, channels and filters exchanged."""
+        axes = tuple(attrs.evolve(span, size=span.windows, windows=span.size, before=span.reach - 1 - span.before) for span in self.axes)
+        return attrs.evolve(self, axes=axes, channels=self.filters, filters=self.channels)  # type: ignore[arg-type]
+
+    def flat(self, weight: Buffer) -> Buffer:
+        """W as a matrix: window places and channels of a group, then filters; for `turned` as well."""
+        return weight.reshaped(self.taps * (weight.size // max(1, self.taps * weight.shape[-1])), weight.shape[-1])
 
     # The three products.
 
     def forward(self, g: Builder, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """y = x * W (+ b)."""
-        bias = weight.piece(0) if bias is None else bias
-        if self.chosen(x.dtype) == "product":
-            x2, y2, matrix = x.rows(len(x.shape) - 1), y.rows(len(y.shape) - 1), weight.reshaped(self.channels, self.filters)
-            matrix, panels = right_factor(g, "kernel", matrix, x2.shape[0])
-            g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias, panels], rows=x2.shape[0], flops=self.flops(x.shape[0]))
-            return
-        N, pieces, tasks = self._pieces(y, self.axes[0].windows * self.axes[1].windows)
-        g.step("prims.taps.taps_forward", [y.rows()], [x.rows(), self.flat(weight), bias], scalars=[*self.windows, pieces],
-               flops=self.flops(N), **tasks)
+        algorithms()[self.chosen(x)].forward(g, self, y, x, weight, bias)
 
     def input_gradient(self, g: Builder, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """dx = what y's gradient dy gives for x (+ b, where this is a transposed convolution's forward pass)."""
-        if self.chosen(dx.dtype) == "product" and bias is None:
-            matrix = weight.reshaped(self.channels, self.filters)
-            x2, y2 = dx.rows(len(dx.shape) - 1), dy.rows(len(dy.shape) - 1)
-            matrix, panels = right_factor_transposed(g, "kernel", matrix, y2.shape[0])
-            g.step("layers.dense.dense_backward_input", [x2], [y2, matrix, panels], rows=x2.shape[0], flops=self.flops(dx.shape[0]))
-            return
-        bias = weight.piece(0) if bias is None else bias
-        N, pieces, tasks = self._pieces(dx, self.axes[0].size * self.axes[1].size)
-        turned = g.scratch("kernel_turned", self.taps, self.filters, self.channels // self.groups)
-        g.step("prims.taps.turn", [turned], [weight.reshaped(self.taps, self.channels // self.groups, self.filters)],
-               tasks=work_tasks(0, 2 * weight.nbytes, most=self.taps))
-        g.step("prims.taps.taps_input", [dx.rows()], [dy.rows(), turned.rows(2), bias], scalars=[*self.windows, pieces],
-               flops=self.flops(N), **tasks)
+        if self.dense:
+            turned = self.turned()
+            algorithms()[turned.chosen(dy, "input")].forward(g, turned, dx, dy, weight, bias, turned=True)
+        else:
+            algorithms()["taps"].input_gradient(g, self, dx, dy, weight, bias)
 
     def weight_gradient(self, g: Builder, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW = x^T * dy."""
-        N = x.shape[0]
-        if self.chosen(x.dtype) == "product":
-            x2, y2 = x.rows(len(x.shape) - 1), dy.rows(len(dy.shape) - 1)
-            matrix, panels = right_factor(g, "dy", y2, self.channels)
-            dw = dweight.reshaped(self.channels, self.filters)
-            g.step("layers.dense.dense_backward_weight", [dw, dw.piece(0)], [x2, matrix, panels], flops=self.flops(N),
-                   tasks=work_tasks(self.flops(N), 0, most=-(-self.channels // 8)))
-            return
-        each = self.channels // self.groups
-        blocks = max(1, each // 64)
-        g.step("prims.taps.taps_weight", [dweight.reshaped(self.taps * each, self.filters)], [x.rows(), dy.rows()],
-               scalars=[*self.windows, blocks], flops=self.flops(N), tasks=work_tasks(self.flops(N), 0, most=self.taps * blocks))
+        algorithms()[self.chosen(x, "weight")].weight_gradient(g, self, dweight, x, dy)
 
-    def flat(self, weight: Buffer) -> Buffer:
-        """W as a matrix: window places and channels of a group, then filters."""
-        return weight.reshaped(self.taps * (self.channels // self.groups), self.filters)
-
-    def _pieces(self, y: Buffer, rows: int) -> tuple[int, int, dict[str, int]]:
-        """(N, pieces of an image, how the step is cut): by images where they are many, else by pieces of `rows` image rows each."""
-        N = y.shape[0]
-        if N >= IMAGES:
-            return N, 1, {"rows": N}
-        pieces = max(1, min(rows, -(-IMAGES // max(1, N))))
-        return N, pieces, {"tasks": work_tasks(self.flops(N), y.nbytes, most=max(1, N * pieces))}
+    def chosen(self, x: Buffer, product: str = "forward") -> str:
+        """The algorithm of a product, 'forward', 'input' (of the convolution that is turned) or 'weight', for a batch x."""
+        fits = {name for name, algorithm in algorithms().items() if algorithm.fits(self, product == "input")}
+        if self.algorithm in fits:
+            return self.algorithm
+        for name in ("product", "depthwise"):
+            if name in fits:
+                return name
+        if "few" in fits and self.channels < BLOCK // 2:
+            return "few"
+        from nnkit.prims.winograd import tiles
+        for m in (4, 2):
+            if f"winograd{m}" in fits and x.dtype == "float32" and self.channels >= BLOCK // 2 and self.filters >= BLOCK:
+                if tiles(self, x.shape[0], m) >= (FEWEST_WEIGHT_TILES if product == "weight" else FEWEST_TILES):
+                    return f"winograd{m}"
+        return "direct" if "direct" in fits else "taps"
 
 
-IMAGES = 8                                               # fewer images than this are cut into pieces
+@functools.cache
+def algorithms() -> Mapping[str, Any]:
+    """The algorithms by name; each has fits(convolution), forward(...), weight_gradient(...)."""
+    from nnkit.prims import direct, taps
+    from nnkit.prims.depthwise import Depthwise
+    from nnkit.prims.winograd import Winograd
+
+    return {"taps": taps.Taps, "product": taps.Product, "direct": direct.Direct, "few": direct.Few, "winograd2": Winograd(2), "winograd4": Winograd(4),
+            "depthwise": Depthwise}

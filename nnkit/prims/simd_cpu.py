@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, array_view, vector_bytes
 
-__all__ = ["LANES32", "LANES64", "address", "copy_masked", "itemsize", "lanes", "micro", "part", "transpose_tile"]
+__all__ = ["LANES32", "LANES64", "address", "copy_masked", "copy_whole", "itemsize", "lanes", "micro", "part", "transpose_tile"]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 I32, I1 = ir.IntType(32), ir.IntType(1)
@@ -58,10 +58,20 @@ class Emitter:
         one = self.b.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
         return self.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
 
+    def splat_constant(self, value: float) -> Any:
+        """A register of one number."""
+        return ir.Constant(self.vector, [value] * self.lanes)
+
     def first(self, count: Any) -> Any:
-        """Mask of the first `count` lanes; all of them where count is larger."""
-        lane = ir.VectorType(I64, self.lanes)
-        return self.b.icmp_signed("<", ir.Constant(lane, list(range(self.lanes))), self.splat(count, lane))
+        """Mask of the first `count` lanes; all of them where count is larger.
+
+        Made of bits, not by comparing lanes: a mask then needs no vector register, in loops either.
+        """
+        b, top = self.b, I64(self.lanes)
+        count = b.select(b.icmp_signed("<", count, top), count, top)
+        count = b.select(b.icmp_signed(">", count, I64(0)), count, I64(0))
+        bits = b.sub(b.shl(I64(1), count), I64(1))
+        return b.bitcast(b.trunc(bits, ir.IntType(self.lanes)), self.mask_type)
 
     def load(self, pointer: Any, mask: Any = None) -> Any:
         place = self.b.bitcast(pointer, self.vector.as_pointer())
@@ -80,6 +90,17 @@ class Emitter:
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.b.call(self._fma, [a, b, c])
+
+    def opaque(self, pointer: Any) -> Any:
+        """The same pointer, unknown to the optimizer: else it unrolls a loop, shares loads between its turns and spills accumulators."""
+        assembly = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0", side_effect=True)
+        return self.b.call(assembly, [pointer])
+
+    def prefetch(self, address: Any, write: bool = False) -> None:
+        """Fetch the line of an address for reading, into the second-level cache, or for writing, into the first. Any address will do."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
+        fetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0i8")
+        self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write else 2), I32(1)])
 
     def each_register(self, n: Any, visit: Callable[[Any, Any], None]) -> None:
         """visit(first element, mask of the lanes that exist) for every register of a run of n elements."""
@@ -189,6 +210,16 @@ def copy_masked(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
         e.store(e.load(e.pointer(values[1]), mask), e.pointer(values[0]), mask)
         return context.get_dummy_value()
     return types.void(types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def copy_whole(typing_context: Any, y: Any, x: Any, like: Any) -> Any:
+    """One register's numbers from x to y, by address."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[-1].dtype)
+        e.store(e.load(e.pointer(values[1])), e.pointer(values[0]))
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, like), codegen
 
 
 @intrinsic

@@ -1,0 +1,131 @@
+"""Direct convolution as steps: blocks and workspaces, by shapes alone. Kernels and layouts: direct_cpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from nnkit.plan.passes import work_tasks
+from nnkit.prims.convolution import BLOCK, CHAIN, Convolution
+
+if TYPE_CHECKING:
+    from nnkit.plan.build import Builder
+    from nnkit.plan.plan import Buffer
+
+__all__ = ["Direct", "Few"]
+
+PACKED = 96 * 1024                                       # numbers that a unit may pack: what stays in the second-level cache beside the filters
+CHAIN_PLACES = 1024                                      # places that one chain of dW goes over, at most
+PANEL = 32                                               # columns of the widest tile
+SLICES = 16                                              # pieces that dW is computed in, at most
+OVERRUN = 16 * BLOCK                                     # numbers behind the packed ones: a tile reads whole rows, also those that it does not write
+FEWEST_UNITS = 8                                         # into which a batch is cut where its work is worth it
+
+Size = Callable[[Convolution, int], int]
+
+
+def places_size(c: Convolution, tp: int, channels: int) -> int:
+    """Numbers that a unit of tp output rows packs for so many channels."""
+    depth, height, width = c.axes
+    rows = (tp - 1) * height.stride + height.reach
+    places = -(-((width.windows - 1) * width.stride + width.reach) // width.stride) * width.stride
+    return -(-channels // BLOCK) * BLOCK * depth.window * rows * places
+
+
+def packed_size(c: Convolution, tp: int) -> int:
+    """The same for one chain of channels of a group."""
+    return places_size(c, tp, min(CHAIN, c.channels_each))
+
+
+def runs_size(c: Convolution, tp: int) -> int:
+    """Numbers that a unit packs for `Few`."""
+    depth, height, width = c.axes
+    rows = -(-((tp - 1) * height.stride + height.reach) // height.stride) * height.stride
+    return -(-width.window * c.channels // BLOCK) * BLOCK * depth.window * rows * width.windows
+
+
+def unit_rows(c: Convolution, N: int, size: Size, limit: int, places: int) -> int:
+    """Output rows of a unit: as many as the limits on numbers packed and places allow, in units of even height."""
+    P, Q = c.axes[1].windows, c.axes[2].windows
+    most = max([1, *(tp for tp in range(1, P + 1) if size(c, tp) <= limit and tp * Q <= places)])
+    pieces = -(-P // most)
+    if c.flops(N) > FEWEST_UNITS * 2 ** 20:
+        pieces = max(pieces, min(P, -(-FEWEST_UNITS // max(1, N * c.axes[0].windows))))
+    return -(-P // pieces)
+
+
+def units(c: Convolution, N: int, tp: int) -> int:
+    """Units of the batch."""
+    return N * c.axes[0].windows * -(-c.axes[1].windows // tp)
+
+
+def packed_forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, filters: Buffer, bias: Buffer, kernel: str, size: Size, steps: int,
+                   extra: Sequence[int] = ()) -> None:
+    """The step of a forward pass with its workspace, a part for each task. steps: entries of the tile's table; extra: scalars between TP and relu."""
+    N = x.shape[0]
+    tp = unit_rows(c, N, size, PACKED, 2 ** 62)
+    tasks = work_tasks(c.flops(N), x.nbytes + y.nbytes, most=units(c, N, tp))
+    packed, table = g.scratch("packed", tasks, size(c, tp) + OVERRUN), g.scratch("table", tasks * 2 * steps, dtype="int64")
+    g.step(f"prims.{kernel}", [y.rows()], [x.rows(), filters, bias], scratch=[packed, table], scalars=[*c.windows, tp, *extra, 0],
+           tasks=tasks, flops=c.flops(N), relu=True)
+
+
+def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer, kernel: str, size: Size, steps: int, jobs: int) -> None:
+    """dW slice by slice of the batch, then their sum. steps: entries of the tile's table, if more than output rows; jobs: into how many a slice is cut."""
+    N = x.shape[0]
+    tp = unit_rows(c, N, size, PACKED, CHAIN_PLACES)
+    slices = max(1, min(units(c, N, tp), SLICES // jobs))
+    tasks = work_tasks(c.flops(N), x.nbytes + dy.nbytes, most=slices * jobs)
+    flat = dweight.reshaped(1, dweight.size)
+    parts = flat if slices == 1 else g.buffer("kernel_slices", slices, dweight.size)
+    packed, table = g.scratch("packed", tasks, size(c, tp)), g.scratch("table", tasks * 2 * max(steps, tp), dtype="int64")
+    g.step(f"prims.{kernel}", [parts], [x.rows(), dy.rows()], scratch=[packed, table], scalars=[*c.windows, tp], tasks=tasks, flops=c.flops(N))
+    if slices > 1:
+        g.step("prims.reduce.sum_middle", [flat], [parts.reshaped(1, slices, dweight.size)], flops=parts.size,
+               tasks=work_tasks(0, parts.nbytes, most=-(-dweight.size // 64)))
+
+
+class Direct:
+    """The tile over packed places."""
+
+    @staticmethod
+    def fits(c: Convolution, turned: bool = False) -> bool:
+        """Whatever is not empty."""
+        return not c.empty
+
+    @staticmethod
+    def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None, turned: bool = False) -> None:
+        """W is packed in a step of its own."""
+        filters = g.scratch("kernel_packed", weight.size)
+        matrix = c.flat(weight)
+        kernel, most = ("pack_filters_turned", c.taps) if turned else ("pack_filters", matrix.shape[0])
+        g.step(f"prims.direct.{kernel}", [filters], [matrix], scalars=[c.taps, c.groups], tasks=work_tasks(0, 2 * weight.nbytes, most=most))
+        steps = c.taps * -(-min(CHAIN, c.channels_each) // BLOCK)
+        packed_forward(g, c, y, x, filters, bias or weight.piece(0), "direct.direct_forward", packed_size, steps)
+
+    @staticmethod
+    def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
+        """For every chain of channels of every group."""
+        def size(c: Convolution, tp: int) -> int:
+            return packed_size(c, tp) + tp * c.axes[2].windows * min(PANEL, c.filters // c.groups)
+        packed_weight(g, c, dweight, x, dy, "direct.direct_weight", size, 1, c.groups * -(-c.channels_each // CHAIN))
+
+
+class Few:
+    """The same with the numbers along a window's row as channels."""
+
+    @staticmethod
+    def fits(c: Convolution, turned: bool = False) -> bool:
+        """One group, and windows whose rows have no gaps; not turned, since filters are read where they lie."""
+        return not c.empty and not turned and c.groups == 1 and (c.axes[2].dilation == 1 or c.axes[2].window == 1)
+
+    @staticmethod
+    def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
+        """W is read where it lies."""
+        steps = c.axes[0].window * c.axes[1].window * -(-c.axes[2].window * c.channels // BLOCK)
+        packed_forward(g, c, y, x, c.flat(weight), bias or weight.piece(0), "direct.few_forward", runs_size, steps)
+
+    @staticmethod
+    def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
+        """dy is read where it lies."""
+        packed_weight(g, c, dweight, x, dy, "direct.few_weight", runs_size, 1, 1)
