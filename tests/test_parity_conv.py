@@ -25,9 +25,9 @@ SEED = 1
 FIXED = [draw_convolution(SEED, number) for number in range(220)]
 SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, and convolutions in each
 
-# Of the largest number. The most that 1,000 convolutions of another seed were off is 3.4e-15 in float64, 3.2e-6 in float32 by plain sums, of up to
-# 20,000 terms. Winograd's transforms add, and multiply by numbers other than 1, before and after the products: in float32 they lose another digit.
-# 'auto' may choose any of these.
+# Of the largest number. The most that 3,000 convolutions of another seed were off is 5.4e-15 in float64, 4.0e-6 in float32; larger ones are in
+# test_conv.py. Winograd's transforms add, and multiply by numbers other than 1, before and after the products: in float32 they may lose another
+# digit. 'auto' may choose any of these.
 DOUBLE = 1e-12
 PLAIN, TRANSFORMED = 2e-5, 1e-4
 SINGLE = dict.fromkeys(ALGORITHMS, PLAIN) | {"winograd2": TRANSFORMED, "winograd4": TRANSFORMED, "auto": TRANSFORMED}
@@ -54,11 +54,11 @@ def in_nnkit(network: nnkit.Sequential, parameters, x, dy, dtype: str):
 
 
 def assert_near(found, expected, tolerance: float, what: str) -> None:
-    """Off by no more than tolerance times the largest expected number."""
+    """Off by no more than tolerance times the largest expected number, or 1, the size of what is summed: a sum may cancel."""
     assert found.keys() == expected.keys(), what
     for name, values in expected.items():
         assert found[name].shape == values.shape, f"{what}: {name} has shape {found[name].shape}, expected {values.shape}"
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance * np.abs(values).max(initial=1e-3), err_msg=f"{what}: {name}")
+        np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance * np.abs(values).max(initial=1), err_msg=f"{what}: {name}")
 
 
 def assert_torch_parity(drawn: DrawnConvolution) -> None:
