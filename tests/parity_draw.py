@@ -27,6 +27,7 @@ __all__ = ["Declared", "Drawn", "DrawnGraph", "GraphResults", "Results", "draw",
 WIDTHS = (1, 2, 3, 7, 16, 33, 64)
 BATCHES = (1, 2, 3, 5, 7, 13, 16, 31, 32, 64, 97)
 STEPS = (1, 2, 5, 11)
+SIDES, CHANNELS = (1, 2, 3, 5), (1, 2, 3)                # of images and volumes
 MANY_UPDATES = 5                                         # every third network is trained for so long, the others for one update
 PASSIVE_RATE = 0.05                                      # networks with noise, of which only inference can be compared
 
@@ -241,7 +242,11 @@ def parameter_values(network: Container, rng: Generator) -> dict[str, np.ndarray
     for name, declared in network.graph().parameters().items():
         values = rng.standard_normal(declared.shape)
         kind = name.split("/")[-1]
-        found[name] = {"kernel": lambda v: v * np.sqrt(1.2 / v.shape[0]), "alpha": lambda v: 0.25 + 0.2 * v, "gamma": lambda v: 1 + 0.3 * v,
+        if kind.endswith("kernel"):                      # of a transposed convolution the outputs stand before the inputs
+            outputs = declared.shape[-2 if "transpose" in name else -1]
+            found[name] = values * np.sqrt(1.2 * outputs / values.size)
+            continue
+        found[name] = {"alpha": lambda v: 0.25 + 0.2 * v, "gamma": lambda v: 1 + 0.3 * v,
                        "moving_variance": lambda v: 0.5 + 1 / (1 + np.exp(v))}.get(kind, lambda v: 0.4 * v)(values)
     return found
 
@@ -285,6 +290,34 @@ def layer_normalization(rng: Generator, shape: Shape) -> Layer:
                                     beta_regularizer=regularizer(rng), gamma_regularizer=regularizer(rng))
 
 
+def convolution(rng: Generator, shape: Shape) -> Layer:
+    """One that takes samples of that shape: from 1 to 3 spatial axes. A transposed one, which grows them, only of small samples."""
+    rank, channels = len(shape) - 1, shape[-1]
+    sizes = [pick(rng, [k for k in (1, 2, 3, 3, 4) if k <= size]) for size in shape[:-1]]
+    # Keras wants strides or dilation, not both.
+    step = {"strides": pick(rng, [1, 2, 3])} if chance(rng, 0.4) else {"dilation_rate": pick(rng, [1, 1, 2])}
+    padding = "same" if step.get("dilation_rate") == 2 else pick(rng, ["valid", "same", *["causal"] * (rank == 1)])
+    rest = {"use_bias": chance(rng, 0.8), "bias_regularizer": regularizer(rng), "activity_regularizer": regularizer(rng),
+            "trainable": not chance(rng, 0.05)}
+    kinds = ["Conv", "Conv", *["ConvTranspose"] * (math.prod(shape) <= 50), *["DepthwiseConv", "SeparableConv"] * (rank < 3)]
+    kind, filters = pick(rng, kinds), pick(rng, [1, 2, 3, 5])
+    if kind == "Conv":
+        groups = pick(rng, [g for g in (1, 1, 2, 3) if channels % g == 0])
+        pairs = padding if padding == "same" else pick(rng, [padding, tuple((pick(rng, [0, 1]), pick(rng, [0, 2])) for _ in sizes)])
+        rest |= {"padding": pairs, "groups": groups, "filters": groups * filters, "kernel_regularizer": regularizer(rng)}
+    elif kind == "ConvTranspose":
+        padding = pick(rng, ["valid", "same"])
+        extra = pick(rng, [None, 0, step.get("strides", 1) - 1]) if padding == "valid" else None
+        rest |= {"padding": padding, "output_padding": extra, "filters": filters, "kernel_regularizer": regularizer(rng)}
+    else:
+        padding = "same" if padding == "causal" else padding
+        rest |= {"padding": padding, "depth_multiplier": pick(rng, [1, 1, 2, 3]), "depthwise_regularizer": regularizer(rng)}
+        rest |= {"filters": filters, "pointwise_regularizer": regularizer(rng)} if kind == "SeparableConv" else {}
+    name = kind.replace("Conv", f"Conv{rank}D")
+    layer = getattr(nnkit, name)(kernel_size=tuple(sizes), **step, **rest)
+    return attrs.evolve(layer, activation=pick(rng, ACTIVATIONS)(rng, layer.output_shape(shape)))
+
+
 def over_places(rng: Generator, shape: Shape) -> Layer:
     """Pooling, padding, cropping or upsampling of samples of that shape. Not GlobalMaxPooling: of equal numbers, such as the zeros of a ReLU, Keras
     gives each a part of the gradient. Averages without padding: on PyTorch Keras lets padding count."""
@@ -311,6 +344,16 @@ def draw_layers(rng: Generator, shape: Shape, units: int, last: ActivationFuncti
         layers.append(layer)
         shape = layer.output_shape(shape)
 
+    for _ in range(pick(rng, [1, 1, 2]) if len(shape) > 2 or (len(shape) == 2 and chance(rng, 0.3)) else 0):
+        if len(shape) < 2:
+            break                                        # behind a pooling that leaves no places
+        add(convolution(rng, shape))
+        if isinstance(layers[-1].activation, (nnkit.Exponential, nnkit.LogSoftmax)) or chance(rng, 0.2):  # type: ignore[attr-defined]
+            add(pick(rng, [batch_normalization, layer_normalization])(rng, shape))
+        if chance(rng, 0.3):
+            add(over_places(rng, shape))
+    if len(shape) > 2:
+        add(nnkit.Flatten())
     for _ in range(int(rng.integers(0, 4))):
         width = pick(rng, WIDTHS)
         activation = pick(rng, ACTIVATIONS)(rng, (*shape[:-1], width))
@@ -345,6 +388,8 @@ def draw(seed: int, number: int) -> Drawn:
     optimizer = OPTIMIZERS[number % len(OPTIMIZERS)](rng)
     passive = chance(rng, PASSIVE_RATE)
     shape = (pick(rng, STEPS), pick(rng, WIDTHS)) if chance(rng, 0.3) else (pick(rng, WIDTHS),)
+    if chance(rng, 0.25):
+        shape = (*(pick(rng, SIDES) for _ in range(pick(rng, [2, 2, 2, 3]))), pick(rng, CHANNELS))
     units = pick(rng, [width for width in WIDTHS if width >= fewest])
     layers = draw_layers(rng, shape, units, last, passive)
     updates = 0 if any(isinstance(layer, (nnkit.Dropout, nnkit.GaussianNoise)) and layer != nnkit.Dropout(0.0) for layer in layers) else 1

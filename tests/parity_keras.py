@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nnkit
+from nnkit.layers.conv import Convolutional
 from nnkit.layers.window import Spatial
 from nnkit.optimizers.schedules import Schedule
 from nnkit.regularizers import Regularizer
@@ -24,10 +25,15 @@ keras = pytest.importorskip("keras")
 if keras.backend.backend() != "torch":
     pytest.skip(f"Keras runs on {keras.backend.backend()}, where float64 is not exact", allow_module_level=True)
 from keras.src.backend.common.dtypes import BIT64_TO_BIT32_DTYPE  # noqa: E402
+from keras.src.backend.torch import nn as torch_backend  # noqa: E402
 
 torch.set_num_threads(1)                                 # small products: a second thread only waits
 # On PyTorch Keras rounds float64 results of matmul and others to float32; no public setting stops it (Keras 3.15).
 BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+torch_backend.softplus = lambda x: torch.nn.functional.softplus(x, threshold=40)     # PyTorch's own, 20, is 2e-9 off: see parity_torch.py
+# It hands PyTorch views of kernels, of which some gradients are refused: "grad_weight needs to be contiguous" (PyTorch 2.13).
+transpose_kernel = torch_backend._transpose_conv_kernel
+torch_backend._transpose_conv_kernel = lambda kernel: transpose_kernel(kernel).contiguous()
 
 __all__ = ["run", "run_layer", "run_merge"]
 
@@ -81,20 +87,32 @@ def activation_layers(spec: Any) -> list[Any]:
     return [keras.layers.Activation(function(spec))]
 
 
-def dense_layers(spec: Any) -> list[Any]:
-    """PReLU as the activation of a Dense is a layer of its own in Keras; the penalty on the activity moves there."""
-    given = arguments(spec)
+def activated_layers(spec: Any, given: dict[str, Any]) -> list[Any]:
+    """PReLU as the activation of a Dense or convolution is a layer of its own in Keras; the penalty on the activity moves there."""
+    layer = getattr(keras.layers, type(spec).__name__)
     if not isinstance(spec.activation, nnkit.PReLU):
-        return [keras.layers.Dense(**{**given, "activation": function(spec.activation)})]
+        return [layer(**{**given, "activation": function(spec.activation)})]
     activity = given.pop("activity_regularizer")
-    linear = keras.layers.Dense(**{**given, "activation": None})
+    linear = layer(**{**given, "activation": None})
     return [linear, keras.layers.PReLU(**{**arguments(spec.activation), "trainable": spec.trainable}, activity_regularizer=activity)]
+
+
+def convolution_layers(spec: Any) -> list[Any]:
+    """Keras pads by words only; other zeros are a layer of their own."""
+    given = arguments(spec)
+    del given["algorithm"]
+    if isinstance(spec.padding, str):
+        return activated_layers(spec, given)
+    zeros = spec.padding if spec.rank > 1 else spec.padding[0]
+    return [getattr(keras.layers, f"ZeroPadding{spec.rank}D")(zeros), *activated_layers(spec, {**given, "padding": "valid"})]
 
 
 def layers_of(spec: Any) -> list[Any]:
     """The Keras layers that do what the spec does."""
     if isinstance(spec, nnkit.Dense):
-        return dense_layers(spec)
+        return activated_layers(spec, arguments(spec))
+    if isinstance(spec, Convolutional):
+        return convolution_layers(spec)
     if isinstance(spec, nnkit.Activation):
         return activation_layers(spec.activation)
     if isinstance(spec, (nnkit.BatchNormalization, nnkit.LayerNormalization, nnkit.Dropout, nnkit.GaussianNoise, nnkit.Flatten, nnkit.Reshape)):

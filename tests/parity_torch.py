@@ -90,17 +90,82 @@ def batch_normalization(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tenso
     running = variance.clone()
     learns = run.training and spec.trainable
     # torch.batch_norm, since F.batch_norm refuses a single value for each channel.
-    y = torch.batch_norm(x.movedim(spec.axis, 1), p.get("gamma"), p.get("beta"), mean, running, learns, 1 - spec.momentum, spec.epsilon, False)
+    # One axis behind the channels: of images with an axis of size 1 its gradients are wrong in places, as its own differences show (2.13).
+    channels = x.movedim(spec.axis, 1)
+    cells = channels.reshape(*channels.shape[:2], -1)
+    y = torch.batch_norm(cells, p.get("gamma"), p.get("beta"), mean, running, learns, 1 - spec.momentum, spec.epsilon, False)
     if learns:
         n = x.numel() // x.shape[spec.axis]
         kept = spec.momentum * variance
         variance.copy_(kept + (running - kept) * (n - 1) / n if n > 1 else kept)             # of one value the unbiased variance is NaN
-    return y.movedim(1, spec.axis)
+    return y.reshape(channels.shape).movedim(1, spec.axis)
 
 
 def layer_normalization(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
     shape = x.shape[x.ndim - len(spec.axis):]
     return F.layer_norm(x, shape, p.get("gamma"), p.get("beta"), spec.epsilon)
+
+
+# Convolutions. PyTorch has channels first, and pads both ends alike: zeros are laid around, or cut off, explicitly.
+
+def pads(spec: Any, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Zeros before and behind each axis."""
+    reaches = [(k - 1) * step + 1 for k, step in zip(spec.kernel_size, spec.dilation_rate, strict=True)]
+    missing = [max(0, (size - 1) // stride * stride + reach - size) for size, stride, reach in zip(sizes, spec.strides, reaches, strict=True)]
+    named = {"valid": [(0, 0)] * len(reaches), "same": [(m // 2, m - m // 2) for m in missing], "causal": [(reach - 1, 0) for reach in reaches]}
+    return named[spec.padding] if isinstance(spec.padding, str) else list(spec.padding)
+
+
+def laid_around(x: Tensor, widths: Sequence[tuple[int, int]]) -> Tensor:
+    """Zeros before and behind each axis behind the channels; where a number is negative, so many places are cut off."""
+    return F.pad(x, [width for pair in reversed(widths) for width in pair])
+
+
+def convolved(spec: Any, x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    """kernel (*kernel_size, channels of a group, filters) becomes PyTorch's (filters, channels of a group, *kernel_size)."""
+    x = laid_around(x.movedim(-1, 1), pads(spec, x.shape[1:-1]))
+    function = (F.conv1d, F.conv2d, F.conv3d)[spec.rank - 1]
+    kernel = kernel.movedim((-1, -2), (0, 1)).contiguous()
+    return function(x, kernel, bias, spec.strides, 0, spec.dilation_rate, groups).movedim(1, -1)
+
+
+def finished(spec: Any, p: Parameters, y: Tensor, run: Pass) -> Tensor:
+    y = activate(spec.activation, p, y, run)
+    run.penalize(y, spec.activity_regularizer, 1 / len(y))
+    return y
+
+
+def convolution(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    return finished(spec, p, convolved(spec, x, p["kernel"], p.get("bias"), spec.groups), run)
+
+
+def depthwise(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    """A group for every channel: (*kernel_size, C, m) becomes (*kernel_size, 1, C m)."""
+    kernel = p["kernel"].flatten(-2).unsqueeze(-2)
+    return finished(spec, p, convolved(spec, x, kernel, p.get("bias"), x.shape[-1]), run)
+
+
+def separable(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    channels = convolved(spec, x, p["depthwise_kernel"].flatten(-2).unsqueeze(-2), None, x.shape[-1])
+    return finished(spec, p, F.linear(channels, p["pointwise_kernel"].flatten(0, -2).T, p.get("bias")), run)
+
+
+def transposed(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
+    """kernel (*kernel_size, filters, channels) becomes (channels, filters, *kernel_size). Padding by equal numbers is PyTorch's own; else the whole
+    output is cut, or zeros are appended, until its shape is Keras'."""
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spec.rank - 1]
+    kernel = p["kernel"].movedim((-1, -2), (0, 1)).contiguous()      # else PyTorch refuses its gradient
+    extra = spec.output_padding or (0,) * spec.rank
+    if not isinstance(spec.padding, str) and all(before == behind for before, behind in spec.padding):
+        y = function(x.movedim(-1, 1), kernel, p.get("bias"), spec.strides, [before for before, _ in spec.padding], extra, 1, spec.dilation_rate)
+        return finished(spec, p, y.movedim(1, -1), run)
+    y = function(x.movedim(-1, 1), kernel, None, spec.strides, 0, 0, 1, spec.dilation_rate)
+    lengths = [wanted - length for wanted, length in zip(spec.output_shape(tuple(x.shape[1:]))[:-1], y.shape[2:], strict=True)]
+    before = [max(0, -length) // 2 if spec.padding == "same" else 0 for length in lengths]
+    if not isinstance(spec.padding, str):
+        before = [pair[0] for pair in spec.padding]
+    y = laid_around(y, [(-cut, length + cut) for cut, length in zip(before, lengths, strict=True)]).movedim(1, -1)
+    return finished(spec, p, y + p["bias"] if spec.use_bias else y, run)
 
 
 def noise(spec: Any, p: Parameters, x: Tensor, run: Pass) -> Tensor:
@@ -208,6 +273,16 @@ LAYERS: dict[type, Callable[[Any, Parameters, Any, Pass], Tensor]] = {
     nnkit.Minimum: merged(torch.minimum),
     nnkit.Concatenate: lambda spec, p, xs, run: torch.cat(xs, spec.axis),
     nnkit.Dot: dot,
+    nnkit.Conv1D: convolution,
+    nnkit.Conv2D: convolution,
+    nnkit.Conv3D: convolution,
+    nnkit.Conv1DTranspose: transposed,
+    nnkit.Conv2DTranspose: transposed,
+    nnkit.Conv3DTranspose: transposed,
+    nnkit.DepthwiseConv1D: depthwise,
+    nnkit.DepthwiseConv2D: depthwise,
+    nnkit.SeparableConv1D: separable,
+    nnkit.SeparableConv2D: separable,
     **{getattr(nnkit, f"{name}{rank}D"): layer for name, layer in PLACES.items() for rank in (1, 2, 3)},
 }
 

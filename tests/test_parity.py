@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import cases_merge
 import nnkit
 from helpers import Rig
+from nnkit.layers.conv import Convolutional
 from parity_draw import ACTIVATIONS, Drawn, DrawnGraph, GraphResults, Results, draw, draw_graph, run_nnkit, run_nnkit_graph
 
 SEED = 1
@@ -28,7 +29,7 @@ SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, 
 GRAPHS = 400
 
 # All in float64, whose rounding is 1e-16; the most that 3,000 networks of other seeds were off stands behind each. Predictions and losses pass at
-# most four sums of at most 704 terms (2.4e-14, 2.4e-15). Gradients pass normalizations, which multiply by up to 1 / sqrt(epsilon) = 32 each, and
+# most six sums of at most 6,000 terms (3.0e-14, 2.4e-15). Gradients pass normalizations, which multiply by up to 1 / sqrt(epsilon) = 32 each, and
 # before some of them are 0 as a difference of large terms; so their error is measured against the largest entry of all gradients too (1.6e-10).
 # Adam and its kin divide by the size of a gradient, which lifts the rounding of one near 0 (five updates: 7.4e-10). A wrong formula, or float32
 # within one, is off by 1e-8 and more.
@@ -211,7 +212,10 @@ def test_the_sample_covers_what_it_is_drawn_from():
     assert {type(make(rng, (3, 5))) for make in ACTIVATIONS} <= seen
     assert {nnkit.Dense, nnkit.BatchNormalization, nnkit.LayerNormalization, nnkit.Activation} <= seen
     assert {drawn.batch for drawn in FIXED} >= {1, 2, 97}
-    assert {len(drawn.input_shape) for drawn in FIXED} == {1, 2}
+    assert {len(drawn.input_shape) for drawn in FIXED} == {1, 2, 3, 4}
+    convolutions = collections.Counter(type(layer) for drawn in FIXED for layer in drawn.network.layers if isinstance(layer, Convolutional))
+    assert {*convolutions} >= {nnkit.Conv1D, nnkit.Conv2D, nnkit.Conv3D, nnkit.Conv2DTranspose, nnkit.DepthwiseConv2D, nnkit.SeparableConv2D}
+    assert convolutions.total() > 0.2 * len(FIXED)
     dense = [sum(isinstance(layer, nnkit.Dense) for layer in drawn.network.layers) for drawn in FIXED]
     assert set(dense) == {1, 2, 3, 4}
     assert any(drawn.weighted for drawn in FIXED)

@@ -8,6 +8,8 @@ Fields that all of them have (keyword only):
     activation: a spec or its name. use_bias: whether there is a bias b.
     bias_initializer, bias_regularizer: how b starts (zeros), its penalty. activity_regularizer: penalty on the output.
     algorithm: how it is computed: 'auto' (chosen by shapes and dtype alone) or one of `prims.convolution.ALGORITHMS`; the printed plan shows it.
+        One that cannot compute the convolution raises ValueError where the input's shape is known; gradients that it cannot compute are left to
+        others. Of a transposed layer it is that of the convolution, of a separable one that of the depthwise part.
 Kernels and their fields have Keras' names, shapes and defaults: (*kernel_size, inputs, outputs), Glorot uniform.
 """
 
@@ -20,7 +22,7 @@ from nnkit.initializers import Initializer, initializer_field
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Parameter, Shape
 from nnkit.layers.window import Span, Spatial, pairs, per_axis, spans
-from nnkit.prims.convolution import ALGORITHMS, Convolution
+from nnkit.prims.convolution import ALGORITHMS, Convolution, algorithms
 from nnkit.prims.reduce import sum_rows
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import base, boolean, child, choice, integer, spec
@@ -49,6 +51,15 @@ class Convolutional(Spatial):
     activity_regularizer: ActivityRegularizer | None = child("activity_regularizer", default=None, none=True, kw_only=True)
     algorithm: str = choice("auto", *ALGORITHMS, default="auto", kw_only=True)
 
+    def convolution_of(self, shape: Shape, axes: tuple[Span, ...], channels: int, filters: int, groups: int) -> Convolution:
+        """How samples of that shape are convolved. Raises ValueError where the named algorithm cannot do it."""
+        c = Convolution.of(axes, channels, filters, groups, self.algorithm)
+        if self.algorithm != "auto" and not algorithms()[self.algorithm].fits(c):
+            able = ", ".join(repr(name) for name, algorithm in algorithms().items() if algorithm.fits(c))
+            raise ValueError(f"{type(self).__name__}: algorithm must be one that can compute {self!r} for samples of shape {shape} ('auto', {able}), "
+                             f"received {self.algorithm!r}")
+        return c
+
     def with_bias(self, kernels: Mapping[str, Parameter], output: Shape) -> Mapping[str, Parameter]:
         """The kernels, the bias, and what the activation learns."""
         found = dict(kernels)
@@ -67,14 +78,15 @@ class Convolutional(Spatial):
 
     def convolve(self, g: Builder, c: Convolution, x: Buffer, kernel: str, bias: Buffer | None) -> Buffer:
         """The convolution by the parameter `kernel`; backward: db, dW and dx."""
-        weight = g.parameter(kernel)
+        seen = (*(span.window for span in c.axes[3 - self.rank:]), c.channels_each, c.filters)     # a depthwise kernel is kept as (..., C, m)
+        weight = g.parameter(kernel).reshaped(*seen)
         y = g.buffer("y" if kernel != "depthwise_kernel" else "channels", x.shape[0], *c.output_shape(self.rank))
         c.forward(g, y, x, weight, bias)
 
         def backward(dy: Buffer) -> Buffer:
             if bias is not None:
                 self.bias_gradient(g, dy)
-            c.weight_gradient(g, g.gradient(kernel), x, dy)
+            c.weight_gradient(g, g.gradient(kernel).reshaped(*seen), x, dy)
             dx = g.buffer("dx", *x.shape)
             c.input_gradient(g, dx, dy, weight, None)
             return dx
@@ -91,11 +103,11 @@ class Conv(Convolutional):
     """y[n, o, f] = activation(sum over the window's places k and the channels c of x[n, o stride + k dilation - before, c] W[k, c, f] + b[f]).
 
     filters: size of the output's last axis, at least 1, a multiple of groups. kernel_size, strides: at least 1, a number or one for each axis.
-    padding: 'valid' (none), 'same' (ceil(size / stride) windows, the odd zero behind), 'causal' (Conv1D: all before), or how many zeros: a number, one
-    for each axis, or pairs (before, behind). groups: the filters of each group see their own part of the channels, which it must divide.
-    kernel_initializer, kernel_regularizer: how W (parameter "kernel", (*kernel_size, channels / groups, filters)) starts, its penalty; "bias" (filters,).
-    The other fields: see the module. Input (N, *places, channels), output (N, *windows, filters). Raises ValueError where a window is larger
-    than the padded input. A cross-correlation, as in Keras and PyTorch; PyTorch keeps W as (filters, channels / groups, *kernel_size).
+    padding: 'valid' (none), 'same' (ceil(size / stride) windows, the odd zero behind), 'causal' (Conv1D: all before), or how many zeros: a number,
+    one for each axis, or pairs (before, behind). groups: the filters of each group see their own part of the channels, which it must divide.
+    kernel_initializer, kernel_regularizer: how W (parameter "kernel", (*kernel_size, channels / groups, filters)) starts, its penalty; "bias"
+    (filters,). The other fields: see the module. Input (N, *places, channels), output (N, *windows, filters). Raises ValueError where a window is
+    larger than the padded input. A cross-correlation, as in Keras and PyTorch; PyTorch keeps W as (filters, channels / groups, *kernel_size).
     """
 
     filters: int = integer(low=1)
@@ -110,28 +122,29 @@ class Conv(Convolutional):
         if self.filters % self.groups:
             raise ValueError(f"{type(self).__name__}: filters must be a multiple of groups = {self.groups}, received {self.filters}")
 
-    def spans(self, shape: Shape) -> tuple[Span, ...]:
-        """The windows along every axis."""
+    def convolution(self, shape: Shape) -> Convolution:
+        """How samples of that shape are convolved."""
         sizes = self.spatial(shape)
         if shape[-1] % self.groups:
             rule = f"the input's channels must be a multiple of groups = {self.groups}"
             raise ValueError(f"{type(self).__name__}: {rule}, received samples of shape {shape}")
-        return spans(type(self).__name__, sizes, self.kernel_size, self.strides, self.dilation_rate, self.padding)
+        axes = spans(type(self).__name__, sizes, self.kernel_size, self.strides, self.dilation_rate, self.padding)
+        return self.convolution_of(shape, axes, shape[-1], self.filters, self.groups)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The number of windows along every axis, then the filters."""
-        return self.activation.output_shape((*(span.windows for span in self.spans(shapes[0])), self.filters))
+        return self.activation.output_shape(self.convolution(shapes[0]).output_shape(self.rank))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The kernel, the bias, and what the activation learns."""
         kernel = (*self.kernel_size, shapes[0][-1] // self.groups, self.filters)
-        return self.with_bias({"kernel": Parameter(kernel, self.kernel_initializer, regularizer=self.kernel_regularizer)}, self.output_shape(*shapes))
+        declared = {"kernel": Parameter(kernel, self.kernel_initializer, regularizer=self.kernel_regularizer)}
+        return self.with_bias(declared, self.output_shape(*shapes))
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The convolution, then the activation; backward: db, dW and dx."""
         (x,) = xs
-        c = Convolution.of(self.spans(x.shape[1:]), x.shape[-1], self.filters, self.groups, self.algorithm)
-        return self.end(g, self.convolve(g, c, x, "kernel", self.bias(g)))
+        return self.end(g, self.convolve(g, self.convolution(x.shape[1:]), x, "kernel", self.bias(g)))
 
 
 @spec()
@@ -180,9 +193,11 @@ class ConvTranspose(Convolutional):
     filters, kernel_size, strides: as in `Conv`. padding: what is cut off the output: 'valid' (nothing), 'same' (so that the output has
     size * stride places), a number, one for each axis, or pairs. output_padding: places that the output has more, behind, at least 0 and less than
     the stride or the dilation; None (default): none for padding by numbers, else what makes size * stride places ('valid': at least these).
-    Output places: (size - 1) stride + reach - cut + output_padding, where reach = (kernel_size - 1) dilation + 1; 'same' with output_padding given cuts
-    reach // 2 at both ends. Parameters "kernel" (*kernel_size, filters, channels), "bias" (filters,). The other fields: see `Conv` and the module.
-    Input (N, *places, channels), output (N, *places, filters). Same numbers as Keras' layer of that name.
+    Output places: (size - 1) stride + reach - cut + output_padding, where reach = (kernel_size - 1) dilation + 1; 'same' with output_padding given:
+    (size - 1) stride + reach % 2 + output_padding. What 'same' cuts off is halved, the odd place behind. Parameters "kernel"
+    (*kernel_size, filters, channels), "bias" (filters,). The other fields: see `Conv` and the module. Input (N, *places, channels), output
+    (N, *places, filters). Raises ValueError where nothing of the output is left. Same numbers as Keras' layer of that name; padding by numbers
+    is PyTorch's, which cuts it off both ends and then appends output_padding.
     """
 
     filters: int = integer(low=1)
@@ -206,33 +221,39 @@ class ConvTranspose(Convolutional):
             k, stride, step = self.kernel_size[axis], self.strides[axis], self.dilation_rate[axis]
             reach = (k - 1) * step + 1
             extra = self.output_padding[axis] if self.output_padding is not None else None
-            if self.padding == "valid":
-                before, places = 0, (size - 1) * stride + reach + (max(0, stride - reach) if extra is None else extra)
-            elif self.padding == "same":
-                places = size * stride if extra is None else (size - 1) * stride + reach % 2 + extra
-                before = max(0, (size - 1) * stride + reach - places) // 2 if extra is None else reach // 2
+            whole, before = (size - 1) * stride + reach, 0
+            if isinstance(self.padding, tuple):
+                before, behind = self.padding[axis]
+                places = whole - before - behind + (extra or 0)
+            elif self.padding == "valid":
+                places = whole + (max(0, stride - reach) if extra is None else extra)
             else:
-                before, behind = self.padding[axis]  # type: ignore[misc]
-                places = (size - 1) * stride + reach - before - behind + (extra or 0)  # type: ignore[operator]
+                places = size * stride if extra is None else (size - 1) * stride + reach % 2 + extra
+                before = max(0, whole - places) // 2
             if places < 1 and size:
                 rule = "what is cut off must leave something of the output"
                 raise ValueError(f"{type(self).__name__}: {rule}, received padding {self.padding!r} for samples of shape {shape}")
-            found.append(Span(max(0, places), k, stride, step, before, size))  # type: ignore[arg-type]
+            found.append(Span(max(0, places), k, stride, step, before, size))
         return tuple(found)
+
+    def convolution(self, shape: Shape) -> Convolution:
+        """The convolution whose transpose maps samples of that shape."""
+        return self.convolution_of(shape, self.spans(shape), self.filters, shape[-1], 1)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The places along every axis, then the filters."""
-        return self.activation.output_shape((*(span.size for span in self.spans(shapes[0])), self.filters))
+        return self.activation.output_shape(self.convolution(shapes[0]).input_shape(self.rank))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The kernel, the bias, and what the activation learns."""
         kernel = (*self.kernel_size, self.filters, shapes[0][-1])
-        return self.with_bias({"kernel": Parameter(kernel, self.kernel_initializer, regularizer=self.kernel_regularizer)}, self.output_shape(*shapes))
+        declared = {"kernel": Parameter(kernel, self.kernel_initializer, regularizer=self.kernel_regularizer)}
+        return self.with_bias(declared, self.output_shape(*shapes))
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The input gradient of the convolution whose transpose this is; backward: its forward pass, and its weight gradient."""
         (x,) = xs
-        c = Convolution.of(self.spans(x.shape[1:]), self.filters, x.shape[-1], 1, self.algorithm)
+        c = self.convolution(x.shape[1:])
         weight = g.parameter("kernel")
         y = g.buffer("y", x.shape[0], *c.input_shape(self.rank))
         c.input_gradient(g, y, x, weight, self.bias(g))
@@ -274,11 +295,11 @@ class Conv3DTranspose(ConvTranspose):
 
 @base
 class DepthwiseConv(Convolutional):
-    """Every channel has filters of its own: y[n, o, c m + j] = activation(sum over k of x[n, o stride + k dilation - before, c] W[k, c, j] + b[c m + j]).
+    """Every channel has filters of its own: y[n, o, c m + j] = activation(sum over k of x[n, place, c] W[k, c, j] + b[c m + j]).
 
-    kernel_size, strides, padding: as in `Conv`. depth_multiplier: m, filters of each channel, at least 1, default 1.
-    depthwise_initializer, depthwise_regularizer: how W (parameter "kernel", (*kernel_size, channels, m)) starts, its penalty; "bias" (channels m,).
-    Input (N, *places, channels), output (N, *windows, channels m). The same as `Conv` with groups = channels.
+    place = o stride + k dilation - before. kernel_size, strides, padding: as in `Conv`. depth_multiplier: m, filters of each channel, at least 1,
+    default 1. depthwise_initializer, depthwise_regularizer: how W (parameter "kernel", (*kernel_size, channels, m)) starts, its penalty; "bias"
+    (channels m,). Input (N, *places, channels), output (N, *windows, channels m). The same as `Conv` with groups = channels.
     """
 
     kernel_size: Shape = per_axis()
@@ -288,14 +309,14 @@ class DepthwiseConv(Convolutional):
     depthwise_initializer: Initializer = initializer_field(default="glorot_uniform", kw_only=True)
     depthwise_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
 
-    def spans(self, shape: Shape) -> tuple[Span, ...]:
-        """The windows along every axis."""
-        return spans(type(self).__name__, self.spatial(shape), self.kernel_size, self.strides, self.dilation_rate, self.padding)
+    def convolution(self, shape: Shape) -> Convolution:
+        """How samples of that shape are convolved: with a group for every channel."""
+        axes = spans(type(self).__name__, self.spatial(shape), self.kernel_size, self.strides, self.dilation_rate, self.padding)
+        return self.convolution_of(shape, axes, shape[-1], shape[-1] * self.depth_multiplier, max(1, shape[-1]))
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The number of windows along every axis, then channels times depth_multiplier."""
-        filters = shapes[0][-1] * self.depth_multiplier if shapes[0] else 0
-        return self.activation.output_shape((*(span.windows for span in self.spans(shapes[0])), filters))
+        return self.activation.output_shape(self.convolution(shapes[0]).output_shape(self.rank))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The kernel, the bias, and what the activation learns."""
@@ -305,15 +326,10 @@ class DepthwiseConv(Convolutional):
         """W for samples of that shape."""
         return Parameter((*self.kernel_size, shape[-1], self.depth_multiplier), self.depthwise_initializer, regularizer=self.depthwise_regularizer)
 
-    def convolution(self, x: Buffer) -> Convolution:
-        """How x is convolved channel by channel."""
-        channels = x.shape[-1]
-        return Convolution.of(self.spans(x.shape[1:]), channels, channels * self.depth_multiplier, channels, self.algorithm)
-
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """As `Conv` with a group for every channel."""
         (x,) = xs
-        return self.end(g, self.convolve(g, self.convolution(x), x, "kernel", self.bias(g)))
+        return self.end(g, self.convolve(g, self.convolution(x.shape[1:]), x, "kernel", self.bias(g)))
 
 
 @spec()
@@ -354,7 +370,7 @@ class SeparableConv(DepthwiseConv):
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The number of windows along every axis, then the filters."""
-        return self.activation.output_shape((*(span.windows for span in self.spans(shapes[0])), self.filters))
+        return self.activation.output_shape((*self.convolution(shapes[0]).output_shape(self.rank)[:-1], self.filters))
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """Both kernels, the bias, and what the activation learns."""
@@ -365,9 +381,9 @@ class SeparableConv(DepthwiseConv):
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """Both convolutions, one behind the other."""
         (x,) = xs
-        between = self.convolve(g, self.convolution(x), x, "depthwise_kernel", None)
+        between = self.convolve(g, self.convolution(x.shape[1:]), x, "depthwise_kernel", None)
         one = (1,) * self.rank
-        mixing = spans(type(self).__name__, between.shape[1:-1], one, one, one, "valid")
+        mixing = spans(type(self).__name__, between.shape[1:-1], one, one, one, "same")
         c = Convolution.of(mixing, between.shape[-1], self.filters, 1, "auto")
         return self.end(g, self.convolve(g, c, between, "pointwise_kernel", self.bias(g)))
 

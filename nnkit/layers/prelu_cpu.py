@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from nnkit.jit import Int, Matrix, Tensor3, Vector, kernel
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.reduce import STRIP
-from nnkit.prims.reduce_cpu import column_sums, columns_plain, piece_bounds, run_plain
+from nnkit.prims.reduce_cpu import column_sums, piece_bounds
 from nnkit.prims.simd_cpu import address, itemsize, part
 
 __all__ = ["prelu_forward", "prelu_gradient_sums", "prelu_input", "prelu_repeat"]

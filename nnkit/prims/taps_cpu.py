@@ -1,7 +1,7 @@
 """Convolution as a sum of matrix products, one for every place of the window: serves every stride, dilation, padding and group.
 
-Letters: see convolution.py. An image row of the output is a matrix [Q, O]; for each place (t, r, s) of the window those of its rows whose place of x is
-not padding get x's places [., C] times W[t, r, s]. Nothing is copied, nothing outside is read.
+Letters: see convolution.py. An image row of the output is a matrix [Q, O]; for each place (t, r, s) of the window those of its rows whose place
+of x is not padding get x's places [., C] times W[t, r, s]. Nothing is copied, nothing outside is read.
 """
 
 from __future__ import annotations
