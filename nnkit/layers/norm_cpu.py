@@ -19,10 +19,10 @@ from nnkit.prims.simd_cpu import address, itemsize, part
 from nnkit.scalar import sqrt
 
 __all__ = [
-    "batch_norm_fold", "batch_norm_gradient_sums", "batch_norm_gradient_sums_inner", "batch_norm_gradients", "batch_norm_inference", "batch_norm_input",
-    "batch_norm_input_inner", "batch_norm_moments", "batch_norm_moments_inner", "batch_norm_normalize", "batch_norm_normalize_inner",
-    "batch_norm_scale", "batch_norm_scale_inner", "batch_norm_statistics", "fill", "layer_norm_forward", "layer_norm_gradient_sums",
-    "layer_norm_gradients", "layer_norm_input",
+    "batch_norm_fold", "batch_norm_gradient_sums", "batch_norm_gradient_sums_inner", "batch_norm_gradients", "batch_norm_inference",
+    "batch_norm_input", "batch_norm_input_inner", "batch_norm_moments", "batch_norm_moments_inner", "batch_norm_normalize",
+    "batch_norm_normalize_inner", "batch_norm_scale", "batch_norm_scale_inner", "batch_norm_statistics", "fill", "layer_norm_forward",
+    "layer_norm_gradient_sums", "layer_norm_gradients", "layer_norm_input",
 ]
 
 

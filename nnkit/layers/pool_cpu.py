@@ -168,7 +168,8 @@ def sum_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, windows: Windows, m
 def spreading(compares: bool, registers: int, square: bool) -> Any:
     """f(n, dx, x, y, dy, T', R', S', step_t, step_r, step_s, row, H, top, bottom, add, scale, like): a window's dy goes to its places of dx.
 
-    compares: to the first place of x that is y or NaN, 0 to the others and where y <= scale; else scale dy to all. Added where `add` is 1, else written.
+    compares: to the first place of x that is y or NaN, 0 to the others and where y <= scale; else scale dy to all.
+    Added where `add` is 1, else written.
     The window begins in row `row` of the image; only rows in [top, bottom) are written. registers: as in `reduction`.
     square: the window is 1 x 2 x 2, all of it is written, and nothing is added.
     """
@@ -300,7 +301,8 @@ spread_largest, spread_sum = spread_over(True), spread_over(False)
 def max_backward(task: Int, tasks: Int, dx: Matrix, x: Matrix, y: Matrix, dy: Matrix, windows: Windows, pieces: Int, relu: Int) -> None:
     """dx = dy at the first place of every window where x is y (or NaN), summed over the windows. dx, x [N, D H W C], y, dy [N, E P Q C].
 
-    With relu, x = max(z, 0) and what is written is dz: 0 where x is 0. Task t covers its share of the images, each cut into `pieces` by rows of the input. Writes dx (=).
+    With relu, x = max(z, 0) and what is written is dz: 0 where x is 0. Task t covers its share of the images, each cut into `pieces` by
+    rows of the input. Writes dx (=).
     """
     spread_largest(task, tasks, dx, x, y, dy, windows, relu, pieces)
 

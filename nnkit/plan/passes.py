@@ -11,7 +11,10 @@ import attrs
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 
-__all__ = ["drop_dead_steps", "fold_normalization", "fuse_loss", "fuse_pooling", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise", "split_into_tasks"]
+__all__ = [
+    "drop_dead_steps", "fold_normalization", "fuse_loss", "fuse_pooling", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise",
+    "split_into_tasks",
+]
 
 # What a task should be worth. A fork and join of the threads costs 1 to 3 us; FLOPs here are those of one core's vector units, and a byte
 # moved counts like 4 FLOPs (50 GFLOP/s against 12 GB/s, the slowest machine that this was thought through for).
@@ -81,8 +84,8 @@ def drop_dead_steps(plan: Plan) -> Plan:
 
 
 def fold_normalization(plan: Plan) -> Plan:
-    """A batch normalization by moving averages that is all that reads a product with a weight goes into that weight and bias: (x W + b - mean) scale +
-    beta = x (W scale) + ((b - mean) scale + beta)."""
+    """A batch normalization by moving averages that is all that reads a product with a weight goes into that weight and bias:
+    (x W + b - mean) scale + beta = x (W scale) + ((b - mean) scale + beta)."""
     for step in plan.steps:
         if step.kernel == NORMALIZE:
             plan = _folded(plan, step)
@@ -108,8 +111,8 @@ def _folded(plan: Plan, normalize: Step) -> Plan:
         """The step with W scale for W."""
         reads = (attrs.evolve(scaled, shape=b.shape) if b.name == weight.name and b.size else b for b in step.reads)
         return attrs.evolve(step, reads=tuple(reads))
-    packing = [step for step in plan.steps if any(b.name in {r.name for r in product.reads} for b in step.writes) and weight.name in _names(step.reads)]
-    earlier = [step for step in plan.steps if any(b.name in _names(moving.reads) for b in step.writes)]
+    packing = [step for step in plan.steps if _names(step.writes) & _names(product.reads) and weight.name in _names(step.reads)]
+    earlier = [step for step in plan.steps if _names(step.writes) & _names(moving.reads)]
     last = instead(product)
     last = attrs.evolve(last, reads=(*last.reads[:2], shift, *last.reads[3:]), writes=(normalize.writes[0].reshaped(*product.writes[0].shape),))
     moved = [*earlier, moving, fold, *map(instead, packing), last]
@@ -152,7 +155,8 @@ def fuse_pooling(plan: Plan) -> Plan:
             continue
         workspace = step.scratch[0]
         larger = attrs.evolve(workspace, shape=(workspace.shape[0], workspace.shape[1] + (step.pool or 0)))
-        changes[id(step)] = attrs.evolve(step, writes=pooling.writes, scratch=(larger, *step.scratch[1:]), scalars=(*step.scalars[:-2], 1, step.scalars[-1]))
+        changes[id(step)] = attrs.evolve(step, writes=pooling.writes, scratch=(larger, *step.scratch[1:]),
+                                         scalars=(*step.scalars[:-2], 1, step.scalars[-1]))
         changes[id(pooling)] = None
     steps = (changes.get(id(step), step) for step in plan.steps)
     return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))

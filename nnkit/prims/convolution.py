@@ -32,7 +32,7 @@ __all__ = ["ALGORITHMS", "BLOCK", "CHAIN", "TILE_STEP", "Convolution"]
 
 ALGORITHMS = ("taps", "product", "direct", "few", "winograd2", "winograd4", "depthwise")
 BLOCK = 16                                               # numbers of a block in packed arrays: a cache line of float32
-TILE_STEP = 37 * BLOCK                                   # from one of Winograd's tiles to the next: an odd number of lines, so that all cache sets serve
+TILE_STEP = 37 * BLOCK                                   # from one of Winograd's tiles to the next: an odd number of lines, for all sets of a cache
 CHAIN = 64                                               # channels that one chain of sums goes over
 FEWEST_TILES, FEWEST_WEIGHT_TILES = 14, 49               # tiles of a batch from which on Winograd's transforms pay
 ONE = Span(size=1, window=1, stride=1, dilation=1, before=0, windows=1)
@@ -135,9 +135,9 @@ class Convolution:
             return "few"
         from nnkit.prims.winograd import tiles
         for m in (4, 2):
-            if f"winograd{m}" in fits and x.dtype == "float32" and self.channels >= BLOCK // 2 and self.filters >= BLOCK:
-                if tiles(self, x.shape[0], m) >= (FEWEST_WEIGHT_TILES if product == "weight" else FEWEST_TILES):
-                    return f"winograd{m}"
+            enough = tiles(self, x.shape[0], m) >= (FEWEST_WEIGHT_TILES if product == "weight" else FEWEST_TILES)
+            if f"winograd{m}" in fits and enough and x.dtype == "float32" and self.channels >= BLOCK // 2 and self.filters >= BLOCK:
+                return f"winograd{m}"
         return "direct" if "direct" in fits else "taps"
 
 
@@ -148,5 +148,5 @@ def algorithms() -> Mapping[str, Any]:
     from nnkit.prims.depthwise import Depthwise
     from nnkit.prims.winograd import Winograd
 
-    return {"taps": taps.Taps, "product": taps.Product, "direct": direct.Direct, "few": direct.Few, "winograd2": Winograd(2), "winograd4": Winograd(4),
-            "depthwise": Depthwise}
+    return {"taps": taps.Taps, "product": taps.Product, "direct": direct.Direct, "few": direct.Few, "winograd2": Winograd(2),
+            "winograd4": Winograd(4), "depthwise": Depthwise}

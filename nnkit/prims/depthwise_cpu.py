@@ -25,7 +25,8 @@ TAPS = 9                                                 # places of the window 
 
 
 @intrinsic
-def places_tile(typing_context: Any, steps: Any, count: Any, a: Any, w: Any, y: Any, rsy: Any, bias: Any, m: Any, n: Any, relu: Any, like: Any) -> Any:
+def places_tile(typing_context: Any, steps: Any, count: Any, a: Any, w: Any, y: Any, rsy: Any, bias: Any, m: Any, n: Any, relu: Any,
+                like: Any) -> Any:
     """y[i, :n] of m <= ROWS places = the sum over steps (offset in a, offset in w) of a[offset + i BLOCK] w[offset], + bias (an address or 0)."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         steps, count, a, w, y, rsy, bias, m, n, relu, _ = values
@@ -109,7 +110,7 @@ def pack_mapped(packed, task, at, x, n, e, first, tp, c0, channels, up, down, j,
 
 @routine
 def pack_channels(packed, task, x, n, e, first, tp, c0, channels, up, down, windows):
-    """The packed places of a unit for the outputs [c0, c0 + channels); those of each of `down` filters follow one another. Returns the size of one."""
+    """The packed places of a unit for the outputs [c0, c0 + channels); those of each of `down` filters follow one another. Returns one's size."""
     size = itemsize(x)
     rows, places, _ = packed_rows(tp, windows)
     area = (channels + BLOCK - 1) // BLOCK * BLOCK * windows[3] * rows * places
@@ -135,8 +136,8 @@ def window_offset(tap, tp, windows):
 @kernel
 def depthwise_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows,
                       TP: Int, turned: Int, relu: Int) -> None:
-    """y = x * W + b, then max(y, 0) if relu. Shapes: y [N, E P Q O], x [N, D H W C], weight [T R S, O], or, turned, [m T R S, O], its places in reverse;
-    bias [O] or empty; packed [tasks, ...], table [tasks x ...].
+    """y = x * W + b, then max(y, 0) if relu. Shapes: y [N, E P Q O], x [N, D H W C], weight [T R S, O], or, turned, [m T R S, O], its places
+    in reverse; bias [O] or empty; packed [tasks, ...], table [tasks x ...].
 
     Task t covers its share of the units of TP output rows. Writes y (=).
     """
@@ -166,7 +167,8 @@ def depthwise_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matri
 
 
 @kernel
-def depthwise_weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, packed: Matrix, table: Ordinals, windows: Windows, TP: Int) -> None:
+def depthwise_weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, packed: Matrix, table: Ordinals, windows: Windows,
+                     TP: Int) -> None:
     """dW of slices of the batch. Shapes: dweight [slices, T R S O], x [N, D H W C], dy [N, E P Q O], packed [tasks, ...], table [tasks x ...].
 
     Task t covers its share of the slices. Writes dweight (=).

@@ -77,7 +77,10 @@ def packed_forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, filters: Bu
 
 
 def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer, kernel: str, size: Size, steps: int, jobs: int) -> None:
-    """dW slice by slice of the batch, then their sum. steps: entries of the tile's table, if more than output rows; jobs: into how many a slice is cut."""
+    """dW slice by slice of the batch, then their sum.
+
+    steps: entries of the tile's table, if more than output rows; jobs: into how many a slice is cut.
+    """
     N = x.shape[0]
     tp = unit_rows(c, N, size, PACKED, CHAIN_PLACES)
     slices = max(1, min(units(c, N, tp), SLICES // jobs))

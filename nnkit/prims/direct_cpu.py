@@ -1,7 +1,7 @@
 """Direct convolution on packed places: the tile of tile_cpu.py, fed from a few rows of the input that are copied where the tile wants them.
 
-Letters: see convolution.py. A unit of work is a run of TP output rows of one image (and depth): `unit_place`. Its input lies packed, zeros where there is
-padding, so that no edge remains for the tile:
+Letters: see convolution.py. A unit of work is a run of TP output rows of one image (and depth): `unit_place`. Its input lies packed, zeros where
+there is padding, so that no edge remains for the tile:
 
     direct   [block of 16 channels][t][row][place][16]. Places of a row are sorted by their remainder by the stride, so that a window's place reads
              neighbours. Chains go over 64 channels and all places of the window.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from nnkit.jit import Int, Matrix, Ordinals, Vector, Windows, kernel, routine
 from nnkit.prims.convolution import BLOCK, CHAIN
-from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import address, copy_masked, copy_whole, itemsize, lanes, largest_of_square, transpose_tile
 from nnkit.prims.tile_cpu import channel_rows, place_rows, put_step
@@ -81,7 +80,7 @@ def pack_places(to, image, e, first, tp, channels, windows, like):
 
 @routine
 def place_steps(steps, tp, channels, windows):
-    """The table of a unit of `direct`, at the address `steps`: for every block of channels and place of the window its offset. Returns their number."""
+    """The table of a unit of `direct`, at the address `steps`: an offset for every block of channels and place of the window. Returns how many."""
     T, R, S, stride_w, step_h, step_w = windows[3], windows[4], windows[5], windows[8], windows[10], windows[11]
     rows, places, each = packed_rows(tp, windows)
     k = 0
@@ -117,8 +116,8 @@ def pool_rows(y, rows, n, e, first, tp, windows):
 
 
 @kernel
-def direct_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, filters: Vector, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows, TP: Int,
-                   pool: Int, relu: Int) -> None:
+def direct_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, filters: Vector, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows,
+                   TP: Int, pool: Int, relu: Int) -> None:
     """y = x * W + b, then max(y, 0) if relu, then the largest of every 2 x 2 places if pool. Shapes: y [N, E P Q O], with pool [N, E P/2 Q/2 O],
     x [N, D H W C], filters: W as `pack_filters` writes it, bias [O] or empty, packed [tasks, ...], table [tasks x ...].
 
@@ -157,7 +156,7 @@ def direct_weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix,
 
     Task t covers its share of the pairs (slice, CHAIN channels of a group). Writes dweight (=).
     """
-    _, _, _, T, R, S, _, _, _, _, _, _, _, _, _, E, P, _, C, _, G = windows
+    _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, E, P, _, C, _, G = windows
     size = itemsize(x)
     chains = (C // G + CHAIN - 1) // CHAIN
     slices, units = dweight.shape[0], x.shape[0] * E * ((P + TP - 1) // TP)
@@ -274,7 +273,7 @@ def pack_runs(to, image, end, e, first, tp, windows, like):
             for q in range(Q):
                 w = q * stride_w - before_w
                 at = line + size * BLOCK * q
-                if inside and 0 <= w and w + S <= W:
+                if inside and w >= 0 and w + S <= W:
                     for k in range(0, length, BLOCK):
                         start = source + size * (w * C + k)
                         copy_run(at, start, BLOCK if start + size * BLOCK <= end else min(BLOCK, length - k), like)

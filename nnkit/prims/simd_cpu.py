@@ -103,7 +103,7 @@ class Emitter:
         self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write else 2), I32(1)])
 
     def larger(self, a: Any, b: Any) -> Any:
-        """max(a, b), a where they are equal. Of NaN the last, which then stays: two comparisons and two selections, one of which is an instruction."""
+        """max(a, b), a where they are equal. Of NaN the last, which then stays: two comparisons and two selections."""
         found = self.b.select(self.b.fcmp_ordered(">", b, a), b, a)
         return self.b.select(self.b.fcmp_unordered("uno", b, b), b, found)
 

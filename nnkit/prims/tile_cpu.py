@@ -12,9 +12,9 @@ of the steps, whatever tile it falls in: the bits depend on no tile, no share of
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -25,7 +25,7 @@ from nnkit.prims.simd_cpu import Emitter, itemsize, lanes
 
 __all__ = ["TILE_ROWS", "channel_rows", "place_rows", "put_step", "tile_rows"]
 
-# Rows of the tiles, two registers wide: as many accumulators as there are registers for (32 with AVX-512 and NEON, 16 with AVX2), and two smaller ones.
+# Rows of the tiles, two registers wide: as many as there are registers for (32 with AVX-512 and NEON, 16 with AVX2), and two smaller ones.
 TILE_ROWS = (6, 4, 2) if vector_bytes() == 32 else (14, 8, 4)
 
 
@@ -44,13 +44,13 @@ def put_step(typing_context: Any, steps: Any, number: Any, offset: Any, count: A
 def tile(rows: int, vectors: int, row_step: int) -> Any:
     """C[:m, :n] of at most `rows` rows and `vectors` registers of columns, by address; strides in elements.
 
-    steps: address of the table, of `count` pairs. rsb: from one row of B to the next. c0: address of C0 with row stride rs0, or 0 for none: it is added
-    last, so that a chain is never longer than one table; with rs0 = 0 it is one row for all, a bias, with which sums begin.
+    steps: address of the table, of `count` pairs. rsb: from one row of B to the next. c0: address of C0 with row stride rs0, or 0 for none: it is
+    added last, so that a chain is never longer than one table; with rs0 = 0 it is one row for all, a bias, with which sums begin.
     relu: whether what is below 0 becomes 0. ahead: address of what is read next, fetched into the second-level cache, a line for each k.
     """
     @intrinsic
-    def product(typing_context: Any, steps: Any, count: Any, a: Any, k_step: Any, b: Any, rsb: Any, c: Any, rsc: Any, c0: Any, rs0: Any, m: Any, n: Any, relu: Any,
-                ahead: Any, like: Any) -> Any:
+    def product(typing_context: Any, steps: Any, count: Any, a: Any, k_step: Any, b: Any, rsb: Any, c: Any, rsc: Any, c0: Any, rs0: Any, m: Any,
+                n: Any, relu: Any, ahead: Any, like: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             steps, count, a, k_step, b, rsb, c, rsc, c0, rs0, m, n, relu, ahead, _ = values
             e = Emitter(builder, signature.args[-1].dtype)
@@ -85,7 +85,7 @@ def tile(rows: int, vectors: int, row_step: int) -> Any:
             with builder.if_then(builder.and_(given, builder.not_(alike))):   # a branch: even a load under an empty mask waits for its line
                 each_row(e.pointer(c0), rs0, add)
             with builder.if_then(builder.icmp_signed("!=", relu, I64(0))):
-                for cell in sum(cells, []):
+                for cell in itertools.chain(*cells):
                     value = builder.load(cell)
                     builder.store(builder.select(builder.fcmp_ordered("<=", value, e.zero), e.zero, value), cell)
             full = builder.and_(builder.icmp_signed(">=", n, I64(vectors * e.lanes)), builder.icmp_signed(">=", m, I64(rows)))
@@ -121,7 +121,7 @@ def _multiply(e: Emitter, cells: Any, masks: Any, steps: Any, count: Any, a: Any
 
 
 def cover(row_step: int) -> Any:
-    """The routine that covers any number of rows, `row_step` elements apart, by tiles of TILE_ROWS. next_ahead: how much further each tile fetches."""
+    """The routine that covers any number of rows, `row_step` elements apart, by tiles. next_ahead: how much further each fetches."""
     high, half, low = TILE_ROWS
     high2, half2, low2 = (tile(rows, 2, row_step) for rows in TILE_ROWS)
     high1, half1, low1 = (tile(rows, 1, row_step) for rows in TILE_ROWS)

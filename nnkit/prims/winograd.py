@@ -4,9 +4,9 @@ An output tile of m x m places comes from (m + 2)^2 products a channel instead o
 
     y = A^T [ sum over c of (G W G^T) * (B^T x B) ] A            dW = G^T [ sum over tiles of (B^T x B) * (A dy A^T) ] G
 
-Error, relative to the largest |y|: up to 5e-6 (m = 4) and 7e-7 (m = 2) in float32 for up to 512 channels, where `direct` has 6e-7; tests hold it below
-1e-5 and 2e-6. Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016. Points 0, 1, -1, 1/2, -2: those with 2 and -2 have two to
-three times the error.
+Error, relative to the largest |y|: up to 5e-6 (m = 4) and 7e-7 (m = 2) in float32 for up to 512 channels, where `direct` has 6e-7; tests
+hold it below 1e-5 and 2e-6. Lavin and Gray, Fast algorithms for convolutional neural networks, CVPR 2016. Points 0, 1, -1, 1/2, -2: those with
+2 and -2 have two to three times the error.
 """
 
 from __future__ import annotations

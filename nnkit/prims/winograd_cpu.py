@@ -12,7 +12,6 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -100,8 +99,8 @@ def both_sides(e: Emitter, linear: Any, size: int, load: Any) -> list[list[Any]]
 def transform(linear: Any, size: int, fetched: int) -> Any:
     """Y = A X A^T for grids of registers: X[i, j] at x + i xr + j xs, Y[i, j] at y + i yr + j ys (by address, strides in elements).
 
-    Of X only the rows [i0, i1) and columns [j0, j1) are there, the others are 0. given, taken: how many lanes of X there are, how many of Y are written.
-    next_x: a later x, of which the last `fetched` columns are fetched into the cache.
+    Of X only the rows [i0, i1) and columns [j0, j1) are there, the others are 0. given, taken: how many lanes of X there are, how many of Y are
+    written. next_x: a later x, of which the last `fetched` columns are fetched into the cache.
     """
     @intrinsic
     def apply(typing_context: Any, y: Any, yr: Any, ys: Any, taken: Any, next_x: Any, x: Any, xr: Any, xs: Any, given: Any, i0: Any, i1: Any, j0: Any,
@@ -241,7 +240,8 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
             bottom = H - h if t < total else 0
             for c in range(0, channels, lane):
                 to = V + size * ((c // BLOCK * T + t - first) * TILE_STEP + c % BLOCK)
-                transform_input(to, n * BLOCK, BLOCK, lane, source + size * (c + 2 * m * C), source + size * c, W * C, C, min(lane, channels - c), -h, bottom, -w, W - w, like)
+                transform_input(to, n * BLOCK, BLOCK, lane, source + size * (c + 2 * m * C), source + size * c, W * C, C, min(lane, channels - c),
+                                -h, bottom, -w, W - w, like)
 
     @routine
     def output_tiles(y, M, step, first, stop, bias, pool, relu, windows):
@@ -288,7 +288,8 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 for o in range(0, O, 2 * lane):
                     width = min(2 * lane, O - o)
                     b = address(transformed) + size * (k * step_u + o * C)
-                    tile_rows(rows, width, steps, blocks, V + size * k * BLOCK, b, width, M + size * (k * step_m + o), O, b + size * width * C, 64 * C, y)
+                    tile_rows(rows, width, steps, blocks, V + size * k * BLOCK, b, width, M + size * (k * step_m + o), O, b + size * width * C,
+                              64 * C, y)
             output_tiles(y, M, step_m, first, first + rows, bias, pool, relu, windows)
 
     @routine
@@ -348,7 +349,8 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
         for c in range(channels):
             for o in range(0, count, lane):
                 left = min(lane, count - o)
-                transform_back(to + size * (c * O + o), 3 * C * O, C * O, left, 0, dU + size * (c * count + o), n * step_u, step_u, left, 0, n, 0, n, like)
+                transform_back(to + size * (c * O + o), 3 * C * O, C * O, left, 0, dU + size * (c * count + o), n * step_u, step_u, left, 0, n, 0, n,
+                               like)
     return filters, forward, weight
 
 
