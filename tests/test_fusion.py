@@ -86,6 +86,7 @@ FOLDED = [
     *[[Conv2D(17, 3, use_bias=use_bias, algorithm=algorithm), BatchNormalization(**fields), ReLU()]
       for use_bias in (True, False) for algorithm in ("taps", "direct", "few", "winograd4") for fields in ({}, {"scale": False}, {"center": False})],
     [Conv2D(6, 1), BatchNormalization()], [DepthwiseConv2D(3, depth_multiplier=2), BatchNormalization()], [Dense(7), BatchNormalization()],
+    [Conv2D(9, 3, algorithm="few"), BatchNormalization(), BatchNormalization(center=False)], [Dense(7), BatchNormalization(), BatchNormalization()],
     [SeparableConv2D(6, 3), BatchNormalization()], [Conv2D(6, 3), BatchNormalization(), Conv2D(5, 3), BatchNormalization()],
 ]
 

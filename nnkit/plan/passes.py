@@ -114,7 +114,8 @@ def _folded(plan: Plan, normalize: Step) -> Plan:
     packing = [step for step in plan.steps if _names(step.writes) & _names(product.reads) and weight.name in _names(step.reads)]
     earlier = [step for step in plan.steps if _names(step.writes) & _names(moving.reads)]
     last = instead(product)
-    last = attrs.evolve(last, reads=(*last.reads[:2], shift, *last.reads[3:]), writes=(normalize.writes[0].reshaped(*product.writes[0].shape),))
+    last = attrs.evolve(last, reads=(*last.reads[:2], shift, *last.reads[3:]), writes=(normalize.writes[0].reshaped(*product.writes[0].shape),),
+                        filters=scaled)
     moved = [*earlier, moving, fold, *map(instead, packing), last]
     gone = {id(step) for step in (*earlier, moving, *packing, normalize)}
     steps = [new for step in plan.steps if id(step) not in gone for new in (moved if step is product else [step])]
