@@ -19,16 +19,19 @@ from typing import Any, ClassVar
 import attrs
 
 from nnkit.layers.base import Layer, Parameter, Shape, snake_case
-from nnkit.spec import is_of_family, nearest, shape_of, spec
+from nnkit.spec import integer, is_of_family, nearest, shape_of, spec
 
 __all__ = ["Call", "Graph", "Input", "Network", "Node", "Sequential", "Tensor"]
 
-Ref = tuple[int, int]                                    # (number of a call, number of one of its outputs)
+Ref = tuple[int, int]                                    # (number of a call or node, number of one of its outputs)
 
 
 @spec()
 class Input(Layer):
     """Where data enters. shape: of one sample, without the batch dimension; every entry at least 0. It can be used as a tensor itself.
+
+    batch_size: samples of every batch, at least 1, for networks that keep a state of each of its rows (`stateful`); default None: any number.
+    What an `Embedding` takes from it are whole numbers, so the input's are int32 then; otherwise they are of the model's dtype.
 
     >>> Input((28, 28, 1)).shape
     (28, 28, 1)
@@ -37,6 +40,7 @@ class Input(Layer):
     arity: ClassVar[tuple[int, int | None]] = (0, 0)
 
     shape: Shape = shape_of(low=0)
+    batch_size: int | None = integer(default=None, low=1, none=True)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The declared shape."""
@@ -79,7 +83,7 @@ def as_tensors(values: Any, what: str) -> tuple[Tensor, ...]:
 
 
 def call(layer: Layer, inputs: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...]:
-    """What `layer(*inputs)` returns: a tensor, or a tuple of them for a network of several outputs. Raises TypeError, ValueError."""
+    """What `layer(*inputs)` returns: a tensor, or a tuple of them where there are several outputs. Raises TypeError, ValueError."""
     if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)):
         inputs = tuple(inputs[0])
     tensors = as_tensors(inputs, f"the inputs of {type(layer).__name__}")
@@ -129,26 +133,31 @@ def output_shapes(layer: Layer, shapes: tuple[Shape, ...], paths: Sequence[str])
 
 @attrs.frozen
 class Node:
-    """One call of a layer: the nodes whose outputs it takes, and the shapes that go in and come out."""
+    """One call of a layer: the outputs of other nodes that it takes, and the shapes that go in and come out."""
 
     name: str
     layer: Layer
-    inputs: tuple[int, ...]
+    inputs: tuple[Ref, ...]
     input_shapes: tuple[Shape, ...]
-    shape: Shape
+    shapes: tuple[Shape, ...]
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the first output."""
+        return self.shapes[0]
 
 
 @attrs.frozen
 class Graph:
-    """Nodes in an order in which each comes after its inputs; `outputs` are indices of nodes, with their names.
+    """Nodes in an order in which each comes after its inputs; `outputs` are outputs of nodes, with their names.
 
-    places: name of a layer or nested network -> the nodes of its outputs, call by call.
+    places: name of a layer or nested network -> its outputs, call by call.
     """
 
     nodes: tuple[Node, ...]
-    outputs: tuple[int, ...]
+    outputs: tuple[Ref, ...]
     output_names: tuple[str, ...]
-    places: Mapping[str, tuple[tuple[int, ...], ...]] = attrs.field(factory=dict, eq=False)
+    places: Mapping[str, tuple[tuple[Ref, ...], ...]] = attrs.field(factory=dict, eq=False)
 
     @functools.cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -163,16 +172,53 @@ class Graph:
     @property
     def output_shapes(self) -> tuple[Shape, ...]:
         """Shapes of the outputs."""
-        return tuple(self.nodes[index].shape for index in self.outputs)
+        return tuple(self.nodes[index].shapes[output] for index, output in self.outputs)
+
+    @functools.cached_property
+    def batch_size(self) -> int | None:
+        """The number of samples of every batch, where an Input names it. Raises ValueError where two name different ones."""
+        given = {node.name: node.layer.batch_size for node in self.nodes if isinstance(node.layer, Input) and node.layer.batch_size is not None}
+        if len({*given.values()}) > 1:
+            raise ValueError(f"the batch_size of all inputs must be the same, received {given}")
+        return next(iter(given.values()), None)
+
+    @functools.cached_property
+    def stateful(self) -> tuple[str, ...]:
+        """Names of the layers that keep a state between batches."""
+        return tuple(dict.fromkeys(node.name for node in self.nodes if node.layer.states(1, *node.input_shapes)))
+
+    @functools.cached_property
+    def index_limits(self) -> tuple[int | None, ...]:
+        """For each input: the number below which its whole numbers must lie, where layers take them as indices; None where they take numbers.
+
+        Raises ValueError where indices are asked of what a layer computes, or indices and numbers of one input.
+        """
+        wants: dict[Ref, dict[str, int | None]] = {ref: {"output": None} for ref in self.outputs}      # output of a node -> who takes it -> limit
+        for position in reversed(range(len(self.nodes))):
+            node = self.nodes[position]
+            own = wants.get((position, 0), {})
+            for source in node.inputs:
+                if node.layer.index_limit is None and node.layer.is_view:
+                    wants.setdefault(source, {}).update(own)
+                else:
+                    wants.setdefault(source, {})[node.name] = node.layer.index_limit
+            taker = next((name for name, limit in own.items() if limit is not None), None)
+            if taker is not None and node.inputs and not node.layer.is_view:
+                raise ValueError(f"layer {taker!r} must take whole numbers from an Input, received what layer {node.name!r} computes")
+        return tuple(_one_limit(node.name, wants.get((position, 0), {})) for position, node in enumerate(self.nodes) if not node.inputs)
 
     def parameters(self) -> dict[str, Parameter]:
-        """All parameters by full name ("dense/kernel"); those of a frozen layer are not trainable.
+        """All parameters by full name ("dense/kernel"), states that layers keep included; those of a frozen layer are not trainable.
 
-        Raises ValueError where a layer that is called twice would need two shapes of one parameter.
+        Raises ValueError where a layer that is called twice would need two shapes of one parameter, and where one that keeps a state of each row
+        does not know how many rows there are.
         """
         found: dict[str, Parameter] = {}
+        if self.stateful and self.batch_size is None:
+            raise ValueError(f"layer {self.stateful[0]!r} is stateful: the Input must have a batch_size, Input(shape, batch_size=...)")
         for node in self.nodes:
-            for name, parameter in node.layer.parameters(*node.input_shapes).items():
+            states = node.layer.states(self.batch_size or 1, *node.input_shapes)
+            for name, parameter in {**node.layer.parameters(*node.input_shapes), **states}.items():
                 full = f"{node.name}/{name}"
                 declared = parameter if node.layer.trainable else attrs.evolve(parameter, trainable=False)
                 if found.setdefault(full, declared).shape != declared.shape:
@@ -192,26 +238,35 @@ class Graph:
                 raise ValueError(f"submodel: {what} must name layers, received {tuple(names)}")
         if inputs is not None and len({*inputs}) < len(inputs):
             raise ValueError(f"submodel: inputs must differ, received {tuple(inputs)}")
-        wanted = [(index, name) for name in outputs for index in self.place(name)] if outputs is not None else [
+        wanted = [(ref, name) for name in outputs for ref in self.place(name)] if outputs is not None else [
             *zip(self.outputs, self.output_names, strict=True)]
-        given = [index for name in inputs for index in self.place(name)] if inputs is not None else []
-        wants: dict[int, int | None] = {index: None for index, _ in wanted}         # node -> one that takes it
+        given = [ref for name in inputs for ref in self.place(name)] if inputs is not None else []
+        taken = {ref for ref, _ in wanted}               # outputs of nodes that are needed
+        wants: dict[int, int | None] = {index: None for index, _ in taken - {*given}}         # node -> one that takes an output of it
         for index in reversed(range(len(self.nodes))):
-            if index in wants and index not in given:
+            if index in wants:
                 if inputs is not None and not self.nodes[index].inputs:
                     raise ValueError(f"submodel: {self._path(index, wants)} begins at an input that is not among inputs={tuple(inputs)}")
-                wants.update({source: index for source in self.nodes[index].inputs if source not in wants})
-        for index in given:
-            if index not in wants:
+                taken.update(self.nodes[index].inputs)
+                wants.update({source: index for source, output in self.nodes[index].inputs if source not in wants and (source, output) not in given})
+        for index, output in given:
+            if (index, output) not in taken:
                 raise ValueError(f"submodel: no output depends on {self.nodes[index].name!r}")
-        given = given or [index for index in sorted(wants) if not self.nodes[index].inputs]
-        starts = [Node(self.nodes[i].name, Input(self.nodes[i].shape), (), (), self.nodes[i].shape) for i in given]
-        kept = [index for index in sorted(wants) if index not in given]
-        place = {old: new for new, old in enumerate([*given, *kept])}
+        given = given or [(index, 0) for index in sorted(wants) if not self.nodes[index].inputs]
+        starts = [self._start(index, output) for index, output in given]
+        kept = [index for index in sorted(wants) if self.nodes[index].inputs]
+        place: dict[Ref, Ref] = {(old, output): (new, output) for new, old in enumerate(kept, len(given))
+                                 for output in range(len(self.nodes[old].shapes))}
+        place.update({ref: (new, 0) for new, ref in enumerate(given)})
         nodes = [attrs.evolve(self.nodes[i], inputs=tuple(place[source] for source in self.nodes[i].inputs)) for i in kept]
-        inside = {name: tuple(tuple(place[i] for i in ends) for ends in calls if place.keys() >= {*ends}) for name, calls in self.places.items()}
-        return Graph(nodes=(*starts, *nodes), outputs=tuple(place[index] for index, _ in wanted),
+        inside = {name: tuple(tuple(place[ref] for ref in ends) for ends in calls if place.keys() >= {*ends}) for name, calls in self.places.items()}
+        return Graph(nodes=(*starts, *nodes), outputs=tuple(place[ref] for ref, _ in wanted),
                      output_names=tuple(_numbered([name for _, name in wanted])), places={name: calls for name, calls in inside.items() if calls})
+
+    def _start(self, index: int, output: int) -> Node:
+        """The Input that stands for an output of a node."""
+        shape = self.nodes[index].shapes[output]
+        return Node(self.nodes[index].name, Input(shape, batch_size=self.batch_size), (), (), (shape,))
 
     def _path(self, index: int, wants: Mapping[int, int | None]) -> str:
         """The layers from a node to the output that needs it: "input -> dense -> add"."""
@@ -221,13 +276,22 @@ class Graph:
             at = wants[at]
         return " -> ".join(names)
 
-    def place(self, name: str) -> tuple[int, ...]:
-        """The nodes of the outputs of the one call of a layer or nested network. Raises ValueError."""
+    def place(self, name: str) -> tuple[Ref, ...]:
+        """The outputs of the one call of a layer or nested network. Raises ValueError."""
         if name not in self.places:
             raise ValueError(f"unknown layer {name!r}: {nearest(str(name), self.places)}")
         if len(self.places[name]) > 1:
             raise ValueError(f"layer {name!r} is called {len(self.places[name])} times: a submodel needs a place that its name alone tells")
         return self.places[name][0]
+
+
+def _one_limit(name: str, wants: Mapping[str, int | None]) -> int | None:
+    """The least of the limits that layers set to one input. Raises ValueError where others take numbers."""
+    limits = [limit for limit in wants.values() if limit is not None]
+    if limits and len(limits) < len(wants):
+        first, second = (next(layer for layer, limit in wants.items() if (limit is None) == free) for free in (False, True))
+        raise ValueError(f"input {name!r} must hold whole numbers for layer {first!r} and numbers for layer {second!r}: declare two Inputs")
+    return min(limits, default=None)
 
 
 class Container(Layer):
@@ -253,6 +317,11 @@ class Container(Layer):
         """Names of the outputs where they were given."""
         return None
 
+    @property
+    def output_count(self) -> int:
+        """How many outputs there are."""
+        return len(self.outputs)
+
     def output_shapes(self, *shapes: Shape) -> tuple[Shape, ...]:
         """Shapes of the outputs. Raises ValueError where the shapes are not those of the Inputs."""
         graph = self.graph()
@@ -270,11 +339,12 @@ class Container(Layer):
     def graph(self) -> Graph:
         """The network with all that is nested in it as one flat graph; names of nested layers begin with that of their network: "encoder/dense"."""
         nodes: list[Node] = []
-        places: dict[str, list[tuple[int, ...]]] = {}
+        places: dict[str, list[tuple[Ref, ...]]] = {}
         ends = _unfold(self, nodes, places, None, "", self.trainable)
         names = self.output_names or _numbered(_output_layers(self))
         graph = Graph(nodes=tuple(nodes), outputs=ends, output_names=tuple(names), places={name: tuple(found) for name, found in places.items()})
         graph.parameters()                               # refuses a shared layer whose calls do not fit together
+        graph.index_limits                               # refuses indices that no Input gives  # noqa: B018
         return graph
 
 
@@ -289,26 +359,26 @@ def _numbered(names: Sequence[str]) -> list[str]:
     return [name if not (before := list(names[:position]).count(name)) else f"{name}_{before}" for position, name in enumerate(names)]
 
 
-def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[int, ...]]], given: Sequence[int] | None, prefix: str,
-            trainable: bool) -> tuple[int, ...]:
-    """Append the network's nodes; `given` are the nodes that stand for its Inputs (None: they become nodes). Returns those of its outputs."""
+def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[Ref, ...]]], given: Sequence[Ref] | None, prefix: str,
+            trainable: bool) -> tuple[Ref, ...]:
+    """Append the network's nodes; `given` is what stands for its Inputs (None: they become nodes). Returns its outputs."""
     names = [prefix + name for name in unique_names(network.layers)]
-    values: list[tuple[int, ...]] = []
+    values: list[tuple[Ref, ...]] = []
     free = iter(given or ())
     for which, refs in network.calls:
         layer, name = network.layers[which], names[which]
         sources = tuple(values[number][output] for number, output in refs)
-        shapes = tuple(nodes[index].shape for index in sources)
+        shapes = tuple(nodes[index].shapes[output] for index, output in sources)
         active = trainable and layer.trainable
         if isinstance(layer, Input) and given is not None:
             values.append((next(free),))
             continue
-        made = output_shapes(layer, shapes, [nodes[index].name for index in sources])
+        made = output_shapes(layer, shapes, [nodes[index].name for index, _ in sources])
         if is_of_family(layer, "network"):
             values.append(_unfold(layer, nodes, places, sources, f"{name}/", active))  # type: ignore[arg-type]
         else:
-            nodes.append(Node(name, layer if active == layer.trainable else attrs.evolve(layer, trainable=active), sources, shapes, *made))
-            values.append((len(nodes) - 1,))
+            nodes.append(Node(name, layer if active == layer.trainable else attrs.evolve(layer, trainable=active), sources, shapes, made))
+            values.append(tuple((len(nodes) - 1, output) for output in range(len(made))))
         places.setdefault(name, []).append(values[-1])
     return tuple(values[number][output] for number, output in network.outputs)
 
@@ -338,8 +408,8 @@ class Sequential(Container):
             if isinstance(layer, Input) != (position == 0):
                 rule = "the first layer must be Input(shape)" if position == 0 else "Input must come first and once"
                 raise ValueError(f"Sequential: {rule}, received {layer!r} at position {position}")
-            if is_of_family(layer, "network") and len(layer.outputs) > 1 and position < len(layers) - 1:
-                raise ValueError(f"Sequential: layer {own_name(layer)!r} has {len(layer.outputs)} outputs, but the layer behind it takes one")
+            if layer.output_count > 1 and position < len(layers) - 1:
+                raise ValueError(f"Sequential: layer {own_name(layer)!r} has {layer.output_count} outputs, but the layer behind it takes one")
         self.graph()
 
     @property
@@ -349,10 +419,8 @@ class Sequential(Container):
 
     @property
     def outputs(self) -> tuple[Ref, ...]:
-        """The last layer's; all of them where it is a network of several."""
-        last = self.layers[-1]
-        count = len(last.outputs) if is_of_family(last, "network") else 1  # type: ignore[attr-defined]
-        return tuple((len(self.layers) - 1, output) for output in range(count))
+        """The last layer's, all of them."""
+        return tuple((len(self.layers) - 1, output) for output in range(self.layers[-1].output_count))
 
 
 @spec()
@@ -483,7 +551,7 @@ def _check_calls(network: Network) -> None:
         which, refs = entry
         for ref in refs:
             _check_ref(ref, counts, f"calls[{position}], of layer {own_name(layers[which])!r},", "before it: a cycle?")
-        counts.append(len(layers[which].outputs) if is_of_family(layers[which], "network") else 1)  # type: ignore[attr-defined]
+        counts.append(layers[which].output_count)
     for ref in outputs:
         _check_ref(ref, counts, "outputs", "that is there")
     _check_use(layers, calls, outputs)

@@ -131,7 +131,8 @@ class Rig:
         """Bind the data, reset what a step counts; returns the arrays of predictions, full of NaN."""
         shapes = self.graph.output_shapes
         ys = [np.full((self.batch, math.prod(shape)), np.nan, self.dtype) for shape in shapes]
-        arrays = {f"x{position or ''}/data": self._floats(values) for position, values in enumerate(parts(x))}
+        arrays = {f"x{position or ''}/data": self._floats(values) if limit is None else np.ascontiguousarray(values, np.int32)
+                  for position, (values, limit) in enumerate(zip(parts(x), self.graph.index_limits, strict=True))}
         arrays |= {numbered("predictions", position): y for position, y in enumerate(ys)}
         if mode != "predict":
             for position, (values, output_shape) in enumerate(zip(parts(t), shapes, strict=True)):

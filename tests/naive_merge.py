@@ -39,6 +39,13 @@ def concatenate(spec, parameters, *xs, training=False):
     return np.moveaxis(np.array(rows).reshape(len(rows), *first.shape[1:]), 0, spec.axis)
 
 
+def concatenate_mask(spec, xs, masks):
+    if all(mask is None for mask in masks) or xs[0].ndim < 3:
+        return None
+    full = [np.ones(x.shape[:2], bool) if mask is None else mask for x, mask in zip(xs, masks, strict=True)]
+    return np.concatenate(full, axis=1) if spec.axis % xs[0].ndim == 1 else np.logical_and.reduce(full)
+
+
 def dot(spec, parameters, a, b, training=False):
     """z[n, p, q] = sum over d of a[n, d, p] b[n, d, q], the axis in front."""
     i, j = spec.axes if isinstance(spec.axes, tuple) else (spec.axes, spec.axes)

@@ -263,8 +263,8 @@ def test_drawn_networks_survive_text_and_come_in_order(drawn):
     assert_survives_text(network)
     graph = network.graph()
     for position, node in enumerate(graph.nodes):
-        assert all(source < position for source in node.inputs)
-        assert node.input_shapes == tuple(graph.nodes[source].shape for source in node.inputs)
+        assert all(source < position for source, _ in node.inputs)
+        assert node.input_shapes == tuple(graph.nodes[source].shapes[output] for source, output in node.inputs)
         assert isinstance(node.layer, Input) or node.layer.output_shape(*node.input_shapes) == node.shape
 
 
@@ -345,7 +345,7 @@ def test_parts(inputs, outputs, nodes, names):
     assert (found, part.output_names) == (nodes, names)
     for node in part.nodes:
         assert isinstance(node.layer, Input) == (not node.inputs)
-        assert node.input_shapes == tuple(part.nodes[source].shape for source in node.inputs)
+        assert node.input_shapes == tuple(part.nodes[source].shapes[output] for source, output in node.inputs)
     assert part.parameters().keys() <= tower().parameters().keys()
 
 

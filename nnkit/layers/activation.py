@@ -36,6 +36,8 @@ class ActivationFunction(Layer):
     kernel: what the names of its two kernels, <module><kernel>_forward and _backward, begin with. keeps: what backward reads, "x" or "y".
     """
 
+    keeps_mask: ClassVar[bool] = True
+
     family: ClassVar[str] = "activation"
     module: ClassVar[str] = "layers.activation."
     keeps: ClassVar[str] = "y"
@@ -427,6 +429,8 @@ def plain_function(function: Any, what: str, numbers: str = "one number", counts
 @spec()
 class Activation(Layer):
     """A layer that is nothing but an activation: Activation("relu")."""
+
+    keeps_mask: ClassVar[bool] = True
 
     activation: ActivationFunction = child("activation")
 

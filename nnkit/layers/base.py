@@ -31,12 +31,13 @@ def snake_case(name: str) -> str:
 
 @attrs.frozen
 class Parameter:
-    """A declared parameter: its shape, how it starts, whether training changes it, and its penalty."""
+    """A declared parameter: its shape, how it starts, whether training changes it, its penalty, and whether it is a state: see `Layer.states`."""
 
     shape: Shape
     initializer: Initializer
     trainable: bool = True
     regularizer: Regularizer | None = None
+    is_state: bool = False
 
     @property
     def size(self) -> int:
@@ -61,10 +62,14 @@ class Layer(Spec):
     name: of the layer in the network and in its parameters' names; by default the class name in snake case, numbered.
     trainable: False freezes the layer: its parameters stay as they are.
     Shapes here are without the batch dimension. arity: fewest and most inputs that the layer takes (None: any number).
+    is_view: the output is the input's memory, seen with another shape. keeps_mask: the output's time steps (axis 1) are those of the input, so the
+    input's mask is the output's, too; with several inputs, a step counts where it counts in all of them.
     """
 
     family: ClassVar[str] = "layer"
     arity: ClassVar[tuple[int, int | None]] = (1, 1)
+    is_view: ClassVar[bool] = False
+    keeps_mask: ClassVar[bool] = False
 
     name: str | None = attrs.field(default=None, kw_only=True, validator=_check_name)
     trainable: bool = attrs.field(default=True, kw_only=True, validator=_check_trainable)
@@ -83,13 +88,27 @@ class Layer(Spec):
         return shapes[0]
 
     def output_shapes(self, *shapes: Shape) -> tuple[Shape, ...]:
-        """The shapes of all outputs: one, but for networks."""
+        """The shapes of all outputs; mostly there is one."""
         return (self.output_shape(*shapes),)
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs there are."""
+        return 1
+
+    @property
+    def index_limit(self) -> int | None:
+        """Of a layer that takes its input as indices: the number below which they must lie. None: it takes numbers."""
+        return None
+
+    def states(self, batch: int, *shapes: Shape) -> Mapping[str, Parameter]:
+        """What the layer keeps of each row from one batch to the next, as parameters that no optimizer changes; nothing for most."""
+        return {}
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The layer's parameters by name, for inputs of these shapes."""
         return {}
 
-    def lower(self, g: Builder, *xs: Buffer) -> Buffer:
-        """Emit the forward steps, hand the backward steps to `g.on_backward`; returns the output."""
+    def lower(self, g: Builder, *xs: Buffer) -> Buffer | tuple[Buffer, ...]:
+        """Emit the forward steps, hand the backward steps to `g.on_backward`; returns the output, or a tuple of them where there are several."""
         raise TypeError(f"{type(self).__name__} does not say how it lowers itself")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nnkit.initializers import Initializer, initializer_field
 from nnkit.layers.activation import ActivationFunction
@@ -35,6 +35,8 @@ class Dense(Layer):
     >>> Dense(64, activation="relu").output_shape((20,))
     (64,)
     """
+
+    keeps_mask: ClassVar[bool] = True
 
     units: int = integer(low=1)
     activation: ActivationFunction = child("activation", default="linear")

@@ -33,6 +33,8 @@ class Dropout(Layer):
     Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, JMLR 15, 2014; scaled in training, as in Keras.
     """
 
+    keeps_mask: ClassVar[bool] = True
+
     rate: float = real(low=0, high=1, high_open=True)
     noise_shape: tuple[int | None, ...] | None = shape_of(default=None, low=1, none=True)
     seed: int | None = integer(default=None, low=0, none=True)
@@ -60,6 +62,8 @@ class SpatialDropout(Spatial):
     rate, seed: as in `Dropout`. Input and output (N, *places, channels).
     Tompson et al., Efficient object localization using convolutional networks, CVPR 2015, section 3.2.
     """
+
+    keeps_mask: ClassVar[bool] = True
 
     rate: float = real(low=0, high=1, high_open=True)
     seed: int | None = integer(default=None, low=0, none=True)

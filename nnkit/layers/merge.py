@@ -33,6 +33,8 @@ class Elementwise(Layer):
     it lacks or of which it has 1. In backward its gradient is summed over these repetitions in a fixed order. The batch is the same for all.
     """
 
+    keeps_mask: ClassVar[bool] = True
+
     arity: ClassVar[tuple[int, int | None]] = (2, None)
 
     def output_shape(self, *shapes: Shape) -> Shape:
@@ -233,11 +235,11 @@ class Concatenate(Layer):
         y = g.buffer("y", xs[0].shape[0], *self.output_shape(*(x.shape[1:] for x in xs)))
         widths = [math.prod(x.shape[axis:]) for x in xs]
         starts = [sum(widths[:position]) for position in range(len(xs))]
-        y2 = y.reshaped(rows, sum(widths))
-        views = [x.reshaped(rows, width) for x, width in zip(xs, widths, strict=True)]
-        g.step("layers.merge.concatenate_two", [y2], views[:2], rows=rows)
-        for x, start in zip(views[2:], starts[2:], strict=True):
-            g.step("layers.merge.concatenate_more", [], [x], updates=[y2], scalars=[start], rows=rows)
+        side_by_side(g, y, xs, rows)
+        if axis == 1 and len(y.shape) > 2 and any(g.mask(position) for position in range(len(xs))):
+            mask = g.buffer("mask", *y.shape[:2])
+            side_by_side(g, mask, [g.mask(position) or all_steps(g, x) for position, x in enumerate(xs)], y.shape[0])
+            g.set_masks(mask)
 
         def backward(dy: Buffer) -> tuple[Buffer, ...]:
             dxs = tuple(g.buffer("dx", *x.shape) for x in xs)
@@ -246,6 +248,22 @@ class Concatenate(Layer):
             return dxs
         g.on_backward(y, xs, backward)
         return y
+
+
+def side_by_side(g: Builder, y: Buffer, xs: Sequence[Buffer], rows: int) -> None:
+    """y = the matrices xs of `rows` rows, one beside the other."""
+    y2, views = y.reshaped(rows, y.size // rows if rows else 0), [x.reshaped(rows, x.size // rows if rows else 0) for x in xs]
+    g.step("layers.merge.concatenate_two", [y2], views[:2], rows=rows)
+    for position in range(2, len(views)):
+        start = sum(view.shape[1] for view in views[:position])
+        g.step("layers.merge.concatenate_more", [], [views[position]], updates=[y2], scalars=[start], rows=rows)
+
+
+def all_steps(g: Builder, x: Buffer) -> Buffer:
+    """The mask of an input of which all time steps count."""
+    mask = g.buffer("all_steps", *x.shape[:2])
+    g.step("layers.norm.fill", [mask.flat()], scalars=[1.0])
+    return mask
 
 
 # Dot products.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nnkit.layers.base import Layer
 from nnkit.spec import integer, real, spec
@@ -21,6 +21,8 @@ class GaussianNoise(Layer):
     stddev: at least 0; 0 adds nothing. seed: whole number of at least 0 for noise that does not depend on the model's seed; None (default)
     takes the model's. The noise is a pure function of seed, layer, step and place, the same for any number of threads.
     """
+
+    keeps_mask: ClassVar[bool] = True
 
     stddev: float = real(low=0)
     seed: int | None = integer(default=None, low=0, none=True)

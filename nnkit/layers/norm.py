@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nnkit.initializers import Initializer, initializer_field
 from nnkit.layers.base import Layer, Parameter, Shape
@@ -52,11 +52,14 @@ class BatchNormalization(Layer):
     how they start, by default 0, 1, 0, 1. beta_regularizer, gamma_regularizer: penalties.
     Parameters gamma, beta, moving_mean, moving_variance, each (channels,); training changes the last two, but not by gradients.
     trainable=False makes the layer use and keep its moving averages in training too (Keras' rule for this layer).
+    Masked time steps count like all others, unlike in Keras.
     Input and output (N, ..., channels, ...). Ioffe and Szegedy, Batch normalization (2015), algorithms 1 and 2.
 
     >>> BatchNormalization(axis=1).parameters((3, 28, 28))["gamma"].shape
     (3,)
     """
+
+    keeps_mask: ClassVar[bool] = True
 
     axis: int = integer(default=-1)
     momentum: float = real(default=0.99, low=0, high=1)
@@ -190,6 +193,8 @@ class LayerNormalization(Layer):
     >>> LayerNormalization(axis=(-2, -1)).parameters((5, 3, 2))["gamma"].shape
     (3, 2)
     """
+
+    keeps_mask: ClassVar[bool] = True
 
     axis: tuple[int, ...] = shape_of(default=-1, low=-64)
     epsilon: float = real(default=1e-3, low=0, low_open=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nnkit.layers.base import Layer, Shape
 from nnkit.spec import shape_of, spec
@@ -18,6 +18,8 @@ __all__ = ["Flatten", "Reshape"]
 @spec()
 class Flatten(Layer):
     """All axes but the batch as one, the last fastest: (N, ...) -> (N, features). Samples without axes become samples of one number."""
+
+    is_view: ClassVar[bool] = True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """One axis of as many entries as a sample has."""
@@ -37,6 +39,8 @@ class Reshape(Layer):
     >>> Reshape((-1, 4)).output_shape((2, 6))
     (3, 4)
     """
+
+    is_view: ClassVar[bool] = True
 
     target_shape: Shape = shape_of(wildcard=-1)
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from nnkit.jit import routine
+from nnkit.jit import Int, Real, Vector, kernel, routine
 from nnkit.prims.rows_cpu import multiply, scale_run
 from nnkit.prims.simd_cpu import address, itemsize
 
-__all__ = ["weigh", "weigh_matrix"]
+__all__ = ["masked", "weigh", "weigh_matrix"]
+
+
+@kernel
+def masked(task: Int, tasks: Int, weights: Vector, w: Vector, mask: Vector, factor: Real) -> None:
+    """weights[r] = factor w mask R / (sum of mask R / M): so the mean over all R rows is one over those that count; 0 where none does.
+
+    Shapes: weights [R], w [N], mask [M] of 0 and 1, R a multiple of M, M of N. One task. Writes weights (=).
+    """
+    R, N, M = weights.size, w.size, mask.size
+    count = 0
+    for m in range(M):
+        count += int(mask[m] != 0)
+    scale = factor * weights.dtype.type(M / max(1, count))
+    for r in range(R):
+        weights[r] = scale * w[r // (R // N)] * mask[r // (R // M)]
 
 
 @routine

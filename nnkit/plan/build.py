@@ -8,6 +8,7 @@ same place, the function that emits its backward steps.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ LEARNING_RATES = 1024
 # Elements of a parameter or activity whose penalty is summed in one go.
 PENALTY_BLOCK = 32768
 
-Backward = Callable[[Buffer], "Buffer | tuple[Buffer | None, ...] | None"]
+Backward = Callable[..., "Buffer | tuple[Buffer | None, ...] | None"]
 
 
 @attrs.frozen
@@ -112,10 +113,12 @@ class Builder:
         self._names: dict[str, int] = {}
         self._streams = 0
         self._penalties: list[str | None] = []
-        self._tape: list[tuple[str, Buffer, tuple[Buffer, ...], Backward]] = []
+        self._tape: list[tuple[str, tuple[Buffer, ...], tuple[Buffer, ...], Backward]] = []
         self._gradient_uses: dict[str, int] = {}
         self._pending: list[tuple[Buffer, Buffer]] = []
         self._scope: Node | None = None
+        self._source_masks: tuple[Buffer | None, ...] = ()      # of the node that is being lowered
+        self._masks: tuple[Buffer | None, ...] | None = None    # that it has set for its outputs
 
     # What a layer asks for.
 
@@ -221,9 +224,20 @@ class Builder:
             scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, flops=flops, in_place=in_place, relu=relu, gate=gate,
             pool=pool, filters=filters, logits=tuple((logits or {}).items())))
 
-    def on_backward(self, y: Buffer, xs: Sequence[Buffer], emit: Backward) -> None:
-        """`emit(dy)` emits the backward steps of what made y from xs, and returns dx for each x (None where there is no gradient)."""
-        self._tape.append((self.layer, y, tuple(xs), emit))
+    def on_backward(self, y: Buffer | Sequence[Buffer], xs: Sequence[Buffer], emit: Backward) -> None:
+        """`emit(dy)` emits the backward steps of what made y from xs, and returns dx for each x (None where there is no gradient).
+
+        y may be several buffers; emit then takes as many gradients, None for one on which no loss depends, but never only such.
+        """
+        self._tape.append((self.layer, (y,) if isinstance(y, Buffer) else tuple(y), tuple(xs), emit))
+
+    def mask(self, position: int = 0) -> Buffer | None:
+        """The mask (N, T) of the layer's input of that number: 1 for the time steps that count, 0 for the others. None: all count."""
+        return self._source_masks[position] if position < len(self._source_masks) else None
+
+    def set_masks(self, *masks: Buffer | None) -> None:
+        """The masks of the layer's outputs, where they are not what `keeps_mask` says."""
+        self._masks = masks
 
     # Walking the graph.
 
@@ -236,26 +250,42 @@ class Builder:
         finally:
             self._scope, self.layer = before
 
-    def forward(self, graph: Graph, inputs: Sequence[Buffer]) -> list[Buffer]:
-        """Emit the forward steps of a graph; returns its outputs."""
-        values: list[Buffer] = []
+    def forward(self, graph: Graph, inputs: Sequence[Buffer]) -> list[tuple[Buffer, Buffer | None]]:
+        """Emit the forward steps of a graph; returns its outputs, each with its mask."""
+        values: list[tuple[tuple[Buffer, Buffer | None], ...]] = []
         given = iter(inputs)
         for node in graph.nodes:
             if not node.inputs:
-                values.append(next(given))
+                values.append(((next(given), None),))
                 continue
-            sources = [values[index] for index in node.inputs]
-            emit = functools.partial(node.layer.lower, self, *sources)
-            values.append(self.within(node, functools.partial(self._scoped_lowering, node, emit)))
-        return [values[index] for index in graph.outputs]
+            sources = [values[index][output] for index, output in node.inputs]
+            values.append(self.within(node, functools.partial(self._lowered, node, sources)))
+        return [values[index][output] for index, output in graph.outputs]
 
-    def _scoped_lowering(self, node: Node, emit: Callable[[], Buffer]) -> Buffer:
+    def _lowered(self, node: Node, sources: Sequence[tuple[Buffer, Buffer | None]]) -> tuple[tuple[Buffer, Buffer | None], ...]:
+        """The node's outputs with their masks."""
+        self._source_masks, self._masks = tuple(mask for _, mask in sources), None
+        made = self._scoped_lowering(node, functools.partial(node.layer.lower, self, *(x for x, _ in sources)))
+        ys = made if isinstance(made, tuple) else (made,)
+        masks = self._masks if self._masks is not None else (self._common_mask(ys[0]),) if node.layer.keeps_mask else (None,) * len(ys)
+        return tuple(zip(ys, masks, strict=True))
+
+    def _common_mask(self, y: Buffer) -> Buffer | None:
+        """1 where all masks of the node's inputs are 1, as far as they have the time steps of y."""
+        masks = list(dict.fromkeys(mask for mask in self._source_masks if mask is not None and mask.shape == y.shape[:2]))
+        while len(masks) > 1:
+            both = self.buffer("mask", *masks[0].shape)
+            self.step("prims.pointwise.product_of_two", [both.rows()], [masks[0].rows(), masks[1].rows()], rows=self.batch)
+            masks[:2] = [both]
+        return masks[0] if masks else None
+
+    def _scoped_lowering(self, node: Node, emit: Callable[[], Any]) -> Any:
         """The node's lowering; its backward functions will run in the scope of the same node."""
         start = len(self._tape)
         y = emit()
         for index in range(start, len(self._tape)):
             layer, out, xs, backward = self._tape[index]
-            self._tape[index] = (layer, out, xs, lambda dy, node=node, backward=backward: self.within(node, lambda: backward(dy)))  # type: ignore[misc]
+            self._tape[index] = (layer, out, xs, lambda *dys, node=node, backward=backward: self.within(node, lambda: backward(*dys)))  # type: ignore[misc]
         return y
 
     def backward(self, roots: Sequence[Buffer]) -> dict[str, Buffer]:
@@ -263,12 +293,12 @@ class Builder:
         self.phase = "backward"
         gradients: dict[str, Buffer] = {root.name: root for root in roots}
         while self._tape:
-            layer, y, xs, emit = self._tape.pop()
-            dy = gradients.pop(y.name, None)
-            if dy is None:
+            layer, ys, xs, emit = self._tape.pop()
+            dys = [gradients.pop(y.name, None) for y in ys]
+            if all(dy is None for dy in dys):
                 continue
             self.layer = layer
-            dxs = emit(dy.reshaped(*y.shape))
+            dxs = emit(*(dy if dy is None else dy.reshaped(*y.shape) for y, dy in zip(ys, dys, strict=True)))
             for x, dx in zip(xs, dxs if isinstance(dxs, tuple) else (dxs,), strict=True):
                 if dx is not None:
                     gradients[x.name] = self._sum(x, gradients[x.name], dx) if x.name in gradients else dx
@@ -295,11 +325,12 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     gap: see `arena.place`.
     """
     g = Builder(layout, batch, mode)
-    inputs = [_feed(g, f"x{position}" if position else "x", shape) for position, shape in enumerate(graph.input_shapes)]
+    inputs = [_feed(g, f"x{position}" if position else "x", shape, "T" if limit is None else "int32")
+              for position, (shape, limit) in enumerate(zip(graph.input_shapes, graph.index_limits, strict=True))]
     outputs = g.forward(graph, inputs)
     kept: tuple[Buffer, ...] = ()
     if mode == "predict" or keep_predictions:
-        for position, y in enumerate(outputs):
+        for position, (y, _) in enumerate(outputs):
             target = Buffer(numbered("predictions", position), (0, *y.rows().shape[1:]), g.dtype, "external")
             g.step("prims.feed.scatter", [target], [y.rows(), g.state("counters")], rows=batch)
     if mode != "predict":
@@ -338,20 +369,23 @@ def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Bu
     return x
 
 
-def _lower_losses(g: Builder, losses: Sequence[tuple[Loss | None, float]], outputs: Sequence[Buffer], names: Sequence[str]
+def _lower_losses(g: Builder, losses: Sequence[tuple[Loss | None, float]], outputs: Sequence[tuple[Buffer, Buffer | None]], names: Sequence[str]
                   ) -> list[tuple[Buffer, float]]:
     """Targets, losses and penalties; returns each loss's rows with its weight, which the rows carry already."""
     g.phase = "loss"
     w = _feed(g, "sample_weight", ())
     found: list[tuple[Buffer, float]] = []
-    for position, (y, (loss, weight)) in enumerate(zip(outputs, losses, strict=True)):
+    for position, ((y, mask), (loss, weight)) in enumerate(zip(outputs, losses, strict=True)):
         if loss is None:
             continue
         shape, dtype = loss.target(y.shape[1:])
         t = _feed(g, numbered("target", position), shape, dtype)
         g.layer = "loss" if len(outputs) == 1 else f"{names[position]}_loss"
         weighted = w
-        if weight != 1:
+        if mask is not None and len(y.shape) > 2:        # of a masked time step no row counts; the mean is over those that do
+            weighted = g.buffer("weights", math.prod(y.shape[:-1]))
+            g.step("losses.weights.masked", [weighted], [w, mask.flat()], scalars=[weight])
+        elif weight != 1:
             weighted = g.buffer("weights", g.batch)
             g.step("prims.pointwise.scaled", [weighted], [w], scalars=[weight], rows=g.batch)
         found.append((loss.lower(g, y, t, weighted).flat(), weight))

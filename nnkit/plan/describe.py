@@ -88,7 +88,7 @@ def summary_text(graph: Graph) -> str:
         count = sum(declared[name].size for name in own if name not in counted)
         counted.update(own)
         frozen = "" if node.layer.trainable or not own else " (frozen)"
-        rows.append((node.name, type(node.layer).__name__, str((None, *node.shape)), f"{count:,}{frozen}"))
+        rows.append((node.name, type(node.layer).__name__, " ".join(str((None, *shape)) for shape in node.shapes), f"{count:,}{frozen}"))
     total = sum(parameter.size for parameter in declared.values())
     trainable = sum(parameter.size for parameter in declared.values() if parameter.trainable)
     lines = columns(rows, right=frozenset({3}))

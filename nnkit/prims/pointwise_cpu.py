@@ -6,7 +6,7 @@ from nnkit.jit import Int, Matrix, Real, Vector, kernel, routine
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, part
 
-__all__ = ["add", "scaled", "share", "sum_of_two", "zero"]
+__all__ = ["add", "product_of_two", "scaled", "share", "sum_of_two", "zero"]
 
 
 @routine
@@ -37,6 +37,16 @@ def sum_of_two(task: Int, tasks: Int, y: Matrix, a: Matrix, b: Matrix) -> None:
     else:
         for i in range(ys.size):
             ys[i] = first[i] + second[i]
+
+
+@kernel
+def product_of_two(task: Int, tasks: Int, y: Matrix, a: Matrix, b: Matrix) -> None:
+    """y = a b, elementwise. All [N, F]. Row-local. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    F = y.shape[1]
+    ys, first, second = part(y, start * F, stop * F), part(a, start * F, stop * F), part(b, start * F, stop * F)
+    for i in range(ys.size):
+        ys[i] = first[i] * second[i]
 
 
 @kernel

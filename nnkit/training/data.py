@@ -10,7 +10,7 @@ import numpy as np
 
 from nnkit.plan.build import numbered
 from nnkit.spec import article, nearest
-from nnkit.training.feed import as_samples, as_weights, class_weights, same_length
+from nnkit.training.feed import as_indices, as_samples, as_weights, class_weights, same_length
 from nnkit.training.outputs import Output, per_name
 
 if TYPE_CHECKING:
@@ -73,14 +73,21 @@ def as_inputs(x: Any, graph: Graph, dtype: str, check_finite: bool = False) -> t
             if name not in x:
                 raise ValueError(f"x must have an array for each of the inputs {names}, received none for {name!r}")
         x = [x[name] for name in names] if len(names) > 1 else x[names[0]]
+    limits = graph.index_limits
     if len(shapes) == 1:
-        return (as_samples(x, shapes[0], dtype, "x", check_finite),)
+        return (as_input(x, shapes[0], limits[0], dtype, "x", check_finite),)
     if not isinstance(x, (tuple, list)) or len(x) != len(shapes):
         raise ValueError(f"x must be a tuple of {len(shapes)} arrays, one for each input, or a dict by input name, "
                          f"received {article(type(x).__name__)}{f' of {len(x)}' if hasattr(x, '__len__') else ''}")
-    arrays = tuple(as_samples(part, shape, dtype, f"x[{i}]", check_finite) for i, (part, shape) in enumerate(zip(x, shapes, strict=True)))
+    arrays = tuple(as_input(part, shape, limit, dtype, f"x[{i}]", check_finite)
+                   for i, (part, shape, limit) in enumerate(zip(x, shapes, limits, strict=True)))
     same_length(**{f"x[{i}]": array for i, array in enumerate(arrays)})
     return arrays
+
+
+def as_input(x: Any, shape: tuple[int, ...], limit: int | None, dtype: str, what: str, check_finite: bool) -> np.ndarray:
+    """One input, checked: numbers, or whole numbers below a limit where a layer takes them as indices."""
+    return as_samples(x, shape, dtype, what, check_finite) if limit is None else as_indices(x, shape, limit, what)
 
 
 def as_targets(y: Any, outputs: Sequence[Output]) -> list[Any]:

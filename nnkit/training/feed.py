@@ -15,7 +15,7 @@ import numpy as np
 
 from nnkit.spec import article
 
-__all__ = ["as_batch", "as_labels", "as_samples", "as_weights", "as_whole", "class_weights", "is_batches", "same_length", "split"]
+__all__ = ["as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "as_whole", "class_weights", "is_batches", "same_length", "split"]
 
 BLOCK = 1 << 18                                          # elements looked at together: the check of a memmap needs no second copy in memory
 
@@ -54,6 +54,27 @@ def as_samples(value: Any, shape: tuple[int, ...], dtype: str, what: str, check_
     if check_finite and samples.dtype.kind == "f":
         _refuse_infinite(samples, array, what)
     return samples
+
+
+def as_indices(value: Any, shape: tuple[int, ...], limit: int, what: str) -> np.ndarray:
+    """Indices 0 to limit - 1 of a known shape, as a C-contiguous int32 array (N, *shape).
+
+    Args:
+        value: whole numbers of any dtype, 3.0 too.
+        shape: of one sample.
+        limit: the number below which they must lie.
+        what: name of the argument in messages.
+
+    Raises:
+        TypeError: no real numbers.
+        ValueError: ragged lists, another shape, no samples, a number that is not whole or out of range (the first one is named, with its place).
+    """
+    indices = as_samples(value, shape, "int32", what)
+    if indices.size and (indices.min() < 0 or indices.max() >= limit):
+        first = _place(int(((indices < 0) | (indices >= limit)).argmax()), indices.shape)
+        raise ValueError(f"{what} must hold whole numbers from 0 to {limit - 1} (indices of an Embedding), "
+                         f"received {_plain(indices[first])} at position {_position(first)}")
+    return indices
 
 
 def as_labels(value: Any, classes: int, what: str, ignore_class: int | None = None) -> np.ndarray:

@@ -67,6 +67,16 @@ class Fitting:
         if validation_data is not None:
             xv, yv, wv = as_batch(validation_data)
             self.validation = model.data(xv, yv, wv, check_finite=self.check_finite)
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        """Refuse what does not fit a network of a fixed batch size, or one whose rows go on from batch to batch."""
+        model = self.model
+        if model.graph.stateful and self.shuffle and self.training is not None:
+            raise ValueError(f"fit: layer {model.graph.stateful[0]!r} is stateful, so the order of samples matters: pass shuffle=False")
+        for data, what in ((self.training, "fit"), (self.validation, "fit: validation data")):
+            if data is not None:
+                self.batch_size = model.rows_of(self.batch_size, data.n, what)
 
     # The loop.
 
@@ -90,7 +100,8 @@ class Fitting:
                 progress.begin_epoch(epoch)
                 logs = self._epoch(progress)
                 if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
-                    found = model.evaluate_data(self.validation, max(self.batch_size, 256))
+                    rows = model.rows_of(max(self.batch_size, 256), self.validation.n, "fit: validation data")
+                    found = model.evaluate_data(self.validation, rows)
                     logs.update({f"val_{key}": value for key, value in found.items()})
                 self._call("on_epoch_end", epoch, logs)
                 history.record(epoch, logs)
@@ -171,6 +182,7 @@ class Fitting:
             if model.stop_training:
                 break
             data = model.data(*as_batch(given), check_finite=self.check_finite)
+            model.check_batch(data.n, "fit")
             if self.by_batch:
                 self._call("on_train_batch_begin", batch, {})
             pieces.append((data.targets, model.train_batch(data)))

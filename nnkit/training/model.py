@@ -293,7 +293,21 @@ class Model:
         batch_size = as_whole(batch_size, 1, "batch_size")
         self._loss("evaluate")
         data = self.data(x, y, sample_weight, check_finite=check_finite)
-        return self.evaluate_data(data, batch_size)
+        return self.evaluate_data(data, self.rows_of(batch_size, data.n, "evaluate"))
+
+    def rows_of(self, batch_size: int, n: int, action: str) -> int:
+        """The batch size for n samples: the one asked for, or that of the Inputs where they name one. Raises ValueError where n is no multiple."""
+        fixed = self.graph.batch_size
+        if fixed is not None and n % fixed:
+            raise ValueError(f"{action}: the number of samples must be a multiple of {fixed}, the batch_size of the Input, received {n}")
+        return batch_size if fixed is None else fixed
+
+    def reset_states(self) -> None:
+        """Set what stateful layers keep between batches to 0: the next batch begins new sequences."""
+        with _Use(self, "reset_states"):
+            for name, parameter in self.layout.declared.items():
+                if parameter.is_state:
+                    self.memory.view(self.layout.parameters[name])[...] = 0
 
     def data(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None, check_finite: bool = False) -> Data:
         """The user's arrays, checked against network and losses."""
@@ -321,7 +335,7 @@ class Model:
         n = len(inputs[0])
         predictions = self.room(n)
         with _Use(self, "predict"):
-            for _, tape, steps in self.cut(n, as_whole(batch_size, 1, "batch_size"), "predict"):
+            for _, tape, steps in self.cut(n, self.rows_of(as_whole(batch_size, 1, "batch_size"), n, "predict"), "predict"):
                 tape.bind({**input_arrays(inputs), **output_arrays(predictions)})
                 tape.run(steps)
         if self.whole is self and self.spec.output_names is not None:
@@ -342,6 +356,7 @@ class Model:
         self._optimizer("train_on_batch")
         self._loss("train_on_batch")
         data = self.data(x, y, sample_weight, class_weight, check_finite)
+        self.check_batch(data.n, "train_on_batch")
         with _Use(self, "train_on_batch"):
             sums = self.sums.copy()
             try:
@@ -370,6 +385,7 @@ class Model:
         """
         self._loss("gradients")
         data = self.data(x, y, sample_weight)
+        self.check_batch(data.n, "gradients")
         with _Use(self, "gradients"):
             sums = self.sums.copy()
             tape = self.tape("gradients", data.n, input_gradients=inputs)
@@ -420,6 +436,11 @@ class Model:
                     sums = metric.update(*(np.concatenate(parts) for parts in zip(*own, strict=True)))
                 found[label] = metric.result(sums)
         return found
+
+    def check_batch(self, n: int, action: str) -> None:
+        """Refuse a batch that has not as many samples as the Inputs say. Raises ValueError."""
+        if self.graph.batch_size not in (None, n):
+            raise ValueError(f"{action}: a batch must have {self.graph.batch_size} samples, the batch_size of the Input, received {n}")
 
     def _optimizer(self, action: str) -> Optimizer:
         if self.optimizer is None:
