@@ -82,6 +82,7 @@ Real = Annotated[float, Argument("T", 0)]
 Double = Annotated[float, Argument("float64", 0)]
 Int = Annotated[int, Argument("int64", 0)]
 Windows = Annotated[tuple, Argument("int64", 0, 21)]          # the places of a convolution or pooling: see Convolution.windows
+Sequence = Annotated[tuple, Argument("int64", 0, 12)]         # how a recurrent layer goes through its sequences: see prims.recurrent
 ANNOTATIONS = "Vector, Matrix, Tensor3, Labels, LabelMatrix, Ordinals, Counters, Doubles, Real, Double or Int"
 
 # error_model: Python's may raise on a division, which is a way out of the loop and stops vectorisation (Adam: 6.5 -> 0.44 us).

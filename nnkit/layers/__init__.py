@@ -1,6 +1,6 @@
 """The catalogue of layers and activations, family by family."""
 
-from nnkit.layers import activation, base, conv, dense, dropout, merge, noise, norm, pool, prelu, resample, reshape, sampling
+from nnkit.layers import activation, base, conv, dense, dropout, merge, noise, norm, pool, prelu, recurrent, resample, reshape, sampling
 from nnkit.layers.activation import *  # noqa: F403
 from nnkit.layers.base import *  # noqa: F403
 from nnkit.layers.conv import *  # noqa: F403
@@ -11,6 +11,7 @@ from nnkit.layers.noise import *  # noqa: F403
 from nnkit.layers.norm import *  # noqa: F403
 from nnkit.layers.pool import *  # noqa: F403
 from nnkit.layers.prelu import *  # noqa: F403
+from nnkit.layers.recurrent import *  # noqa: F403
 from nnkit.layers.resample import *  # noqa: F403
 from nnkit.layers.reshape import *  # noqa: F403
 from nnkit.layers.sampling import *  # noqa: F403
@@ -26,6 +27,7 @@ __all__ = [
     *norm.__all__,
     *pool.__all__,
     *prelu.__all__,
+    *recurrent.__all__,
     *resample.__all__,
     *reshape.__all__,
     *sampling.__all__,

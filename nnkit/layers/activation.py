@@ -73,6 +73,8 @@ class ActivationFunction(Layer):
 class Linear(ActivationFunction):
     """f(x) = x."""
 
+    kernel: ClassVar[str] = "linear"  # type: ignore[misc]
+
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """No step at all."""
         return xs[0]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from nnkit.jit import Int, Matrix, Vector, kernel, routine, shared, vector_bytes
 from nnkit.prims.simd_cpu import address, copy_masked, itemsize, lanes, micro, transpose_tile
 
-__all__ = ["pack", "pack_transposed", "product", "right_factor", "row_share", "transpose", "transpose_rows"]
+__all__ = ["pack", "pack_gates", "pack_gates_transposed", "pack_transposed", "product", "right_factor", "row_share", "transpose", "transpose_rows"]
 
 # Rows of the main tile: 8 x 3 accumulators where there are 32 vector registers (AVX-512, NEON), 4 x 3 where there are 16 (AVX2).
 ROWS = 4 if vector_bytes() == 32 else 8
@@ -97,31 +97,69 @@ def right_factor(matrix, panels):
     return address(matrix), matrix.shape[1]
 
 
+@routine
+def pack_row(panels, x, k, rows, columns, like):
+    """Row k of the panels of a matrix of so many rows and columns: its columns by three registers, of each such panel row behind row. By address;
+    x is that of the matrix's row k."""
+    size, lane = itemsize(like), lanes(like)
+    for j in range(0, columns, 3 * lane):
+        width = min(3 * lane, columns - j)
+        for part in range(0, width, lane):
+            copy_masked(panels + size * (j * rows + k * width + part), x + size * (j + part), width - part, like)
+
+
+@routine
+def pack_column(panels, x, rsx, i, rows, columns, like):
+    """What one register of rows of a matrix, from row i on, gives to the panels of its transpose. By address; x is that of row i, rsx the row stride."""
+    size, lane = itemsize(like), lanes(like)
+    first = i // (3 * lane) * 3 * lane
+    width = min(3 * lane, rows - first)
+    for j in range(0, columns, lane):
+        transpose_tile(panels + size * (first * columns + j * width + i - first), width, x + size * j, rsx, min(lane, rows - i),
+                       min(lane, columns - j), like)
+
+
 @kernel
 def pack(task: Int, tasks: Int, panels: Vector, x: Matrix) -> None:
-    """The panels of x: its columns by three registers, of each such panel row behind row. Task t covers its share of the rows. Writes panels (=)."""
+    """The panels of x. Task t covers its share of the rows. Writes panels (=)."""
     rows, columns = x.shape
-    size, lane = itemsize(x), lanes(x)
     for k in range(rows * task // tasks, rows * (task + 1) // tasks):
-        for j in range(0, columns, 3 * lane):
-            width = min(3 * lane, columns - j)
-            for part in range(0, width, lane):
-                copy_masked(address(panels) + size * (j * rows + k * width + part), address(x) + size * (k * columns + j + part), width - part, x)
+        pack_row(address(panels), address(x) + itemsize(x) * k * columns, k, rows, columns, x)
+
+
+@kernel
+def pack_gates(task: Int, tasks: Int, panels: Vector, x: Matrix, gates: Int) -> None:
+    """The panels of each gate's columns of x [R, gates C], gate behind gate. Task t covers its share of the rows. Writes panels (=)."""
+    rows, columns = x.shape[0], x.shape[1] // gates
+    size = itemsize(x)
+    for k in range(rows * task // tasks, rows * (task + 1) // tasks):
+        for gate in range(gates):
+            pack_row(address(panels) + size * gate * rows * columns, address(x) + size * (k * gates + gate) * columns, k, rows, columns, x)
 
 
 @kernel
 def pack_transposed(task: Int, tasks: Int, panels: Vector, x: Matrix) -> None:
     """The panels of the transpose of x. Task t covers its share of the rows of x. Writes panels (=)."""
     rows, columns = x.shape
+    lane = lanes(x)
+    blocks = (rows + lane - 1) // lane
+    for block in range(blocks * task // tasks, blocks * (task + 1) // tasks):
+        i = block * lane
+        pack_column(address(panels), address(x) + itemsize(x) * i * columns, columns, i, rows, columns, x)
+
+
+@kernel
+def pack_gates_transposed(task: Int, tasks: Int, panels: Vector, x: Matrix, gates: Int) -> None:
+    """The panels of the transposes of each gate's columns of x [R, gates C], gate behind gate. Task t covers its share of the rows of x. Writes
+    panels (=)."""
+    rows, columns = x.shape[0], x.shape[1] // gates
     size, lane = itemsize(x), lanes(x)
     blocks = (rows + lane - 1) // lane
     for block in range(blocks * task // tasks, blocks * (task + 1) // tasks):
         i = block * lane
-        first = i // (3 * lane) * 3 * lane
-        width = min(3 * lane, rows - first)
-        for j in range(0, columns, lane):
-            transpose_tile(address(panels) + size * (first * columns + j * width + i - first), width,
-                           address(x) + size * (i * columns + j), columns, min(lane, rows - i), min(lane, columns - j), x)
+        for gate in range(gates):
+            source = address(x) + size * (i * gates + gate) * columns
+            pack_column(address(panels) + size * gate * rows * columns, source, gates * columns, i, rows, columns, x)
 
 
 @routine

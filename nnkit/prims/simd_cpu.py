@@ -16,7 +16,10 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, array_view, vector_bytes
 
-__all__ = ["LANES32", "LANES64", "address", "copy_masked", "copy_whole", "itemsize", "lanes", "largest_of_square", "micro", "part", "transpose_tile"]
+__all__ = [
+    "LANES32", "LANES64", "address", "copy_masked", "copy_whole", "itemsize", "lanes", "largest_of_square", "micro", "part", "run",
+    "transpose_tile",
+]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 I32, I1 = ir.IntType(32), ir.IntType(1)
@@ -147,6 +150,17 @@ def part(typing_context: Any, array: Any, start: Any, stop: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, values[0])
         first = builder.gep(view.data, [values[1]])
         return array_view(context, builder, vector, builder.ptrtoint(first, I64), [builder.sub(values[2], values[1])])
+    return vector(array, types.int64, types.int64), codegen
+
+
+@intrinsic
+def run(typing_context: Any, array: Any, start: Any, n: Any) -> Any:
+    """The n elements from `start` on, likewise."""
+    vector = types.Array(array.dtype, 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, values[0])
+        return array_view(context, builder, vector, builder.ptrtoint(builder.gep(view.data, [values[1]]), I64), [values[2]])
     return vector(array, types.int64, types.int64), codegen
 
 

@@ -1,0 +1,526 @@
+"""What goes through time in recurrent layers: the kernels are made of a cell's two functions, one step forward and one step backward.
+
+N batch, T time steps, I inputs, U units, G gates, P planes (what a cell keeps of a step: its gates, mostly). The rows of the batch are cut into
+groups of B rows, by shapes alone; a group is worked through by one task, and its numbers lie together:
+
+    planes [groups, P, T, b, U]     of every step the gates; backward they become the gradients of what went into them
+    hidden [groups, T + 1, b, U]    h before the first step, then after each; cells likewise for c
+    left   [groups, T, b, U]        h as it was multiplied with the recurrent kernel, where some of it was dropped
+
+b is B, in the last group what is left. So what happens between two products is a loop over b U neighbouring numbers, and a gate's product over
+many steps one matrix product. In prediction only S steps are kept at a time: T above stands for S then. W and R are read as panels, gate by gate.
+
+Steps are counted as they are taken; going backwards, step t takes the input of time T - 1 - t. A step of a row that is masked changes nothing: h
+and c stay, backward its gradients are 0 and those of h and c pass. A masked step's output is that of the step before, 0 where there was none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nnkit.jit import Int, Kernel, Matrix, Real, Sequence, Tensor3, Vector, kernel, routine, scalar
+from nnkit.layers import activation_cpu as activations
+from nnkit.prims.feed_cpu import copy_row
+from nnkit.prims.matmul_cpu import product, row_share
+from nnkit.prims.reduce_cpu import add_masked
+from nnkit.prims.rows_cpu import fill_run
+from nnkit.prims.simd_cpu import address, itemsize, lanes, part, run
+from nnkit.scalar import exp, sigmoid_gate, softplus, tanh
+
+__all__ = ["ANY", "STANDARD", "add_product", "clear", "copy_rows", "in_place", "keep_state", "recurrent", "recurrent_input", "recurrent_weight"]
+
+# What follows is the order of `Sequence`: see prims/recurrent.py.
+UNITS, ROWS, KEPT, BLOCK, BACKWARDS, ALIGNED, SEQUENCES, ZERO, AFTER, ACTIVATION, GATE, BATCH = range(12)
+
+
+# Activations of cells: f(x, code, p) and its derivative from y = f(x). The usual ones are known when a kernel is compiled; others go by a code.
+
+@scalar
+def tanh_of(x, code, p):
+    """Tanh(x), whatever the code."""
+    return tanh(x)
+
+
+@scalar
+def tanh_slope(y, code, p):
+    """1 - y^2."""
+    T = type(y)
+    return T(1) - y * y
+
+
+@scalar
+def sigmoid_of(x, code, p):
+    """1 / (1 + e^-x), whatever the code."""
+    return sigmoid_gate(x)
+
+
+@scalar
+def sigmoid_slope(y, code, p):
+    """Y (1 - y)."""
+    T = type(y)
+    return y * (T(1) - y)
+
+
+relu, relu_slope = scalar(activations.relu), scalar(activations.relu_derivative)
+hard_sigmoid, hard_sigmoid_slope = scalar(activations.hard_sigmoid), scalar(activations.hard_sigmoid_derivative)
+leaky_relu, leaky_relu_slope = scalar(activations.leaky_relu), scalar(activations.leaky_relu_derivative)
+elu, elu_slope = scalar(activations.elu), scalar(activations.elu_derivative)
+selu, selu_slope = scalar(activations.selu), scalar(activations.selu_derivative)
+softsign, softsign_slope = scalar(activations.softsign), scalar(activations.softsign_derivative)
+softplus_slope = scalar(activations.softplus_derivative)
+
+
+@scalar
+def any_of(x, code, p):
+    """The activation that `code` stands for: the place of its kernel's name in prims/recurrent.py's ACTIVATIONS; p is its constant."""
+    if code == 1:
+        return tanh(x)
+    if code == 2:
+        return sigmoid_gate(x)
+    if code == 3:
+        return relu(x)
+    if code == 4:
+        return hard_sigmoid(x)
+    if code == 5:
+        return leaky_relu(x, p)
+    if code == 6:
+        return elu(x, p)
+    if code == 7:
+        return selu(x)
+    if code == 8:
+        return softplus(x)
+    if code == 9:
+        return softsign(x)
+    if code == 10:
+        return exp(x)
+    return x
+
+
+@scalar
+def any_slope(y, code, p):
+    """Its derivative, from its value y."""
+    T = type(y)
+    if code == 1:
+        return tanh_slope(y, code, p)
+    if code == 2:
+        return sigmoid_slope(y, code, p)
+    if code == 3:
+        return relu_slope(y)
+    if code == 4:
+        return hard_sigmoid_slope(y)
+    if code == 5:
+        return leaky_relu_slope(y, p)
+    if code == 6:
+        return elu_slope(y, p)
+    if code == 7:
+        return selu_slope(y)
+    if code == 8:
+        return softplus_slope(y)
+    if code == 9:
+        return softsign_slope(y)
+    if code == 10:
+        return y
+    return T(1)
+
+
+STANDARD = (tanh_of, tanh_slope, sigmoid_of, sigmoid_slope)          # activation, its slope, recurrent activation, its slope
+ANY = (any_of, any_slope, any_of, any_slope)
+
+
+# What cells are made of.
+
+@routine
+def clear(x):
+    """x = 0."""
+    fill_run(address(x), x.dtype.type(0), x.size, x)
+
+
+def in_place(f: Callable[..., Any]) -> Any:
+    """x = f(x, code, p) for every element."""
+    @routine
+    def change(x, code, p):
+        for k in range(x.size):
+            x[k] = f(x[k], code, p)
+    return change
+
+
+@routine
+def add_product(y, rows, units, a, panels, gate):
+    """y[b, j] += sum over k of a[b, k] R[k, j] for one gate's panels of a square R. y, a vectors of rows times units."""
+    size = itemsize(y)
+    product(rows, units, units, address(a), units, 1, address(panels) + size * gate * units * units, 0, address(y), units, address(y), units, y)
+
+
+@routine
+def is_masked(mask, n, t):
+    """Whether step t of row n does not count; t is the place in the data."""
+    return mask.size > 0 and mask[n, t] == mask.dtype.type(0)
+
+
+@routine
+def rows_of_group(group, rows, batch):
+    """(first row, rows) of a group."""
+    return group * rows, min(rows, batch - group * rows)
+
+
+@routine
+def place(step, steps, backwards):
+    """Where the input of a step lies."""
+    return steps - 1 - step if backwards else step
+
+
+@routine
+def first_counted(mask, n, steps, backwards):
+    """The first step of row n that counts; `steps` where none does."""
+    if mask.size == 0:
+        return 0
+    for step in range(steps):
+        if not is_masked(mask, n, place(step, steps, backwards)):
+            return step
+    return steps
+
+
+@routine
+def all_masked(mask, first, rows, t):
+    """Whether step t counts for none of a group's rows."""
+    if mask.size == 0:
+        return False
+    for r in range(rows):
+        if not is_masked(mask, first + r, t):
+            return False
+    return True
+
+
+@routine
+def copy_rows(y, y_start, y_stride, x, x_start, x_stride, rows, n):
+    """y[y_start + r y_stride:][:n] = x[x_start + r x_stride:][:n] for each of the rows, of vectors or matrices seen as vectors."""
+    size = itemsize(x)
+    for r in range(rows):
+        copy_row(address(y) + size * (y_start + r * y_stride), address(x) + size * (x_start + r * x_stride), n, x)
+
+
+@routine
+def multiply_runs(y, a, b):
+    """y = a b."""
+    for k in range(y.size):
+        y[k] = a[k] * b[k]
+
+
+@routine
+def add_product_of_runs(y, a, b):
+    """y += a b."""
+    for k in range(y.size):
+        y[k] += a[k] * b[k]
+
+
+@routine
+def begin_state(h, h0, first, units):
+    """h [b, U] = the group's rows of h0; 0 where h0 has no rows."""
+    if h0.shape[0]:
+        copy_rows(h, 0, 0, h0, first * units, 0, 1, h.size)
+    else:
+        clear(h)
+
+
+@routine
+def add_biases(both, bias, gates, shape):
+    """What is added to a gate before its step: the bias of x, and that of h where it is not multiplied by a gate."""
+    size = gates * shape[UNITS]
+    for k in range(min(size, bias.size)):
+        both[k] = bias[k]
+    for k in range((gates - 1) * shape[UNITS] if bias.size > size else 0):
+        both[k] += bias[size + k]
+
+
+@routine
+def note_begins(begins, mask, first, steps, shape):
+    """The first step that counts of every row of a group."""
+    for r in range(begins.size):
+        begins[r] = first_counted(mask, first + r, steps, shape[BACKWARDS])
+
+
+@routine
+def project(planes, z, plane, x, first, rows, t0, steps, panels, bias, gates, shape):
+    """What x gives to the gates of some steps, as products of many rows: of a row's steps, or of a step's rows where these are more."""
+    N, T, I = x.shape
+    U, size = shape[UNITS], itemsize(x)
+    along = -I if shape[BACKWARDS] else I
+    at = address(x) + size * (first * T + place(t0, T, shape[BACKWARDS])) * I
+    for gate in range(gates):
+        out, b = address(planes) + size * (z + gate * plane), address(panels) + size * gate * I * U
+        start = address(bias) + size * gate * U if bias.size else 0
+        if steps >= rows:
+            for r in range(rows):
+                product(steps, U, I, at + size * r * T * I, along, 1, b, 0, out + size * r * U, rows * U, start, 0, x)
+        else:
+            for s in range(steps):
+                product(rows, U, I, at + size * s * along, T * I, 1, b, 0, out + size * s * rows * U, U, start, 0, x)
+
+
+@routine
+def keep_masked(h, p, mask, first, rows, t, units):
+    """h = p in the rows of which step t does not count."""
+    if mask.size:
+        for r in range(rows):
+            if is_masked(mask, first + r, t):
+                copy_rows(h, r * units, 0, p, r * units, 0, 1, units)
+
+
+@routine
+def clear_masked(x, mask, first, rows, t, units):
+    """x = 0 in the rows of which step t does not count."""
+    for r in range(rows):
+        if is_masked(mask, first + r, t):
+            clear(run(x, r * units, units))
+
+
+@routine
+def is_silent(begins, mask, r, first, t, steps, shape):
+    """Whether the output of a step is 0 because of the mask: nothing counted up to it, or (where it is to be so) it does not count itself."""
+    return t < begins[r] or (shape[ZERO] and is_masked(mask, first + r, place(t, steps, shape[BACKWARDS])))
+
+
+@routine
+def output_row(n, t, steps, shape):
+    """The row of y that holds step t of row n."""
+    if not shape[SEQUENCES]:
+        return n
+    return n * steps + (place(t, steps, shape[BACKWARDS]) if shape[ALIGNED] else t)
+
+
+@routine
+def write_output(y, h, begins, mask, first, t, steps, shape):
+    """The group's rows of y for step t."""
+    U = shape[UNITS]
+    for r in range(begins.size):
+        at = output_row(first + r, t, steps, shape) * U
+        if mask.size and is_silent(begins, mask, r, first, t, steps, shape):
+            clear(part(y, at, at + U))
+        else:
+            copy_rows(y, at, 0, h, r * U, 0, 1, U)
+
+
+@routine
+def read_gradient(dh, dy, begins, mask, first, t, steps, shape):
+    """dh += the group's rows of dy for step t."""
+    U, size, lane = shape[UNITS], itemsize(dy), lanes(dy)
+    for r in range(begins.size):
+        if mask.size and is_silent(begins, mask, r, first, t, steps, shape):
+            continue
+        at = address(dy) + size * output_row(first + r, t, steps, shape) * U
+        for u in range(0, U, lane):
+            add_masked(address(dh) + size * (r * U + u), at + size * u, U - u, dy)
+
+
+# The kernels of a layer.
+
+def recurrent(gates: int, kept: int, step_forward: Callable[..., Any], step_backward: Callable[..., Any], products: Callable[..., Any]
+              ) -> tuple[Kernel, Kernel]:
+    """The forward and the backward kernel of a cell of so many gates that keeps so many planes.
+
+    step_forward(planes, z, plane, h, p, c, q, m, panels, bias, rows, units, shape, a, g): h (and c) of a step from those before, p (and q), and
+    from what the inputs give to the gates. Gate k lies at z + k plane of planes; m is p as it is multiplied with the recurrent kernel.
+    step_backward(planes, z, plane, dh, dp, dc, h, p, c, q, room, shape, a, g): from dh the gates' gradients, in their place, and what of dp does
+    not go through the recurrent kernel (=); dc becomes dq.
+    products(dm, planes, z, plane, m, panels, room, rows, units, shape, g): dm += what the gates' gradients give through the recurrent kernel.
+    """
+    @kernel
+    def forward(task: Int, tasks: Int, y: Matrix, last: Matrix, last_cell: Matrix, planes: Vector, hidden: Vector, cells: Vector, left: Vector,
+                x: Tensor3, panels: Vector, recurrent_panels: Vector, bias: Vector, h0: Matrix, c0: Matrix, mask: Matrix, drop: Matrix,
+                work: Matrix, shape: Sequence, a: Real, g: Real) -> None:
+        """y [N T, U] of all steps, or [N, U] of the last; last, last_cell: h and c at the end, or of no rows. Reads x [N, T, I], the panels of W and
+        R, bias [G U], [2 G U] (of x, of h) or empty, h0, c0 [N, U] or of no rows (0), mask [N, T] or of no rows, drop: the factors of h, likewise.
+
+        work [groups, G U + B]. Task t covers its share of the groups. Writes y, last, last_cell, planes, hidden, cells, left (=).
+        """
+        N, T, I = x.shape
+        U, B, K, S = shape[UNITS], shape[ROWS], shape[KEPT], shape[BLOCK]
+        groups = (N + B - 1) // B
+        for group in range(groups * task // tasks, groups * (task + 1) // tasks):
+            first, b = rows_of_group(group, B, N)
+            n = b * U
+            base, at, plane = group * kept * K * B * U, group * (K + 1) * B * U, K * n
+            both = part(work, group * work.shape[1], group * work.shape[1] + gates * U)
+            begins = part(work, group * work.shape[1] + gates * U, group * work.shape[1] + gates * U + b)
+            add_biases(both, bias, gates, shape)
+            note_begins(begins, mask, first, T, shape)
+            begin_state(run(hidden, at, n), h0, first, U)
+            if cells.size:
+                begin_state(run(cells, at, n), c0, first, U)
+            for t0 in range(0, T, S):
+                slot = t0 if K == T else 0
+                steps = min(S, T - t0)
+                if slot < t0:                            # what is left of the steps before
+                    copy_rows(hidden, at, 0, hidden, at + S * n, 0, 1, n)
+                    if cells.size:
+                        copy_rows(cells, at, 0, cells, at + S * n, 0, 1, n)
+                project(planes, base + slot * n, plane, x, first, b, t0, steps, panels, both if bias.size else bias, gates, shape)
+                for t in range(t0, t0 + steps):
+                    k = slot + t - t0
+                    z, hp = base + k * n, at + k * n
+                    p, h = run(hidden, hp, n), run(hidden, hp + n, n)
+                    q, c = (run(cells, hp, n), run(cells, hp + n, n)) if cells.size else (p, h)
+                    m = p
+                    if drop.size:
+                        m = run(left, group * K * B * U + k * n, n)
+                        multiply_runs(m, p, part(drop, first * U, first * U + n))
+                    source = place(t, T, shape[BACKWARDS])
+                    if all_masked(mask, first, b, source):
+                        copy_rows(h, 0, 0, p, 0, 0, 1, n)
+                        if cells.size:
+                            copy_rows(c, 0, 0, q, 0, 0, 1, n)
+                        for number in range(kept):
+                            clear(run(planes, z + number * plane, n))
+                    else:
+                        step_forward(planes, z, plane, h, p, c, q, m, recurrent_panels, bias, b, U, shape, a, g)
+                        keep_masked(h, p, mask, first, b, source, U)
+                        if cells.size:
+                            keep_masked(c, q, mask, first, b, source, U)
+                    if shape[SEQUENCES] or t == T - 1:
+                        write_output(y, h, begins, mask, first, t, T, shape)
+            end = at + (T if K == T else (T - 1) % S + 1) * n
+            if last.shape[0]:
+                copy_rows(last, first * U, 0, hidden, end, 0, 1, n)
+            if last_cell.shape[0]:
+                copy_rows(last_cell, first * U, 0, cells, end, 0, 1, n)
+
+    @kernel
+    def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, planes: Vector, hidden: Vector, cells: Vector, left: Vector, dy: Matrix,
+                 dlast: Matrix, dlast_cell: Matrix, panels: Vector, mask: Matrix, drop: Matrix, work: Matrix, shape: Sequence, a: Real, g: Real
+                 ) -> None:
+        """The gates become their gradients; dh0, dc0 [N, U], or of no rows. dy, dlast, dlast_cell: of what forward writes, or of no rows; panels: of
+        the transposes of R. work [groups, 6 B U + B]. Task t covers its share of the groups. Updates planes; writes dh0, dc0 (=).
+        """
+        N, U, B, T = shape[BATCH], shape[UNITS], shape[ROWS], shape[KEPT]
+        groups = (N + B - 1) // B
+        for group in range(groups * task // tasks, groups * (task + 1) // tasks):
+            first, b = rows_of_group(group, B, N)
+            n, w = b * U, group * work.shape[1]
+            base, at, plane = group * kept * T * B * U, group * (T + 1) * B * U, T * n
+            dh, dp, dc = part(work, w, w + n), part(work, w + n, w + 2 * n), part(work, w + 2 * n, w + 3 * n)
+            room, dm, safe = part(work, w + 3 * n, w + 4 * n), part(work, w + 4 * n, w + 5 * n), part(work, w + 5 * n, w + 6 * n)
+            begins = part(work, w + 6 * n, w + 6 * n + b)
+            note_begins(begins, mask, first, T, shape)
+            begin_state(dp, dlast, first, U)
+            begin_state(dc, dlast_cell, first, U)
+            for t in range(T - 1, -1, -1):
+                z, hp = base + t * n, at + t * n
+                p, h = run(hidden, hp, n), run(hidden, hp + n, n)
+                q, c = (run(cells, hp, n), run(cells, hp + n, n)) if cells.size else (p, h)
+                m = run(left, group * T * B * U + t * n, n) if drop.size else p
+                source = place(t, T, shape[BACKWARDS])
+                copy_rows(dh, 0, 0, dp, 0, 0, 1, n)
+                if dy.shape[0] and (shape[SEQUENCES] or t == T - 1):
+                    read_gradient(dh, dy, begins, mask, first, t, T, shape)
+                if all_masked(mask, first, b, source):
+                    copy_rows(dp, 0, 0, dh, 0, 0, 1, n)
+                    continue
+                if mask.size:
+                    copy_rows(safe, 0, 0, dc, 0, 0, 1, n)
+                step_backward(planes, z, plane, dh, dp, dc, h, p, c, q, room, shape, a, g)
+                if mask.size:
+                    keep_masked(dp, dh, mask, first, b, source, U)
+                    keep_masked(dc, safe, mask, first, b, source, U)
+                    for number in range(kept):
+                        clear_masked(run(planes, z + number * plane, n), mask, first, b, source, U)
+                if drop.size:
+                    clear(dm)
+                    products(dm, planes, z, plane, m, panels, room, b, U, shape, g)
+                    add_product_of_runs(dp, dm, part(drop, first * U, first * U + n))
+                else:
+                    products(dp, planes, z, plane, m, panels, room, b, U, shape, g)
+            if dh0.shape[0]:
+                copy_rows(dh0, first * U, 0, dp, 0, 0, 1, n)
+            if dc0.shape[0]:
+                copy_rows(dc0, first * U, 0, dc, 0, 0, 1, n)
+    return forward, backward
+
+
+# The gradients of W, R and the bias, and that of x, from the gates' gradients.
+
+@kernel
+def recurrent_weight(task: Int, tasks: Int, dweight: Matrix, drecurrent: Matrix, dbias: Vector, x: Tensor3, planes: Vector, hidden: Vector,
+                     left: Vector, one: Vector, shape: Sequence, gates: Int, kept: Int, into: Int, of: Int) -> None:
+    """dW = sum over rows and steps of x^T dz, dR of h^T dz, db of dz, gate by gate.
+
+    Shapes: dweight [I, G U], drecurrent [U, G U], dbias [G U], [2 G U] or empty, x [N, T, I], one [1]. The last gate's dz for R is plane `into`;
+    what R multiplies there is plane `of`, or (-1) h like elsewhere. Task t covers its share of the rows of dW and dR, the first one db, too.
+    Writes dweight, drecurrent, dbias (=).
+    """
+    N, T, I = x.shape
+    U, B, size = shape[UNITS], shape[ROWS], itemsize(x)
+    blocks = (I + 7) // 8
+    start, stop = row_share(8 * blocks + U, tasks, task)
+    i0, i1 = min(start, I), min(stop, I)
+    u0, u1 = max(start - 8 * blocks, 0), max(stop - 8 * blocks, 0)
+    if task == 0:
+        one[0] = 1
+    for group in range((N + B - 1) // B):
+        first, b = rows_of_group(group, B, N)
+        n = b * U
+        factors, at = (left, group * T * B * U) if left.size else (hidden, group * (T + 1) * B * U)
+        for gate in range(gates):
+            z = address(planes) + size * (group * kept * T * B * U + gate * T * n)
+            rec = address(planes) + size * (group * kept * T * B * U + (into if gate == gates - 1 else gate) * T * n)
+            m = address(factors) + size * at
+            if gate == gates - 1 and of >= 0:
+                m = address(planes) + size * (group * kept * T * B * U + of * T * n)
+            if i1 > i0:
+                input_weight(address(dweight) + size * (i0 * gates + gate) * U, x, first, b, i0, i1, z, gates, group, shape)
+            out = address(drecurrent) + size * (u0 * gates + gate) * U
+            if u1 > u0:
+                product(u1 - u0, U, T * b, m + size * u0, 1, U, rec, U, out, gates * U, out if group else 0, gates * U, x)
+            if task == 0 and dbias.size:
+                out = address(dbias) + size * gate * U
+                product(1, U, T * b, address(one), 0, 0, z, U, out, U, out if group else 0, U, x)
+                if dbias.size > gates * U:
+                    out += size * gates * U
+                    product(1, U, T * b, address(one), 0, 0, rec, U, out, U, out if group else 0, U, x)
+
+
+@routine
+def input_weight(out, x, first, rows, i0, i1, z, gates, group, shape):
+    """The rows [i0, i1) of one gate's part of dW, at `out`: += a group's x^T dz, = of the first group."""
+    N, T, I = x.shape
+    U, size = shape[UNITS], itemsize(x)
+    along = -I if shape[BACKWARDS] else I
+    at = address(x) + size * ((first * T + place(0, T, shape[BACKWARDS])) * I + i0)
+    if T >= rows:
+        for r in range(rows):
+            begun = out if group + r else 0
+            product(i1 - i0, U, T, at + size * r * T * I, 1, along, z + size * r * U, rows * U, out, gates * U, begun, gates * U, x)
+    else:
+        for t in range(T):
+            begun = out if group + t else 0
+            product(i1 - i0, U, rows, at + size * t * along, 1, T * I, z + size * t * rows * U, U, out, gates * U, begun, gates * U, x)
+
+
+@kernel
+def recurrent_input(task: Int, tasks: Int, dx: Tensor3, planes: Vector, panels: Vector, shape: Sequence, gates: Int, kept: Int) -> None:
+    """dx = sum over the gates of dz W^T. Shapes: dx [N, T, I]; panels: of the transposes of W. Task t covers its share of the groups. Writes dx (=)."""
+    N, T, I = dx.shape
+    U, B, size = shape[UNITS], shape[ROWS], itemsize(dx)
+    along = -I if shape[BACKWARDS] else I
+    groups = (N + B - 1) // B
+    for group in range(groups * task // tasks, groups * (task + 1) // tasks):
+        first, b = rows_of_group(group, B, N)
+        n = b * U
+        at = address(dx) + size * (first * T + place(0, T, shape[BACKWARDS])) * I
+        for gate in range(gates):
+            z = address(planes) + size * (group * kept * T * B * U + gate * T * n)
+            w = address(panels) + size * gate * I * U
+            if T >= b:
+                for r in range(b):
+                    out = at + size * r * T * I
+                    product(T, I, U, z + size * r * U, n, 1, w, 0, out, along, out if gate else 0, along, dx)
+            else:
+                for t in range(T):
+                    out = at + size * t * along
+                    product(b, I, U, z + size * t * n, U, 1, w, 0, out, T * I, out if gate else 0, T * I, dx)
+
+
+@kernel
+def keep_state(task: Int, tasks: Int, state: Matrix, last: Matrix) -> None:
+    """state = last, for the next batch. Both [N, U]. One task. Updates state (in place)."""
+    copy_rows(state, 0, 0, last, 0, 0, 1, last.size)
