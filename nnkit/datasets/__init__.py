@@ -1,0 +1,8 @@
+"""Data sets and what makes arrays of raw data: padding, windows, vocabularies, a loader of IMDB reviews, and data made on the spot.
+
+Plain NumPy, and nothing is fetched from a network: a loader reads a file that the user has.
+"""
+
+from nnkit.datasets.sequences import pad_sequences, text_windows, time_series_windows
+
+__all__ = ["pad_sequences", "text_windows", "time_series_windows"]
