@@ -4,5 +4,6 @@ Plain NumPy, and nothing is fetched from a network: a loader reads a file that t
 """
 
 from nnkit.datasets.sequences import pad_sequences, text_windows, time_series_windows
+from nnkit.datasets.vocabulary import Characters, Vocabulary, tokenize
 
-__all__ = ["pad_sequences", "text_windows", "time_series_windows"]
+__all__ = ["Characters", "Vocabulary", "pad_sequences", "text_windows", "time_series_windows", "tokenize"]
