@@ -14,7 +14,7 @@ import numpy as np
 from nnkit.spec import Spec, integer, spec
 from nnkit.training.feed import as_samples, as_whole
 
-__all__ = ["FIRST", "PADDING", "START", "UNKNOWN", "Characters", "Vocabulary", "as_texts", "tokenize"]
+__all__ = ["FIRST", "PADDING", "START", "UNKNOWN", "Characters", "Vocabulary", "tokenize"]
 
 PADDING, START, UNKNOWN, FIRST = 0, 1, 2, 3              # the ids that stand for no word, and the first that does: as in Keras' IMDB
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -35,7 +35,7 @@ def tokenize(text: str) -> list[str]:
     return text.lower().translate(NO_PUNCTUATION).split()
 
 
-def as_texts(texts: Any) -> list[str]:
+def _as_texts(texts: Any) -> list[str]:
     """A list of strings. Raises TypeError for one string, which would count as a list of its characters, and for anything else."""
     if isinstance(texts, (str, bytes)):
         raise TypeError("texts must be a list of strings, received one string: pass [text]")
@@ -118,7 +118,7 @@ class Vocabulary(Spec):
         index_from = as_whole(index_from, FIRST, "index_from")
         most = None if max_tokens is None else as_whole(max_tokens, index_from + 1, "max_tokens") - index_from
         counts: Counter[str] = Counter()
-        for text in as_texts(texts):
+        for text in _as_texts(texts):
             counts.update(tokenize(text))
         if not counts:
             raise ValueError("texts must hold at least one word, received none")
@@ -140,7 +140,7 @@ class Vocabulary(Spec):
             TypeError: texts that are no list of strings.
         """
         front = [START] if start else []
-        return [np.array(front + [self.index.get(word, UNKNOWN) for word in tokenize(text)], np.int32) for text in as_texts(texts)]
+        return [np.array(front + [self.index.get(word, UNKNOWN) for word in tokenize(text)], np.int32) for text in _as_texts(texts)]
 
     def decode(self, ids: Any) -> str:
         """The words of one sequence of ids (tokens,), with blanks between. Padding and start are left out, "[UNK]" is what stands for no word.
