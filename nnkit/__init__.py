@@ -10,6 +10,7 @@ A network is declared as frozen records, compiled into a plan, and run by Numba 
 (4, 8)
 """
 
+from nnkit import datasets as datasets
 from nnkit import metrics as metrics
 from nnkit import models as models
 from nnkit._version import __version__ as __version__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from nnkit.runtime.cpu import Memory, Tape
 
 __all__ = [
     "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks", "parts",
+    "refused",
 ]
 
 # Central differences (L(x + h d) - L(x - h d)) / 2h. Their error is h^2 L'''/6, 2e-11 for derivatives near 1, and the rounding of L, about
@@ -46,6 +48,12 @@ class Probe(Loss):
         g.step("prims.feed.gather_rows", [rows.rows()], [w.rows(), no_order, g.state("counters")], rows=g.batch)
         g.on_backward(rows, [y], lambda _: t)
         return rows
+
+
+def refused(message: str, function: Callable[..., Any], *arguments: Any, error: type[Exception] = ValueError, **named: Any) -> None:
+    """The call raises this error with this whole message."""
+    with pytest.raises(error, match="^" + re.escape(message) + "$"):
+        function(*arguments, **named)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The edge: what is accepted, what is refused and in which words, and that inputs are neither modified nor copied without need."""
 
 import array as stdlib_array
-import re
 import sys
 import warnings
 
@@ -11,12 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from helpers import refused
 from nnkit.training.feed import as_batch, as_labels, as_samples, as_weights, as_whole, class_weights, is_batches, same_length, split
-
-
-def refused(message, function, *arguments, error=ValueError, **named):
-    with pytest.raises(error, match="^" + re.escape(message) + "$"):
-        function(*arguments, **named)
 
 
 def grid(*shape, dtype="float32"):
