@@ -62,6 +62,7 @@ class Case:
     parameters: makes a parameter from (rng, name, shape), by default normal / 2, positive (0.5 to 1.5) for names that contain "variance".
     random: the layer draws random numbers in training, so there only gradients are checked, not values (a layer's own tests do that).
     single: the tolerance of float32 against float64, relative to the largest entry.
+    moved: whether the gradient by the inputs is checked; not where moving a number changes what is masked.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Case:
     parameters: Callable[[np.random.Generator, str, tuple[int, ...]], np.ndarray] | None = None
     random: bool = False
     single: float = 2e-5
+    moved: bool = True
 
     @property
     def network(self) -> Container:

@@ -39,6 +39,13 @@ def _code(activation: ActivationFunction) -> int | None:
     return ACTIVATIONS.index(activation.kernel) if known else None
 
 
+def with_state(inputs: tuple[Any, ...], initial_state: Any) -> tuple[Any, ...]:
+    """The inputs of a call, also as one list, then those of the initial state: a tensor, a list of them, or None."""
+    states = () if initial_state is None else tuple(initial_state) if isinstance(initial_state, (list, tuple)) else (initial_state,)
+    given = tuple(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)) else inputs
+    return (*given, *states)
+
+
 @spec()
 class UnitForgetBias(Initializer):
     """Of an LSTM's bias (4 units): 1 for the forget gate, the second quarter, and what `initializer` says elsewhere.
@@ -80,6 +87,11 @@ class Recurrent(Layer):
     state_names: ClassVar[tuple[str, ...]] = ("hidden_state",)
 
     units: int = integer(low=1)
+    activation: ActivationFunction = cell_activation("tanh")
+    use_bias: bool = boolean(default=True)
+    kernel_initializer: Initializer = initializer_field(default="glorot_uniform")
+    recurrent_initializer: Initializer = initializer_field(default="orthogonal")
+    bias_initializer: Initializer = initializer_field(default="zeros")
     kernel_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
     recurrent_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
     bias_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
@@ -94,9 +106,7 @@ class Recurrent(Layer):
 
     def __call__(self, *inputs: Any, initial_state: Any = None) -> Any:
         """As for any layer; initial_state: a tensor, or a list of them, for the state before the first step."""
-        states = () if initial_state is None else tuple(initial_state) if isinstance(initial_state, (list, tuple)) else (initial_state,)
-        given = tuple(inputs[0]) if len(inputs) == 1 and isinstance(inputs[0], (list, tuple)) else inputs
-        return super().__call__(*given, *states)
+        return super().__call__(*with_state(inputs, initial_state))
 
     @property
     def output_count(self) -> int:
@@ -110,7 +120,8 @@ class Recurrent(Layer):
         if len(x) != 2 or 0 in x:
             raise ValueError(f"{name} must have samples of shape (steps, features), both at least 1, received {x}")
         if states and (len(states) != len(self.state_names) or any(state != (self.units,) for state in states)):
-            raise ValueError(f"{name}: initial_state must be {len(self.state_names)} of shape ({self.units},), received {' and '.join(map(str, states))}")
+            received = " and ".join(map(str, states))
+            raise ValueError(f"{name}: initial_state must be {len(self.state_names)} of shape ({self.units},), received {received}")
         if states and self.stateful:
             raise ValueError(f"{name}: a stateful layer takes no initial_state: it begins where the batch before ended")
         first = (x[0], self.units) if self.return_sequences else (self.units,)
@@ -157,18 +168,21 @@ class Recurrent(Layer):
         y = g.buffer("y", *((N, T, self.units) if self.return_sequences else (N, self.units)))
         weights = [g.parameter(prefix + "kernel"), g.parameter(prefix + "recurrent_kernel")]
         bias = g.parameter(prefix + "bias") if self.use_bias else None
-        room = [None] * (2 - len(self.state_names))
-        begin = [*(kept or start or [None] * len(self.state_names)), *room]
-        memory = way.run(g, [y.rows(len(y.shape) - 1), *ends, *room], weights, bias, begin, mask, factors)
+        room: list[Buffer | None] = [None] * (2 - len(self.state_names))
+        begin: list[Buffer | None] = [*(kept or start or [None] * len(self.state_names)), *room]
+        writes: list[Buffer | None] = [y.rows(len(y.shape) - 1), *ends, *room]
+        memory = way.run(g, writes, weights, bias, begin, mask, factors)
         if g.mode != "gradients":
             for state, end in zip(kept, ends, strict=False):
-                g.step("prims.recurrent.keep_state", updates=[state], reads=[end])  # type: ignore[list-item]
+                assert end is not None
+                g.step("prims.recurrent.keep_state", updates=[state], reads=[end])
         ys = (y, *(end for end in ends if end is not None and self.return_state))
 
         def backward(dy: Buffer | None, *dends: Buffer | None) -> tuple[Buffer | None, ...]:
             dstart = [g.buffer(f"d{name}", N, self.units) for name in self.state_names[:len(start)]]
             given = [dy.rows(len(dy.shape) - 1) if dy is not None else None, *(dends or [None] * len(self.state_names)), *room]
-            way.run_back(g, memory, [*dstart, *[None] * (2 - len(dstart))], given, weights[1])
+            nothing: list[Buffer | None] = [None] * (2 - len(dstart))
+            way.run_back(g, memory, [*dstart, *nothing], given, weights[1])
             dbias = g.gradient(prefix + "bias") if self.use_bias else None
             way.weight_gradients(g, memory, g.gradient(prefix + "kernel"), g.gradient(prefix + "recurrent_kernel"), dbias)
             dx = g.buffer("dx", *x.shape)
@@ -199,11 +213,11 @@ class Recurrent(Layer):
     def _cell_of(self, name: str, kept: int, **fields: Any) -> Cell:
         """The cell of kernels that begin with `name`, with the layer's activations."""
         inner, gate = self.activation, getattr(self, "recurrent_activation", None)
-        codes = (_code(inner), 0 if gate is None else _code(gate))
-        constants = tuple((part.scalars()[:1] or (0.0,))[0] if part is not None else 0.0 for part in (inner, gate))
+        codes = (_code(inner) or 0, 0 if gate is None else _code(gate) or 0)
+        first, second = ((part.scalars()[:1] or (0.0,))[0] if part is not None else 0.0 for part in (inner, gate))
         usual = inner.kernel == "tanh" and (gate is None or gate.kernel == "sigmoid")
         return Cell(kernel=f"layers.recurrent.{name}{'' if usual else '_any'}", gates=self.gates, kept=kept, cells=len(self.state_names) == 2,
-                    codes=codes, constants=constants, **fields)
+                    codes=codes, constants=(first, second), **fields)
 
 
 @spec()
@@ -211,17 +225,11 @@ class SimpleRNN(Recurrent):
     """h = activation(x W + b + h' R), h' the state before (Elman, Finding structure in time, Cognitive Science 14, 1990).
 
     activation: default tanh. use_bias: whether there is a b. kernel_initializer ("glorot_uniform"), recurrent_initializer ("orthogonal"),
-    bias_initializer ("zeros"): how kernel W (features, units), recurrent_kernel R (units, units) and bias b (units,) start. All else: see `Recurrent`.
+    bias_initializer ("zeros"): how kernel W (features, units), recurrent_kernel R (units, units) and bias b (units,) start. Else see `Recurrent`.
 
     >>> SimpleRNN(8, return_sequences=True).output_shape((5, 3))
     (5, 8)
     """
-
-    activation: ActivationFunction = cell_activation("tanh")
-    use_bias: bool = boolean(default=True)
-    kernel_initializer: Initializer = initializer_field(default="glorot_uniform")
-    recurrent_initializer: Initializer = initializer_field(default="orthogonal")
-    bias_initializer: Initializer = initializer_field(default="zeros")
 
     def _cell(self) -> Cell:
         return self._cell_of("simple_rnn", 1, into=0)
@@ -245,9 +253,8 @@ class LSTM(Recurrent):
     gates: ClassVar[int] = 4
     state_names: ClassVar[tuple[str, ...]] = ("hidden_state", "cell_state")
 
-    activation: ActivationFunction = cell_activation("tanh")
     recurrent_activation: ActivationFunction = cell_activation("sigmoid")
-    use_bias: bool = boolean(default=True)
+    use_bias: bool = boolean(default=True)               # again, as what follows, so as to come after recurrent_activation
     kernel_initializer: Initializer = initializer_field(default="glorot_uniform")
     recurrent_initializer: Initializer = initializer_field(default="orthogonal")
     bias_initializer: Initializer = initializer_field(default="zeros")
@@ -265,8 +272,9 @@ class GRU(Recurrent):
     """z, r = recurrent_activation(x W + b + h' R + b'), u = activation(x W + b + r (h' R + b')), each with its own part of W, b, R and b';
     h = z h' + (1 - z) u. h': the state before.
 
-    reset_after: as above (default; the form of cuDNN and PyTorch), the bias is (2, 3 units): b, then b'. If False, u = activation(x W + b + (r h') R),
-    and the bias is (3 units,): the form of Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014, equations 5 to 8.
+    reset_after: as above (default; the form of cuDNN and PyTorch), the bias is (2, 3 units): b, then b'. If False, u = activation(x W + b +
+    (r h') R), and the bias is (3 units,): the form of Cho et al., Learning phrase representations using RNN encoder-decoder for statistical machine
+    translation, EMNLP 2014, equations 5 to 8.
     W (features, 3 units) and R (units, 3 units) hold the parts in the order z, r, u (PyTorch: r, z, u). activation: default tanh,
     recurrent_activation: sigmoid. The other fields are those of `SimpleRNN` and `Recurrent`.
 
@@ -276,9 +284,8 @@ class GRU(Recurrent):
 
     gates: ClassVar[int] = 3
 
-    activation: ActivationFunction = cell_activation("tanh")
     recurrent_activation: ActivationFunction = cell_activation("sigmoid")
-    use_bias: bool = boolean(default=True)
+    use_bias: bool = boolean(default=True)               # again, as what follows, so as to come after recurrent_activation
     kernel_initializer: Initializer = initializer_field(default="glorot_uniform")
     recurrent_initializer: Initializer = initializer_field(default="orthogonal")
     bias_initializer: Initializer = initializer_field(default="zeros")

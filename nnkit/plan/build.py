@@ -235,6 +235,14 @@ class Builder:
         """The mask (N, T) of the layer's input of that number: 1 for the time steps that count, 0 for the others. None: all count."""
         return self._source_masks[position] if position < len(self._source_masks) else None
 
+    def unmasked(self, emit: Callable[[], Any]) -> Any:
+        """Run `emit` as if the layer's inputs had no masks: what is lowered inside sees other steps."""
+        before, self._source_masks = self._source_masks, ()
+        try:
+            return emit()
+        finally:
+            self._source_masks = before
+
     def set_masks(self, *masks: Buffer | None) -> None:
         """The masks of the layer's outputs, where they are not what `keeps_mask` says."""
         self._masks = masks

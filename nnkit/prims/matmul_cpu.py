@@ -110,7 +110,7 @@ def pack_row(panels, x, k, rows, columns, like):
 
 @routine
 def pack_column(panels, x, rsx, i, rows, columns, like):
-    """What one register of rows of a matrix, from row i on, gives to the panels of its transpose. By address; x is that of row i, rsx the row stride."""
+    """What one register of rows of a matrix, from row i on, gives to the panels of its transpose. By address; x is that of row i, of stride rsx."""
     size, lane = itemsize(like), lanes(like)
     first = i // (3 * lane) * 3 * lane
     width = min(3 * lane, rows - first)

@@ -106,7 +106,7 @@ class Pass:
     def run(self, g: Builder, writes: Sequence[Buffer | None], weights: Sequence[Buffer], bias: Buffer | None, start: Sequence[Buffer | None],
             mask: Buffer | None, drop: Buffer | None) -> Memory:
         """Emit the way forward. writes: y, h and c at the end; weights: W and R; start: h and c before."""
-        N, T, _ = self.x.shape
+        N = self.x.shape[0]
         keeps, U, cell = self.steps, self.units, self.cell
         memory = Memory(planes=g.buffer("gates", cell.kept * keeps * N * U), hidden=g.buffer("hidden", (keeps + 1) * N * U),
                         cells=g.buffer("cells", (keeps + 1) * N * U if cell.cells else 0),

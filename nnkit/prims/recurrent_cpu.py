@@ -186,10 +186,10 @@ def all_masked(mask, first, rows, t):
     """Whether step t counts for none of a group's rows."""
     if mask.size == 0:
         return False
+    count = 0
     for r in range(rows):
-        if not is_masked(mask, first + r, t):
-            return False
-    return True
+        count += is_masked(mask, first + r, t)
+    return count == rows
 
 
 @routine
@@ -243,7 +243,7 @@ def note_begins(begins, mask, first, steps, shape):
 @routine
 def project(planes, z, plane, x, first, rows, t0, steps, panels, bias, gates, shape):
     """What x gives to the gates of some steps, as products of many rows: of a row's steps, or of a step's rows where these are more."""
-    N, T, I = x.shape
+    _, T, I = x.shape
     U, size = shape[UNITS], itemsize(x)
     along = -I if shape[BACKWARDS] else I
     at = address(x) + size * (first * T + place(t0, T, shape[BACKWARDS])) * I
@@ -334,7 +334,7 @@ def recurrent(gates: int, kept: int, step_forward: Callable[..., Any], step_back
 
         work [groups, G U + B]. Task t covers its share of the groups. Writes y, last, last_cell, planes, hidden, cells, left (=).
         """
-        N, T, I = x.shape
+        N, T, _ = x.shape
         U, B, K, S = shape[UNITS], shape[ROWS], shape[KEPT], shape[BLOCK]
         groups = (N + B - 1) // B
         for group in range(groups * task // tasks, groups * (task + 1) // tasks):
@@ -482,11 +482,11 @@ def recurrent_weight(task: Int, tasks: Int, dweight: Matrix, drecurrent: Matrix,
 @routine
 def input_weight(out, x, first, rows, i0, i1, z, gates, group, shape):
     """The rows [i0, i1) of one gate's part of dW, at `out`: += a group's x^T dz, = of the first group."""
-    N, T, I = x.shape
+    _, T, I = x.shape
     U, size = shape[UNITS], itemsize(x)
     along = -I if shape[BACKWARDS] else I
     at = address(x) + size * ((first * T + place(0, T, shape[BACKWARDS])) * I + i0)
-    if T >= rows:
+    if rows <= T:
         for r in range(rows):
             begun = out if group + r else 0
             product(i1 - i0, U, T, at + size * r * T * I, 1, along, z + size * r * U, rows * U, out, gates * U, begun, gates * U, x)
@@ -498,7 +498,10 @@ def input_weight(out, x, first, rows, i0, i1, z, gates, group, shape):
 
 @kernel
 def recurrent_input(task: Int, tasks: Int, dx: Tensor3, planes: Vector, panels: Vector, shape: Sequence, gates: Int, kept: Int) -> None:
-    """dx = sum over the gates of dz W^T. Shapes: dx [N, T, I]; panels: of the transposes of W. Task t covers its share of the groups. Writes dx (=)."""
+    """dx = sum over the gates of dz W^T. Shapes: dx [N, T, I]; panels: of the transposes of W. Task t covers its share of the groups.
+
+    Writes dx (=).
+    """
     N, T, I = dx.shape
     U, B, size = shape[UNITS], shape[ROWS], itemsize(dx)
     along = -I if shape[BACKWARDS] else I
@@ -510,7 +513,7 @@ def recurrent_input(task: Int, tasks: Int, dx: Tensor3, planes: Vector, panels: 
         for gate in range(gates):
             z = address(planes) + size * (group * kept * T * B * U + gate * T * n)
             w = address(panels) + size * gate * I * U
-            if T >= b:
+            if b <= T:                                   # many rows for a product: of a row's steps, or of a step's rows
                 for r in range(b):
                     out = at + size * r * T * I
                     product(T, I, U, z + size * r * U, n, 1, w, 0, out, along, out if gate else 0, along, dx)
