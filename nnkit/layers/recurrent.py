@@ -169,7 +169,8 @@ class Recurrent(Layer):
         weights = [g.parameter(prefix + "kernel"), g.parameter(prefix + "recurrent_kernel")]
         bias = g.parameter(prefix + "bias") if self.use_bias else None
         room: list[Buffer | None] = [None] * (2 - len(self.state_names))
-        begin: list[Buffer | None] = [*(kept or start or [None] * len(self.state_names)), *room]
+        nothing: list[Buffer | None] = [None] * len(self.state_names)
+        begin = [*(kept or start or nothing), *room]
         writes: list[Buffer | None] = [y.rows(len(y.shape) - 1), *ends, *room]
         memory = way.run(g, writes, weights, bias, begin, mask, factors)
         if g.mode != "gradients":
@@ -180,9 +181,8 @@ class Recurrent(Layer):
 
         def backward(dy: Buffer | None, *dends: Buffer | None) -> tuple[Buffer | None, ...]:
             dstart = [g.buffer(f"d{name}", N, self.units) for name in self.state_names[:len(start)]]
-            given = [dy.rows(len(dy.shape) - 1) if dy is not None else None, *(dends or [None] * len(self.state_names)), *room]
-            nothing: list[Buffer | None] = [None] * (2 - len(dstart))
-            way.run_back(g, memory, [*dstart, *nothing], given, weights[1])
+            given = [dy.rows(len(dy.shape) - 1) if dy is not None else None, *(dends or nothing), *room]
+            way.run_back(g, memory, [*(dstart or nothing), *room], given, weights[1])
             dbias = g.gradient(prefix + "bias") if self.use_bias else None
             way.weight_gradients(g, memory, g.gradient(prefix + "kernel"), g.gradient(prefix + "recurrent_kernel"), dbias)
             dx = g.buffer("dx", *x.shape)

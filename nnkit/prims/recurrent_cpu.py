@@ -444,56 +444,51 @@ def recurrent_weight(task: Int, tasks: Int, dweight: Matrix, drecurrent: Matrix,
                      left: Vector, one: Vector, shape: Sequence, gates: Int, kept: Int, into: Int, of: Int) -> None:
     """dW = sum over rows and steps of x^T dz, dR of h^T dz, db of dz, gate by gate.
 
-    Shapes: dweight [I, G U], drecurrent [U, G U], dbias [G U], [2 G U] or empty, x [N, T, I], one [1]. The last gate's dz for R is plane `into`;
-    what R multiplies there is plane `of`, or (-1) h like elsewhere. Task t covers its share of the rows of dW and dR, the first one db, too.
+    Shapes: dweight [I, G U], drecurrent [U, G U], dbias [G U], [2 G U] or empty, x [N, T, I], one [tasks]. The last gate's dz for R is plane `into`;
+    what R multiplies there is plane `of`, or (-1) h like elsewhere. Task t covers its share of the columns, in strips of three registers of a gate.
     Writes dweight, drecurrent, dbias (=).
     """
     N, T, I = x.shape
     U, B, size = shape[UNITS], shape[ROWS], itemsize(x)
-    blocks = (I + 7) // 8
-    start, stop = row_share(8 * blocks + U, tasks, task)
-    i0, i1 = min(start, I), min(stop, I)
-    u0, u1 = max(start - 8 * blocks, 0), max(stop - 8 * blocks, 0)
-    if task == 0:
-        one[0] = 1
-    for group in range((N + B - 1) // B):
-        first, b = rows_of_group(group, B, N)
-        n = b * U
-        factors, at = (left, group * T * B * U) if left.size else (hidden, group * (T + 1) * B * U)
-        for gate in range(gates):
-            z = address(planes) + size * (group * kept * T * B * U + gate * T * n)
-            rec = address(planes) + size * (group * kept * T * B * U + (into if gate == gates - 1 else gate) * T * n)
-            m = address(factors) + size * at
-            if gate == gates - 1 and of >= 0:
-                m = address(planes) + size * (group * kept * T * B * U + of * T * n)
-            if i1 > i0:
-                input_weight(address(dweight) + size * (i0 * gates + gate) * U, x, first, b, i0, i1, z, gates, group, shape)
-            out = address(drecurrent) + size * (u0 * gates + gate) * U
-            if u1 > u0:
-                product(u1 - u0, U, T * b, m + size * u0, 1, U, rec, U, out, gates * U, out if group else 0, gates * U, x)
-            if task == 0 and dbias.size:
-                out = address(dbias) + size * gate * U
-                product(1, U, T * b, address(one), 0, 0, z, U, out, U, out if group else 0, U, x)
-                if dbias.size > gates * U:
-                    out += size * gates * U
-                    product(1, U, T * b, address(one), 0, 0, rec, U, out, U, out if group else 0, U, x)
+    wide = 3 * lanes(x)
+    strips = (U + wide - 1) // wide
+    factors, kept_steps = (left, T) if left.size else (hidden, T + 1)
+    one[task] = 1
+    for unit in range(gates * strips * task // tasks, gates * strips * (task + 1) // tasks):
+        gate, u = unit // strips, unit % strips * wide
+        width, column = min(wide, U - u), gate * U + u
+        last = gate == gates - 1
+        for group in range((N + B - 1) // B):
+            first, b = rows_of_group(group, B, N)
+            base, plane = address(planes) + size * (group * kept * T * B * U), T * b * U
+            dz, dr = base + size * (gate * plane + u), base + size * ((into if last else gate) * plane + u)
+            m = base + size * of * plane if last and of >= 0 else address(factors) + size * group * kept_steps * B * U
+            input_weight(address(dweight) + size * column, x, first, b, width, dz, gates, group, shape)
+            out = address(drecurrent) + size * column
+            product(U, width, T * b, m, 1, U, dr, U, out, gates * U, out if group else 0, gates * U, x)
+            if dbias.size:
+                out = address(dbias) + size * column
+                product(1, width, T * b, address(one) + size * task, 0, 0, dz, U, out, U, out if group else 0, U, x)
+            if dbias.size > gates * U:
+                out = address(dbias) + size * (gates * U + column)
+                product(1, width, T * b, address(one) + size * task, 0, 0, dr, U, out, U, out if group else 0, U, x)
 
 
 @routine
-def input_weight(out, x, first, rows, i0, i1, z, gates, group, shape):
-    """The rows [i0, i1) of one gate's part of dW, at `out`: += a group's x^T dz, = of the first group."""
+def input_weight(out, x, first, rows, width, dz, gates, group, shape):
+    """A strip of columns of one gate's part of dW, at `out`: += a group's x^T dz, = of the first group."""
     _, T, I = x.shape
     U, size = shape[UNITS], itemsize(x)
     along = -I if shape[BACKWARDS] else I
-    at = address(x) + size * ((first * T + place(0, T, shape[BACKWARDS])) * I + i0)
+    at = address(x) + size * (first * T + place(0, T, shape[BACKWARDS])) * I
     if rows <= T:
         for r in range(rows):
             begun = out if group + r else 0
-            product(i1 - i0, U, T, at + size * r * T * I, 1, along, z + size * r * U, rows * U, out, gates * U, begun, gates * U, x)
+            product(I, width, T, at + size * r * T * I, 1, along, dz + size * r * U, rows * U, out, gates * U, begun, gates * U, x)
     else:
         for t in range(T):
             begun = out if group + t else 0
-            product(i1 - i0, U, rows, at + size * t * along, 1, T * I, z + size * t * rows * U, U, out, gates * U, begun, gates * U, x)
+            product(I, width, rows, at + size * t * along, 1, T * I, dz + size * t * rows * U, U, out, gates * U, begun, gates * U, x)
 
 
 @kernel
