@@ -1,7 +1,21 @@
 """Rows of Embedding and Masking."""
 
 from cases import Case, normal
-from nnkit.layers import GRU, LSTM, Add, BatchNormalization, Concatenate, Dense, Dropout, Embedding, Flatten, Masking, Reshape, SimpleRNN
+from nnkit.layers import (
+    GRU,
+    LSTM,
+    Add,
+    BatchNormalization,
+    Concatenate,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    GlobalAveragePooling1D,
+    Masking,
+    Reshape,
+    SimpleRNN,
+)
 from nnkit.network import Input, Network
 
 
@@ -61,6 +75,9 @@ CASES = [
          batch=9, moved=False),
     Case("masking-gru-groups", [Masking(), GRU(2, return_sequences=True)], (4, 3), x=holes, moved=False, batch=37),
     Case("masking-gru-before", [Masking(), GRU(2, reset_after=False)], (4, 3), x=holes, moved=False, batch=3),
+    Case("masking-mean", [Masking(), GlobalAveragePooling1D(), Dense(2)], (5, 19), x=holes, moved=False, batch=4),
+    Case("masking-mean-one-channel", [Masking(), GlobalAveragePooling1D(keepdims=True)], (3, 1), x=holes, moved=False, batch=11),
+    Case("embedding-mean", [Embedding(9, 5, mask_zero=True), Dense(3, activation="tanh"), GlobalAveragePooling1D()], (6,), x=padded(9), batch=7),
     Case("masking-images", [Masking(), Dense(2)], (4, 3, 2), x=holes, moved=False),
     Case("masking-sum", masked_sum(), x=holes, moved=False, batch=4),
 ]
