@@ -142,6 +142,7 @@ class Rig:
         arrays = {f"x{position or ''}/data": self._floats(values) if limit is None else np.ascontiguousarray(values, np.int32)
                   for position, (values, limit) in enumerate(zip(parts(x), self.graph.index_limits, strict=True))}
         arrays |= {numbered("predictions", position): y for position, y in enumerate(ys)}
+        arrays |= {numbered("mask", position): np.empty((self.batch, shape[0]), self.dtype) for position, shape in enumerate(shapes) if shape}
         if mode != "predict":
             for position, (values, output_shape) in enumerate(zip(parts(t), shapes, strict=True)):
                 shape, dtype = self.loss.target(output_shape)

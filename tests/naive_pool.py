@@ -46,8 +46,14 @@ def global_max_pooling_1d(spec, parameters, x, training=False):
     return over_all(spec, x, np.max)
 
 
-def global_average_pooling_1d(spec, parameters, x, training=False):
-    return over_all(spec, x, np.mean)
+def global_average_pooling_1d(spec, parameters, x, training=False, mask=None):
+    if mask is None:
+        return over_all(spec, x, np.mean)
+    y = np.zeros((len(x), *spec.output_shape(x.shape[1:])))
+    for n, kept in enumerate(mask):
+        if kept.any():
+            y[n] = x[n, kept].mean(axis=0, keepdims=spec.keepdims)
+    return y
 
 
 def max_pooling_2d(spec, parameters, x, training=False):

@@ -215,6 +215,8 @@ class Concatenate(Layer):
     (5, 5)
     """
 
+    keeps_mask: ClassVar[bool] = True                    # along other axes than the steps, whose masks `lower` puts one behind the other
+
     arity: ClassVar[tuple[int, int | None]] = (2, None)
 
     axis: int = integer(default=-1)

@@ -270,10 +270,29 @@ class GlobalMaxPooling3D(GlobalPooling):
 
 @spec()
 class GlobalAveragePooling1D(GlobalPooling):
-    """The mean of every channel of a sequence, (N, steps, channels) -> (N, channels): see `GlobalPooling`."""
+    """The mean of every channel of a sequence, (N, steps, channels) -> (N, channels): see `GlobalPooling`.
+
+    Where steps are masked (see `Masking`, `Embedding`), the mean is over the others, and 0 of a sample without any; in Keras that is NaN.
+    """
 
     rank: ClassVar[int] = 1
     reduction: ClassVar[Reduction] = MEAN
+
+    def lower(self, g: Builder, *xs: Buffer) -> Buffer:
+        """With a mask one step each forward and backward, else as any global pooling."""
+        (x,), mask = xs, g.mask()
+        if mask is None:
+            return super().lower(g, x)
+        N, _, channels = x.shape
+        y = g.buffer("y", N, *self.output_shape(x.shape[1:]))
+        g.step("layers.pool.masked_mean_forward", [y.reshaped(N, channels)], [x, mask], rows=N, flops=2 * x.size)
+
+        def backward(dy: Buffer) -> Buffer:
+            dx = g.buffer("dx", *x.shape)
+            g.step("layers.pool.masked_mean_backward", [dx], [dy.reshaped(N, channels), mask], rows=N, flops=x.size)
+            return dx
+        g.on_backward(y, [x], backward)
+        return y
 
 
 @spec()

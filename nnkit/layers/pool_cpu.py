@@ -17,12 +17,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnkit.jit import I64, Int, Matrix, Windows, kernel, routine
+from nnkit.jit import I64, Int, Matrix, Tensor3, Windows, kernel, routine
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.rows_cpu import fill_run
+from nnkit.prims.reduce_cpu import add_masked
+from nnkit.prims.rows_cpu import fill_run, scale_run
 from nnkit.prims.simd_cpu import Emitter, address, itemsize, lanes
 
-__all__ = ["max_backward", "max_forward", "sum_backward", "sum_forward"]
+__all__ = ["masked_mean_backward", "masked_mean_forward", "max_backward", "max_forward", "sum_backward", "sum_forward"]
 
 STRIP = 2                                                # registers that go through a window together
 
@@ -314,3 +315,46 @@ def sum_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, windows: Windows
     Task t covers its share of the images, each cut into `pieces` by rows of the input. Writes dx (=).
     """
     spread_sum(task, tasks, dx, dy, dy, dy, windows, mean, pieces)
+
+
+# The mean over the time steps that count. N samples, T steps, C channels.
+
+@routine
+def share_of_steps(mask, n):  # type: ignore[no-untyped-def]
+    """1 / the number of steps of sample n that count; 1 where none does."""
+    one = mask.dtype.type(1)
+    count = one - one
+    for t in range(mask.shape[1]):
+        count += mask[n, t]
+    return one / max(one, count)
+
+
+@kernel
+def masked_mean_forward(task: Int, tasks: Int, y: Matrix, x: Tensor3, mask: Matrix) -> None:
+    """y[n] = sum of x[n, t] over the t with mask[n, t] = 1, divided by their number; 0 where there are none. y [N, C], x [N, T, C], mask [N, T].
+
+    Row-local. Writes y (=).
+    """
+    start, stop = row_share(y.shape[0], tasks, task)
+    _, T, C = x.shape
+    size, lane = itemsize(x), lanes(x)
+    for n in range(start, stop):
+        row = address(y) + size * n * C
+        fill_run(row, y.dtype.type(0), C, y)
+        for t in range(T):
+            if mask[n, t] != mask.dtype.type(0):
+                for c in range(0, C, lane):
+                    add_masked(row + size * c, address(x) + size * ((n * T + t) * C + c), C - c, x)
+        scale_run(row, share_of_steps(mask, n), row, C, y)
+
+
+@kernel
+def masked_mean_backward(task: Int, tasks: Int, dx: Tensor3, dy: Matrix, mask: Matrix) -> None:
+    """dx[n, t] = mask[n, t] dy[n] / the number of steps of sample n that count. Shapes as above. Row-local. Writes dx (=)."""
+    start, stop = row_share(dx.shape[0], tasks, task)
+    _, T, C = dx.shape
+    size = itemsize(dx)
+    for n in range(start, stop):
+        share = share_of_steps(mask, n)
+        for t in range(T):
+            scale_run(address(dx) + size * (n * T + t) * C, share * mask[n, t], address(dy) + size * n * C, C, dx)

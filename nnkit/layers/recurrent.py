@@ -34,9 +34,9 @@ def cell_activation(default: str) -> Any:
 
 
 def _code(activation: ActivationFunction) -> int | None:
-    """The activation's place in ACTIVATIONS."""
-    known = activation.module == ActivationFunction.module and activation.kernel in ACTIVATIONS
-    return ACTIVATIONS.index(activation.kernel) if known else None
+    """The activation's place in ACTIVATIONS; None for others, of which some have no kernel of their own."""
+    named = activation.module == ActivationFunction.module and type(activation).kernel is not ActivationFunction.kernel
+    return ACTIVATIONS.index(activation.kernel) if named and activation.kernel in ACTIVATIONS else None
 
 
 def with_state(inputs: tuple[Any, ...], initial_state: Any) -> tuple[Any, ...]:
@@ -120,8 +120,8 @@ class Recurrent(Layer):
         if len(x) != 2 or 0 in x:
             raise ValueError(f"{name} must have samples of shape (steps, features), both at least 1, received {x}")
         if states and (len(states) != len(self.state_names) or any(state != (self.units,) for state in states)):
-            received = " and ".join(map(str, states))
-            raise ValueError(f"{name}: initial_state must be {len(self.state_names)} of shape ({self.units},), received {received}")
+            count, received = len(self.state_names), " and ".join(map(str, states))
+            raise ValueError(f"{name}: initial_state must be {count} tensor{'s' * (count > 1)} of shape ({self.units},), received {received}")
         if states and self.stateful:
             raise ValueError(f"{name}: a stateful layer takes no initial_state: it begins where the batch before ended")
         first = (x[0], self.units) if self.return_sequences else (self.units,)
@@ -163,14 +163,14 @@ class Recurrent(Layer):
         N, T, _ = x.shape
         way = Pass(self._cell(), x, self.units, g.training, self.go_backwards, aligned, self.return_sequences, zero_masked)
         factors = self._recurrent_mask(g, N)
-        kept = [g.parameter(prefix + name) for name in self.state_names] if self.stateful else []
+        kept: list[Buffer] = [g.parameter(prefix + name) for name in self.state_names] if self.stateful else []
+        nowhere: list[Buffer | None] = [None] * len(self.state_names)
         ends = [g.buffer(name, N, self.units) if self.return_state or kept else None for name in self.state_names]
         y = g.buffer("y", *((N, T, self.units) if self.return_sequences else (N, self.units)))
         weights = [g.parameter(prefix + "kernel"), g.parameter(prefix + "recurrent_kernel")]
         bias = g.parameter(prefix + "bias") if self.use_bias else None
         room: list[Buffer | None] = [None] * (2 - len(self.state_names))
-        nothing: list[Buffer | None] = [None] * len(self.state_names)
-        begin = [*(kept or start or nothing), *room]
+        begin: list[Buffer | None] = [*(kept or start or nowhere), *room]
         writes: list[Buffer | None] = [y.rows(len(y.shape) - 1), *ends, *room]
         memory = way.run(g, writes, weights, bias, begin, mask, factors)
         if g.mode != "gradients":
@@ -181,8 +181,8 @@ class Recurrent(Layer):
 
         def backward(dy: Buffer | None, *dends: Buffer | None) -> tuple[Buffer | None, ...]:
             dstart = [g.buffer(f"d{name}", N, self.units) for name in self.state_names[:len(start)]]
-            given = [dy.rows(len(dy.shape) - 1) if dy is not None else None, *(dends or nothing), *room]
-            way.run_back(g, memory, [*(dstart or nothing), *room], given, weights[1])
+            given = [dy.rows(len(dy.shape) - 1) if dy is not None else None, *(dends or nowhere), *room]
+            way.run_back(g, memory, [*(dstart or nowhere), *room], given, weights[1])
             dbias = g.gradient(prefix + "bias") if self.use_bias else None
             way.weight_gradients(g, memory, g.gradient(prefix + "kernel"), g.gradient(prefix + "recurrent_kernel"), dbias)
             dx = g.buffer("dx", *x.shape)

@@ -29,7 +29,7 @@ def _check_recurrent(instance: Any, attribute: Any, value: Any) -> None:
 
 
 def _check_merge(instance: Any, attribute: Any, value: Any) -> None:
-    if value is not None and value not in MERGES:
+    if value is not None and not (isinstance(value, str) and value in MERGES):
         raise ValueError(f"Bidirectional: merge_mode must be one of {', '.join(map(repr, MERGES))} or None, received {value!r}")
 
 
@@ -74,6 +74,11 @@ class Bidirectional(Layer):
     def other(self) -> Recurrent:
         """The layer that goes the other way."""
         return self.backward_layer or attrs.evolve(self.layer, go_backwards=not self.layer.go_backwards)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether both layers go on from batch to batch."""
+        return self.layer.stateful
 
     def _both(self) -> list[tuple[str, Recurrent]]:
         """The two layers, each with what its parameters' names begin with."""

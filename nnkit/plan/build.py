@@ -329,8 +329,8 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
 
     mode: 'train' (gather, forward, loss, backward, update), 'gradients' (the same without update), 'evaluate' (inference and loss),
     'predict' (inference). losses: for each output its loss (or None) and the loss's weight. keep_predictions: write every batch's outputs to
-    the external arrays "predictions", "predictions_1", ... input_gradients: the plan's outputs are the gradients of the inputs.
-    gap: see `arena.place`.
+    the external arrays "predictions", "predictions_1", ..., and, where a loss is asked for, the masks of their time steps to "mask", "mask_1", ...
+    input_gradients: the plan's outputs are the gradients of the inputs. gap: see `arena.place`.
     """
     g = Builder(layout, batch, mode)
     inputs = [_feed(g, f"x{position}" if position else "x", shape, "T" if limit is None else "int32")
@@ -338,9 +338,10 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     outputs = g.forward(graph, inputs)
     kept: tuple[Buffer, ...] = ()
     if mode == "predict" or keep_predictions:
-        for position, (y, _) in enumerate(outputs):
-            target = Buffer(numbered("predictions", position), (0, *y.rows().shape[1:]), g.dtype, "external")
-            g.step("prims.feed.scatter", [target], [y.rows(), g.state("counters")], rows=batch)
+        for position, (y, mask) in enumerate(outputs):
+            _keep(g, numbered("predictions", position), y)
+            if mask is not None and mode != "predict" and _heeds(y, mask):
+                _keep(g, numbered("mask", position), mask)
     if mode != "predict":
         terms = _lower_losses(g, losses, outputs, graph.output_names)
         if g.training:
@@ -377,6 +378,16 @@ def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Bu
     return x
 
 
+def _keep(g: Builder, name: str, x: Buffer) -> None:
+    """Write the batch's rows of x to an external array."""
+    g.step("prims.feed.scatter", [Buffer(name, (0, *x.rows().shape[1:]), g.dtype, "external")], [x.rows(), g.state("counters")], rows=g.batch)
+
+
+def _heeds(y: Buffer, mask: Buffer) -> bool:
+    """Whether loss and metrics of an output leave out its masked time steps: it must have rows of them."""
+    return len(y.shape) > 2 and y.shape[:2] == mask.shape
+
+
 def _lower_losses(g: Builder, losses: Sequence[tuple[Loss | None, float]], outputs: Sequence[tuple[Buffer, Buffer | None]], names: Sequence[str]
                   ) -> list[tuple[Buffer, float]]:
     """Targets, losses and penalties; returns each loss's rows with its weight, which the rows carry already."""
@@ -390,7 +401,7 @@ def _lower_losses(g: Builder, losses: Sequence[tuple[Loss | None, float]], outpu
         t = _feed(g, numbered("target", position), shape, dtype)
         g.layer = "loss" if len(outputs) == 1 else f"{names[position]}_loss"
         weighted = w
-        if mask is not None and len(y.shape) > 2:        # of a masked time step no row counts; the mean is over those that do
+        if mask is not None and _heeds(y, mask):         # of a masked time step no row counts; the mean is over those that do
             weighted = g.buffer("weights", math.prod(y.shape[:-1]))
             g.step("losses.weights.masked", [weighted], [w, mask.flat()], scalars=[weight])
         elif weight != 1:

@@ -79,9 +79,9 @@ def dot(plan: Plan) -> str:
 
 
 def summary_text(graph: Graph) -> str:
-    """The layers with output shapes and numbers of parameters, then the totals."""
+    """The layers with output shapes and numbers of parameters, then the totals; states that layers keep are no parameters."""
     rows: list[Sequence[str]] = [("layer", "type", "output shape", "parameters")]
-    declared = graph.parameters()
+    declared = {name: parameter for name, parameter in graph.parameters().items() if not parameter.is_state}
     counted: set[str] = set()
     for node in graph.nodes:
         own = [f"{node.name}/{name}" for name in node.layer.parameters(*node.input_shapes)]

@@ -16,7 +16,7 @@ from nnkit.training.outputs import Output, per_name
 if TYPE_CHECKING:
     from nnkit.network import Graph
 
-__all__ = ["Data", "as_inputs", "input_arrays", "output_arrays"]
+__all__ = ["Data", "Kept", "as_inputs", "input_arrays", "output_arrays"]
 
 
 @attrs.frozen(eq=False)
@@ -61,6 +61,28 @@ class Data:
                 raise ValueError(f"class_weight needs a network of one output, received one of {len(outputs)}: pass sample_weight")
             weights = class_weights(class_weight, given[0], dtype, weights)
         return cls(inputs=inputs, targets=targets, weights=weights)
+
+
+@attrs.frozen(eq=False)
+class Kept:
+    """What metrics look at, for each output: its predictions (n, ...), and its mask (n, T), 1 for the time steps that count; None where all do."""
+
+    predictions: tuple[np.ndarray, ...]
+    masks: tuple[np.ndarray | None, ...]
+
+    def first(self, n: int) -> Kept:
+        """Those of the first n samples, without a copy."""
+        return Kept(tuple(y[:n] for y in self.predictions), tuple(None if mask is None else mask[:n] for mask in self.masks))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The external arrays of a plan by name."""
+        masks = {numbered("mask", position): mask for position, mask in enumerate(self.masks) if mask is not None}
+        return {**output_arrays(self.predictions), **masks}
+
+    def counted(self, position: int, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Targets and predictions of one output; where it has a mask, those of the time steps that count, one after the other."""
+        predictions, mask = self.predictions[position], self.masks[position]
+        return (targets, predictions) if mask is None else (targets[mask != 0], predictions[mask != 0])
 
 
 def as_inputs(x: Any, graph: Graph, dtype: str, check_finite: bool = False) -> tuple[np.ndarray, ...]:

@@ -245,6 +245,8 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
     if array.dtype.kind not in "biuf":
         if array.dtype.kind == "O" and array.ndim == 0:
             raise TypeError(f"{rule} {_kind_of(value)}")
+        if array.dtype.kind == "O" and all(isinstance(row, (list, tuple, np.ndarray)) for row in array.flat):
+            raise ValueError(f"{what} must be a rectangular array, received rows of unequal length")
         raise TypeError(f"{rule} {KINDS.get(array.dtype.kind, 'records')} (dtype {array.dtype}){hint}")
     return array
 

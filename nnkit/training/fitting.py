@@ -10,13 +10,13 @@ import numpy as np
 
 from nnkit.plan.build import COUNTERS
 from nnkit.training.callbacks import Callback, as_callbacks, needs_batches
-from nnkit.training.data import Data
+from nnkit.training.data import Data, Kept
 from nnkit.training.feed import as_batch, as_whole, is_batches, split
 from nnkit.training.history import History
 from nnkit.training.progress import Progress
 
 if TYPE_CHECKING:
-    from nnkit.training.model import Model, Predictions, Targets
+    from nnkit.training.model import Model, Targets
 
 __all__ = ["Fitting"]
 
@@ -129,12 +129,12 @@ class Fitting:
         assert data is not None
         model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics), self.shuffle)
         order = self._order(data.n)
-        predictions = model.room_for_metrics(data.n)
+        kept = model.room_for_metrics(data.n)
         model.counters[COUNTERS["position"]] = 0
         done = batch = 0
-        for size, tape, steps in model.cut(data.n, self.batch_size, "train", predictions is not None):
+        for size, tape, steps in model.cut(data.n, self.batch_size, "train", kept is not None):
             while steps and not model.stop_training:
-                model.bind(tape, data, predictions, order)       # a callback may have used this very tape for other data
+                model.bind(tape, data, kept, order)       # a callback may have used this very tape for other data
                 piece = model.prepare_rates(self._piece(size, steps))
                 if self.by_batch:
                     self._call("on_train_batch_begin", batch, {})
@@ -145,7 +145,7 @@ class Fitting:
                 batch += piece
                 done += piece * size
                 self._after_piece(progress, done, batch)
-        seen = [(data.targets_of(order[:done]), tuple(y[:done] for y in predictions))] if predictions is not None else []
+        seen = [(data.targets_of(order[:done]), kept.first(done))] if kept is not None else []
         return {**model.mean_losses(), **model.metric_values(seen)}
 
     def _after_piece(self, progress: Progress, done: int, batch: int) -> None:
@@ -176,7 +176,7 @@ class Fitting:
     def _epoch_of_batches(self, progress: Progress) -> dict[str, float]:
         model = self.model
         assert self.batches is not None
-        pieces: list[tuple[Targets, Predictions | None]] = []
+        pieces: list[tuple[Targets, Kept | None]] = []
         done = batch = 0
         for given in self.batches():
             if model.stop_training:

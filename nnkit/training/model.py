@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -15,14 +16,14 @@ from nnkit.metrics import Metric
 from nnkit.network import Container, Graph
 from nnkit.optimizers.base import Optimizer
 from nnkit.optimizers.schedules import Schedule
-from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, build, lay_out, shuffle_plan
+from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, build, lay_out, numbered, shuffle_plan
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
 from nnkit.runtime import store
 from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
 from nnkit.spec import article, is_of_family, nearest, resolve
 from nnkit.training.callbacks import Callback
-from nnkit.training.data import Data, as_inputs, input_arrays, output_arrays
+from nnkit.training.data import Data, Kept, as_inputs, input_arrays, output_arrays
 from nnkit.training.feed import as_whole
 from nnkit.training.fitting import Fitting
 from nnkit.training.history import History
@@ -251,7 +252,8 @@ class Model:
         print(summary_text(self.graph))
 
     def __repr__(self) -> str:
-        return f"<Model of {len(self.graph.nodes)} layers, {sum(p.size for p in self._parameters.values()):,} parameters, {self.dtype}>"
+        size = sum(values.size for name, values in self._parameters.items() if not self.layout.declared[name].is_state)
+        return f"<Model of {len(self.graph.nodes)} layers, {size:,} parameters, {self.dtype}>"
 
     # What a model does.
 
@@ -317,17 +319,17 @@ class Model:
     def evaluate_data(self, data: Data, batch_size: int) -> dict[str, float]:
         """`evaluate` on checked data."""
         sums = self.sums.copy()
-        predictions = self.room_for_metrics(data.n)
+        kept = self.room_for_metrics(data.n)
         with _Use(self, "evaluate"):
             try:
                 self.sums[:] = 0
-                for _, tape, steps in self.cut(data.n, batch_size, "evaluate", predictions is not None):
-                    self.bind(tape, data, predictions)
+                for _, tape, steps in self.cut(data.n, batch_size, "evaluate", kept is not None):
+                    self.bind(tape, data, kept)
                     tape.run(steps)
                 logs = self.mean_losses()
             finally:
                 self.sums[:] = sums
-        return {**logs, **self.metric_values([(data.targets, predictions)])}
+        return {**logs, **self.metric_values([(data.targets, kept)])}
 
     def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> Any:
         """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them."""
@@ -346,9 +348,18 @@ class Model:
         """Arrays for the outputs of n samples."""
         return tuple([np.empty((n, *output.shape), self.dtype) for output in self.outputs])
 
-    def room_for_metrics(self, n: int) -> Predictions | None:
-        """The same where there are metrics that will look at them."""
-        return self.room(n) if self.metrics else None
+    def room_for_metrics(self, n: int) -> Kept | None:
+        """The same, and arrays for the masks of their time steps, where there are metrics that will look at them."""
+        if not self.metrics:
+            return None
+        masks = [np.empty((n, output.shape[0]), self.dtype) if masked else None for output, masked in zip(self.outputs, self._masked, strict=True)]
+        return Kept(self.room(n), tuple(masks))
+
+    @functools.cached_property
+    def _masked(self) -> tuple[bool, ...]:
+        """For each output whether it has time steps and a mask; a plan tells."""
+        written = {buffer.name for step in self.build_plan("evaluate", 1, keep_predictions=True).steps for buffer in step.writes}
+        return tuple(numbered("mask", position) in written for position in range(len(self.outputs)))
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None,
                        check_finite: bool = False) -> dict[str, float]:
@@ -361,21 +372,21 @@ class Model:
             sums = self.sums.copy()
             try:
                 self.sums[:] = 0
-                predictions = self.train_batch(data)
+                kept = self.train_batch(data)
                 logs = {**self.mean_losses(), "loss": float(self.sums[SUMS["last"]])}
             finally:
                 self.sums[:] = sums
-            return {**logs, **self.metric_values([(data.targets, predictions)])}
+            return {**logs, **self.metric_values([(data.targets, kept)])}
 
-    def train_batch(self, data: Data) -> Predictions | None:
+    def train_batch(self, data: Data) -> Kept | None:
         """One update on checked data; returns the predictions before it, where there are metrics."""
-        predictions = self.room_for_metrics(data.n)
+        kept = self.room_for_metrics(data.n)
         self.counters[POSITION] = 0
         self.prepare_rates(1)
-        tape = self.tape("train", data.n, predictions is not None)
-        self.bind(tape, data, predictions, np.arange(data.n))
+        tape = self.tape("train", data.n, kept is not None)
+        self.bind(tape, data, kept, np.arange(data.n))
         tape.run()
-        return predictions
+        return kept
 
     def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False) -> dict[str, np.ndarray]:
         """Gradients of the loss (penalties included) by parameter name, for these samples as one batch in training mode; nothing is updated.
@@ -399,11 +410,11 @@ class Model:
 
     # How they do it.
 
-    def bind(self, tape: Tape, data: Data, predictions: Predictions | None = None, order: np.ndarray | None = None) -> None:
-        """Give a tape its data set."""
+    def bind(self, tape: Tape, data: Data, kept: Kept | None = None, order: np.ndarray | None = None) -> None:
+        """Give a tape its data set, and where it is to keep what metrics look at."""
         arrays = data.arrays()
-        if predictions is not None:
-            arrays.update(output_arrays(predictions))
+        if kept is not None:
+            arrays.update(kept.arrays())
         if order is not None:
             arrays["order"] = order
         tape.bind(arrays)
@@ -423,11 +434,11 @@ class Model:
         places = {"loss": SUMS["loss"], **{name: SUMS["terms"] + position for position, name in enumerate(names)}}
         return {name: float(self.sums[place] / samples) if samples else float("nan") for name, place in places.items()}
 
-    def metric_values(self, pieces: Sequence[tuple[Targets, Predictions | None]]) -> dict[str, float]:
-        """The metrics of pieces (targets, predictions) of one data set, by label."""
+    def metric_values(self, pieces: Sequence[tuple[Targets, Kept | None]]) -> dict[str, float]:
+        """The metrics of pieces of one data set, by label. Time steps that are masked do not count."""
         found = {}
         for position, output in enumerate(self.outputs):
-            own = [(targets[position], predictions[position]) for targets, predictions in pieces if predictions is not None]
+            own = [kept.counted(position, t) for targets, kept in pieces if kept is not None and (t := targets[position]) is not None]
             for label, metric in zip(output.labels(), output.metrics, strict=True):
                 sums: Any
                 if metric.additive or len(own) == 1:
