@@ -22,7 +22,7 @@ from typing import Any
 from nnkit.jit import Int, Kernel, Matrix, Real, Sequence, Tensor3, Vector, kernel, routine, scalar
 from nnkit.layers import activation_cpu as activations
 from nnkit.prims.feed_cpu import copy_row
-from nnkit.prims.matmul_cpu import product, row_share
+from nnkit.prims.matmul_cpu import product
 from nnkit.prims.reduce_cpu import add_masked
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import address, itemsize, lanes, part, run
@@ -448,7 +448,7 @@ def recurrent_weight(task: Int, tasks: Int, dweight: Matrix, drecurrent: Matrix,
     what R multiplies there is plane `of`, or (-1) h like elsewhere. Task t covers its share of the columns, in strips of three registers of a gate.
     Writes dweight, drecurrent, dbias (=).
     """
-    N, T, I = x.shape
+    N, T, _ = x.shape
     U, B, size = shape[UNITS], shape[ROWS], itemsize(x)
     wide = 3 * lanes(x)
     strips = (U + wide - 1) // wide
