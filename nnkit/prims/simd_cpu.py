@@ -16,7 +16,10 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, array_view, vector_bytes
 
-__all__ = ["LANES32", "LANES64", "address", "copy_masked", "copy_whole", "itemsize", "lanes", "largest_of_square", "micro", "part", "transpose_tile"]
+__all__ = [
+    "LANES32", "LANES64", "address", "copy_masked", "copy_whole", "fence", "itemsize", "lanes", "largest_of_square", "micro", "part",
+    "transpose_tile",
+]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 I32, I1 = ir.IntType(32), ir.IntType(1)
@@ -88,6 +91,12 @@ class Emitter:
         else:
             self.b.call(self._store, [value, place, self.align, mask])
 
+    def stream(self, value: Any, pointer: Any) -> None:
+        """Store a register past the caches, at a multiple of its size. Other threads see it after a `fence`."""
+        written = self.b.store(value, self.b.bitcast(pointer, self.vector.as_pointer()))
+        written.align = self.itemsize * self.lanes
+        written.set_metadata("nontemporal", self.b.module.add_metadata([I32(1)]))
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.b.call(self._fma, [a, b, c])
 
@@ -132,6 +141,15 @@ def address(typing_context: Any, array: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, values[0])
         return builder.ptrtoint(view.data, I64)
     return types.int64(array), codegen
+
+
+@intrinsic
+def fence(typing_context: Any) -> Any:
+    """What was written so far, past the caches too, other threads see before what is written from here on."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+    return types.void(), codegen
 
 
 @intrinsic
