@@ -61,30 +61,32 @@ def units(c: Convolution, N: int, tp: int) -> int:
 
 
 def packed_forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, filters: Buffer, bias: Buffer, kernel: str, size: Size, steps: int,
-                   weight: Buffer | None) -> None:
+                   weight: Buffer | None, cells: bool = False) -> None:
     """The step of a forward pass with its workspace, a part for each task.
 
-    steps: entries of the tile's table; weight: of which y is a linear function, filter by filter.
+    steps: entries of the tile's table; weight: of which y is a linear function, filter by filter; cells: see `Step.cells`; else the kernel can pool.
     """
     N = x.shape[0]
     tp = unit_rows(c, N, size, PACKED, 2 ** 62)
     tasks = work_tasks(c.flops(N), x.nbytes + y.nbytes, most=units(c, N, tp))
     packed, table = g.scratch("packed", tasks, size(c, tp) + OVERRUN), g.scratch("table", tasks * 2 * steps, dtype="int64")
     whole = tp % 2 == 0 or tp >= c.axes[1].windows       # else squares of 2 x 2 places would be torn
-    pool = tp * c.axes[2].windows * c.filters if whole else None
-    g.step(f"prims.{kernel}", [y.rows()], [x.rows(), filters, bias], scratch=[packed, table], scalars=[*c.windows, tp, 0, 0],
-           tasks=tasks, flops=c.flops(N), relu=True, pool=pool, filters=weight)
+    pool = tp * c.axes[2].windows * c.filters if whole and not cells else None
+    g.step(f"prims.{kernel}", [y.rows()], [x.rows(), filters, bias], scratch=[packed, table], scalars=[*c.windows, tp, *([] if cells else [0]), 0],
+           tasks=tasks, flops=c.flops(N), relu=True, pool=pool, cells=cells, filters=weight)
 
 
-def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer, kernel: str, size: Size, jobs: int) -> None:
-    """dW slice by slice of the batch, then their sum. jobs: into how many a slice is cut."""
+def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer, kernel: str, size: Size, jobs: int,
+                  cells: bool = False) -> None:
+    """dW slice by slice of the batch, then their sum. jobs: into how many a slice is cut; cells: see `Step.cells`."""
     N = x.shape[0]
     tp = unit_rows(c, N, size, PACKED, CHAIN_PLACES)
     slices = max(1, min(units(c, N, tp), SLICES // jobs))
     tasks = work_tasks(c.flops(N), x.nbytes + dy.nbytes, most=slices * jobs)
     packed, table = g.scratch("packed", tasks, size(c, tp)), g.scratch("table", tasks * 2 * tp, dtype="int64")
     with sum_slices(g, dweight, slices) as parts:
-        g.step(f"prims.{kernel}", [parts], [x.rows(), dy.rows()], scratch=[packed, table], scalars=[*c.windows, tp], tasks=tasks, flops=c.flops(N))
+        g.step(f"prims.{kernel}", [parts], [x.rows(), dy.rows()], scratch=[packed, table], scalars=[*c.windows, tp], tasks=tasks, flops=c.flops(N),
+               cells=cells)
 
 
 @contextlib.contextmanager
@@ -138,9 +140,9 @@ class Few:
         """W is read where it lies."""
         steps = c.axes[0].window * c.axes[1].window * -(-c.axes[2].window * c.channels // BLOCK)
         matrix = c.flat(weight)
-        packed_forward(g, c, y, x, matrix, bias or weight.piece(0), "direct.few_forward", runs_size, steps, matrix)
+        packed_forward(g, c, y, x, matrix, bias or weight.piece(0), "direct.few_forward", runs_size, steps, matrix, cells=True)
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dy is read where it lies."""
-        packed_weight(g, c, dweight, x, dy, "direct.few_weight", runs_size, 1)
+        packed_weight(g, c, dweight, x, dy, "direct.few_weight", runs_size, 1, cells=True)

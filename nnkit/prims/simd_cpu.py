@@ -97,6 +97,28 @@ class Emitter:
         written.align = self.itemsize * self.lanes
         written.set_metadata("nontemporal", self.b.module.add_metadata([I32(1)]))
 
+    def load_whole(self, pointer: Any, mask: Any) -> Any:
+        """A register's lanes of int32 under a mask, 0 elsewhere."""
+        kind, load = self._whole("load", True)
+        place = self.b.bitcast(pointer, kind.as_pointer())
+        return self.b.call(load, [place, I32(4), mask, ir.Constant(kind, [0] * self.lanes)])
+
+    def store_whole(self, value: Any, pointer: Any, mask: Any) -> None:
+        """Store the lanes of int32 under a mask."""
+        kind, store = self._whole("store", False)
+        self.b.call(store, [value, self.b.bitcast(pointer, kind.as_pointer()), I32(4), mask])
+
+    def _whole(self, name: str, returns: bool) -> tuple[Any, Any]:
+        """The type of as many int32 as there are lanes, and the masked load or store of them."""
+        kind, suffix = ir.VectorType(I32, self.lanes), f"v{self.lanes}i32"
+        signature = ir.FunctionType(kind, [kind.as_pointer(), I32, self.mask_type, kind]) if returns else \
+            ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), I32, self.mask_type])
+        return kind, cgutils.get_or_insert_function(self.b.module, signature, f"llvm.masked.{name}.{suffix}.p0{suffix}")
+
+    def all_lanes(self, condition: Any) -> Any:
+        """The mask of all lanes where a condition holds, of none where it does not."""
+        return self.b.select(condition, ir.Constant(self.mask_type, [1] * self.lanes), ir.Constant(self.mask_type, [0] * self.lanes))
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.b.call(self._fma, [a, b, c])
 
