@@ -18,7 +18,7 @@ from nnkit.jit import I64, array_view, vector_bytes
 
 __all__ = [
     "LANES32", "LANES64", "address", "copy_masked", "copy_whole", "fence", "itemsize", "lanes", "largest_of_square", "micro", "part",
-    "transpose_tile",
+    "prefetch_run", "transpose_tile",
 ]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
@@ -271,6 +271,18 @@ def largest_of_square(typing_context: Any, y: Any, x: Any, down: Any, along: Any
         e.each_register(n, visit)
         return context.get_dummy_value()
     return types.void(*[types.int64] * 5, like), codegen
+
+
+@intrinsic
+def prefetch_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
+    """Fetch x[:n], by address, into the second-level cache. Any address will do."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[-1].dtype)
+        numbers = I64(64 // e.itemsize)
+        with cgutils.for_range(builder, builder.sdiv(builder.add(values[1], I64(64 // e.itemsize - 1)), numbers)) as line:
+            e.prefetch(builder.add(values[0], builder.mul(line.index, I64(64))))
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, like), codegen
 
 
 @intrinsic
