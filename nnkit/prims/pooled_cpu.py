@@ -192,6 +192,9 @@ def cells_sums(deep: bool, permutes: bool) -> Any:
                 here = e.at(e.pointer(a), builder.add(builder.mul(row.index, row_a), builder.mul(column.index, col_a)))
                 factor = e.load(e.at(e.pointer(dy), at), mask)
                 winner = e.load_whole(builder.gep(builder.inttoptr(winners, I32.as_pointer()), [at]), mask)
+                ahead = builder.add(at, builder.mul(rows, row_dy))       # the next unit's
+                e.prefetch(builder.ptrtoint(e.at(e.pointer(dy), ahead), I64))
+                e.prefetch(builder.add(winners, builder.mul(ahead, I64(4))))
                 pick = _permuted if permutes else _selected
                 for key, number in pick(e, here, winner, places, row_of, (plane, line, step)):
                     builder.store(e.fma(number, factor, builder.load(cells[key])), cells[key])
