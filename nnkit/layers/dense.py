@@ -22,7 +22,7 @@ __all__ = ["Dense"]
 COLUMNS = 64                                             # inputs whose gradients are formed at a time where the weight is read as it is
 DEEP_BYTES = 2 ** 20                                     # of a weight that stays in no second-level cache: few rows do not share it by rows
 DEPTH = 512                                              # fewest inputs worth a slice
-GRAIN = 32                                               # fewest rows worth a task: every task reads the whole weight
+GRAIN = 32                                               # fewest rows of a task that reads a whole large weight
 
 
 @spec()
@@ -75,7 +75,8 @@ class Dense(Layer):
             deep_product(g, y2, x2, weight, bias)
         else:
             matrix, panels = right_factor(g, "kernel", weight, rows)
-            g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or none, panels], rows=rows, grain=GRAIN, flops=flops, filters=weight)
+            g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or none, panels], rows=rows, grain=grain(weight), flops=flops,
+                   filters=weight)
 
         def backward(dy: Buffer) -> Buffer:
             dy2 = dy.rows(len(dy.shape) - 1)
@@ -88,6 +89,11 @@ class Dense(Layer):
             return dx
         g.on_backward(y, [x], backward)
         return g.penalize(self.activation.lower(g, y), self.activity_regularizer)
+
+
+def grain(weight: Buffer) -> int:
+    """Fewest rows worth a task, each of which reads the whole weight: fewer where that stays in every core's cache."""
+    return GRAIN if weight.nbytes >= PACK_BYTES else GRAIN // 2
 
 
 def deep_product(g: Builder, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
@@ -112,4 +118,4 @@ def input_gradient(g: Builder, dx: Buffer, dy: Buffer, weight: Buffer) -> None:
                flops=flops)
         return
     matrix, panels = right_factor_transposed(g, "kernel", weight, rows)
-    g.step("layers.dense.dense_backward_input", [dx], [dy, matrix, panels], rows=rows, grain=GRAIN, flops=flops)
+    g.step("layers.dense.dense_backward_input", [dx], [dy, matrix, panels], rows=rows, grain=grain(weight), flops=flops)
