@@ -5,6 +5,7 @@ import pytest
 
 from helpers import Rig, assert_close, assert_same_bits, many_tasks
 from nnkit import (
+    Add,
     BatchNormalization,
     Conv2D,
     Conv2DTranspose,
@@ -15,6 +16,7 @@ from nnkit import (
     Input,
     MaxPooling2D,
     MaxPooling3D,
+    Network,
     ReLU,
     SeparableConv2D,
     Sequential,
@@ -140,6 +142,23 @@ def test_gradients_of_cells(layers, shape):
                 view[k] -= side
             # Sums of a few hundred numbers near 1, so losses to 1e-13, which the distance of 2e-6 makes 1e-7.
             assert abs((losses[0] - losses[1]) / 2e-6 - gradient.reshape(-1)[k]) < 1e-6, (name, k)
+
+
+def test_cells_of_a_layer_that_is_called_twice(monkeypatch):
+    """Both poolings take one gradient, and both gradients of the kernel are added."""
+    a, b, convolution = Input((9, 8, 1)), Input((9, 8, 1)), Conv2D(5, 3, activation="relu")
+    network = Network([a, b], Add()([MaxPooling2D()(convolution(a)), MaxPooling2D()(convolution(b))]))
+    rng = np.random.default_rng(5)
+    values = {name: rng.standard_normal(declared.shape) for name, declared in network.graph().parameters().items()}
+    x, t = tuple(rng.standard_normal((3, 9, 8, 1)) for _ in range(2)), rng.standard_normal((3, 3, 3, 5))
+    rig = Rig(network, values, 3, inputs=False)
+    found = rig.run(x, t)
+    assert [step.kernel for step in rig.tape("gradients").plan.steps].count("prims.pooled.cells_weight") == 2
+    monkeypatch.setattr(passes, "fuse_cells", lambda plan: plan)
+    expected = Rig(network, values, 3, inputs=False).run(x, t)
+    assert_same_bits(found.y, expected.y)
+    for name, gradient in found.gradients.items():
+        assert_close(gradient, expected.gradients[name], EXACT, name)
 
 
 def test_of_equal_numbers_the_first_wins_and_nan_is_the_largest():

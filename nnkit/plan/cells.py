@@ -68,7 +68,7 @@ def _backward(plan: Plan, pooling: Step | None, winners: Buffer, deep: int) -> d
     gated = dy
     changes: dict[int, list[Step]] = {id(pooling): []}
     if pooling.scalars[-1]:
-        gated = attrs.evolve(dy, name=f"{dy.name}/gated", role="activation", inside=None)
+        gated = attrs.evolve(dy, name=f"{pooled.name}/dy_gated", role="activation", inside=None)
         changes[id(pooling)] = [Step(kernel=RELU_BACKWARD, layer=pooling.layer, phase="backward", writes=(gated,), reads=(dy, pooled),
                                      scalars=(0.0, 0.0, 0.0), rows=dy.shape[0], in_place=True)]
     for user in users:
