@@ -110,11 +110,12 @@ class Rig:
     """
 
     def __init__(self, network: Container, parameters: Mapping[str, np.ndarray], batch: int, *, loss: Loss | None = None, dtype: str = "float64",
-                 threads: int = 1, debug: bool = True, seed: int = 11) -> None:
+                 threads: int = 1, debug: bool = True, seed: int = 11, inputs: bool = True) -> None:
         self.graph = network.graph()
         self.layout = lay_out(self.graph, None, dtype)
         self.memory = Memory(self.layout)
         self.batch, self.dtype, self.threads, self.debug, self.seed = batch, dtype, threads, debug, seed
+        self.inputs = inputs                             # whether gradients of the inputs are computed
         self.loss = Probe() if loss is None else loss
         self.parameters = {name: self.memory.view(buffer) for name, buffer in self.layout.parameters.items()}
         self.start = {name: np.asarray(parameters[name]).astype(dtype) for name in self.parameters}
@@ -131,7 +132,7 @@ class Rig:
             with debug_mode(self.debug):
                 gap = cpu.RED_ZONE if self.debug else 0
                 plan = build(self.graph, self.layout, mode, self.batch, losses=[(self.loss, 1.0)] * len(self.graph.outputs), keep_predictions=True,
-                             input_gradients=mode == "gradients", gap=gap)
+                             input_gradients=self.inputs and mode == "gradients", gap=gap)
                 self.tapes[mode] = Tape(plan, self.memory, self.threads)
         return self.tapes[mode]
 

@@ -24,7 +24,7 @@ from nnkit import (
     SeparableConv2D,
     Sequential,
 )
-from nnkit.prims import direct
+from nnkit.prims import depthwise, direct
 from nnkit.prims.convolution import ALGORITHMS
 
 EXACT = 1e-12               # float64, sums of at most 4,000 terms in another order: the root of that times 1e-16, and two digits to spare
@@ -205,6 +205,8 @@ LARGER |= {
     "winograd4": (Conv2D(33, 3, padding="same"), (29, 31, 24), 2),
     "winograd2": (Conv2D(20, 3, padding=(1, 0), algorithm="winograd2"), (17, 23, 70), 2),
     "depthwise-wide": (DepthwiseConv2D((3, 2), (1, 2), padding="same"), (21, 30, 35), 2),
+    "depthwise-neighbours": (DepthwiseConv2D((3, 7), padding="same"), (11, 23, 33), 2),
+    "depthwise-dilation": (DepthwiseConv2D((2, 5), (3, 2), padding=(1, 5), dilation_rate=2), (14, 41, 19), 2),
 }
 
 
@@ -213,6 +215,7 @@ def small_units(monkeypatch):
     """Plans cut even small images into units, and chains of sums over places; on both sides of a comparison, since it changes the bits."""
     monkeypatch.setattr(direct, "PACKED", 4096)
     monkeypatch.setattr(direct, "CHAIN_PLACES", 100)
+    monkeypatch.setattr(depthwise, "UNIT", 2000)
 
 
 def larger(function):
@@ -279,6 +282,33 @@ def test_nan_stays_within_its_windows():
     expected = np.zeros_like(found)
     expected[1, 1:4, 2:5] = True
     assert (found == expected).all()
+
+
+@pytest.mark.parametrize("place", [0, 7, 12, 19])
+def test_nan_stays_within_its_windows_and_its_channel(place):
+    """At the ends of rows, where one row is the next one's neighbour, and within."""
+    layer = DepthwiseConv2D(3, padding="same")
+    x, dy = data_of(layer, (6, 20, 17), 2)
+    x[1, 2, place, 16] = np.nan
+    rig = rig_of(layer, (6, 20, 17), 2, "float32")
+    expected = np.zeros(x.shape, bool)
+    expected[1, 1:4, max(0, place - 1):place + 2, 16] = True
+    assert (np.isnan(rig.predict(x)) == expected).all()
+    gradient = rig.run(np.nan_to_num(x), np.where(expected, np.nan, dy)).dx
+    expected[1, :5, max(0, place - 2):place + 3, 16] = True
+    assert (np.isnan(gradient) == expected).all()
+
+
+def test_what_is_written_past_the_caches():
+    """Outputs of 16 MB and more."""
+    fields, shape = {"kernel_size": 3, "padding": "same", "activation": "relu"}, (64, 260, 256)
+    results = []
+    for algorithm in ("depthwise", "taps"):
+        layer = DepthwiseConv2D(**fields, algorithm=algorithm)
+        x, dy = data_of(layer, shape, 1)
+        results.append(rig_of(layer, shape, 1, "float32", threads=2).run(x, dy))
+    assert_close(results[0].y, results[1].y, 1e-5)
+    assert_close(results[0].dx, results[1].dx, 1e-5)
 
 
 # Algorithms.

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from nnkit.layers.dense_cpu import dense_backward_input, dense_backward_weight, dense_forward
+from helpers import Rig, assert_same_bits, many_tasks
+from nnkit import Dense, Input, Sequential
+from nnkit.layers.dense import COLUMNS
+from nnkit.layers.dense_cpu import dense_backward_columns, dense_backward_input, dense_backward_weight, dense_forward, dense_forward_slices
 from nnkit.prims.matmul_cpu import BAND, DEPTH, pack, pack_transposed, transpose
 
 # Rows, depth, columns. The last ones go through several blocks along the depth, bands, and several panels.
@@ -68,3 +71,37 @@ def test_tasks_change_no_bit(shape, tasks):
             dense_backward_weight(task, count, dw, db, x, dy, dy_panels if packed else none)
         found.append([array.tobytes() for array in (y, dx, dw, db)])
     assert found.count(found[0]) == len(found)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_products_with_a_large_weight(shape, dtype):
+    """By slices of the inputs, and column by column of the inputs' gradients."""
+    rows, inputs, outputs = shape
+    rng = np.random.default_rng(2)
+    x, w, dy, bias = (rng.standard_normal(size).astype(dtype) for size in ((rows, inputs), (inputs, outputs), (rows, outputs), (outputs,)))
+    for slices, tasks in ((1, 1), (3, 1), (3, 2)):
+        parts, dx, columns = (np.full(size, np.nan, dtype) for size in ((slices, rows * outputs), x.shape, (tasks, COLUMNS * rows)))
+        for task in range(tasks):
+            dense_forward_slices(task, tasks, parts, x, w, bias)
+            dense_backward_columns(task, tasks, dx, np.ascontiguousarray(dy.T), w, columns)
+        assert_product(parts.sum(0).reshape(dy.shape), x, w, bias, dtype)
+        assert_product(dx, dy, w.T, 0, dtype)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_few_rows_of_a_large_weight(use_bias):
+    network = Sequential((Input((2100,)), Dense(130, use_bias=use_bias)))
+    rng = np.random.default_rng(3)
+    values = {name: rng.standard_normal(declared.shape) for name, declared in network.graph().parameters().items()}
+    x, dy = (rng.standard_normal((5, size), dtype=np.float32) for size in (2100, 130))
+    rig = Rig(network, values, 5, dtype="float32", debug=False)
+    assert "layers.dense.dense_forward_slices" in rig.tape("gradients").plan.kernels
+    expected = rig.run(x, dy)
+    assert_product(expected.y, x, rig.parameters["dense/kernel"], rig.parameters["dense/bias"] if use_bias else 0, np.float32)
+    with many_tasks():
+        sliced = Rig(network, values, 5, dtype="float32").run(x, dy)
+        for threads in (1, 2):
+            found = Rig(network, values, 5, dtype="float32", debug=False, threads=threads).run(x, dy)
+            for a, b in ((found.y, sliced.y), (found.dx, expected.dx)):
+                assert_same_bits(a, b)

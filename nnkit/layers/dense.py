@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["Dense"]
 
 COLUMNS = 64                                             # inputs whose gradients are formed at a time where the weight is read as it is
-GRAIN = 32                                               # fewest rows worth a task: every task reads the whole weight
+DEEP_BYTES = 2 ** 20                                     # of a weight that stays in no second-level cache: few rows do not share it by rows
+DEPTH = 512                                              # fewest inputs worth a slice
+GRAIN = 32                                               # fewest rows of a task that reads a whole large weight
 
 
 @spec()
@@ -71,8 +73,12 @@ class Dense(Layer):
         flops = 2 * x2.shape[0] * weight.size
         rows = x2.shape[0]
         none = weight.piece(0)
-        matrix, panels = right_factor(g, "kernel", weight, rows)
-        g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or none, panels], rows=rows, grain=GRAIN, flops=flops, filters=weight)
+        if rows < 2 * GRAIN and weight.nbytes >= DEEP_BYTES and self.units > 1:
+            deep_product(g, y2, x2, weight, bias)
+        else:
+            matrix, panels = right_factor(g, "kernel", weight, rows)
+            g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or none, panels], rows=rows, grain=grain(weight), flops=flops,
+                   filters=weight)
 
         def backward(dy: Buffer) -> Buffer:
             dy2 = dy.rows(len(dy.shape) - 1)
@@ -87,6 +93,22 @@ class Dense(Layer):
         return g.penalize(self.activation.lower(g, y), self.activity_regularizer)
 
 
+def grain(weight: Buffer) -> int:
+    """Fewest rows worth a task, each of which reads the whole weight: fewer where that stays in every core's cache."""
+    return GRAIN if weight.nbytes >= PACK_BYTES else GRAIN // 2
+
+
+def deep_product(g: Builder, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
+    """y = x W (+ b) of few rows with a large weight: slice by slice of the inputs, so that each part of W is read once, then the slices' sum."""
+    flops = 2 * x.shape[0] * weight.size
+    slices = work_tasks(flops, weight.nbytes, most=max(1, weight.shape[0] // DEPTH))
+    parts = y.flat() if slices == 1 else g.buffer("y_slices", slices, y.size)
+    g.step("layers.dense.dense_forward_slices", [parts.reshaped(slices, y.size)], [x, weight, bias or weight.piece(0)], flops=flops, tasks=slices)
+    if slices > 1:
+        g.step("prims.reduce.sum_middle", [y.reshaped(1, y.size)], [parts.reshaped(1, slices, y.size)], flops=parts.size,
+               tasks=work_tasks(0, parts.nbytes, most=-(-y.size // 64)))
+
+
 def input_gradient(g: Builder, dx: Buffer, dy: Buffer, weight: Buffer) -> None:
     """dx = dy W^T of matrices: by the transpose of W; where W is large and rows are fewer than its columns, by those of dy and dx."""
     rows, flops = dy.shape[0], 2 * dy.shape[0] * weight.size
@@ -98,4 +120,4 @@ def input_gradient(g: Builder, dx: Buffer, dy: Buffer, weight: Buffer) -> None:
                flops=flops)
         return
     matrix, panels = right_factor_transposed(g, "kernel", weight, rows)
-    g.step("layers.dense.dense_backward_input", [dx], [dy, matrix, panels], rows=rows, grain=GRAIN, flops=flops)
+    g.step("layers.dense.dense_backward_input", [dx], [dy, matrix, panels], rows=rows, grain=grain(weight), flops=flops)

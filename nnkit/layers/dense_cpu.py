@@ -7,9 +7,11 @@ from nnkit.layers.dense import COLUMNS
 from nnkit.prims.matmul_cpu import product, right_factor, row_share
 from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.rows_cpu import dot_run
-from nnkit.prims.simd_cpu import address, itemsize, lanes, transpose_tile
+from nnkit.prims.simd_cpu import address, itemsize, lanes, prefetch_run, transpose_tile
 
-__all__ = ["dense_backward_columns", "dense_backward_input", "dense_backward_weight", "dense_forward"]
+__all__ = ["dense_backward_columns", "dense_backward_input", "dense_backward_weight", "dense_forward", "dense_forward_slices"]
+
+STRIP = 8                                                # rows of a product before what is read next is fetched
 
 
 @kernel
@@ -26,6 +28,21 @@ def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, b
     b, rsb = right_factor(weight, panels)
     product(stop - start, outputs, inputs, address(x) + size * start * inputs, inputs, 1, b, rsb,
             address(y) + size * start * outputs, outputs, address(bias) if bias.size else 0, 0, y)
+
+
+@kernel
+def dense_forward_slices(task: Int, tasks: Int, parts: Matrix, x: Matrix, weight: Matrix, bias: Vector) -> None:
+    """The products of slices of the inputs; the first one starts with b. Shapes: parts [slices, R O], x [R, I], weight [I, O], bias [O] or empty.
+
+    Task t covers its share of the slices. Writes parts (=).
+    """
+    rows, inputs = x.shape
+    outputs = weight.shape[1]
+    size, slices = itemsize(x), parts.shape[0]
+    for piece in range(slices * task // tasks, slices * (task + 1) // tasks):
+        start, stop = inputs * piece // slices, inputs * (piece + 1) // slices
+        product(rows, outputs, stop - start, address(x) + size * start, inputs, 1, address(weight) + size * start * outputs, outputs,
+                address(parts) + size * piece * rows * outputs, outputs, address(bias) if bias.size and piece == 0 else 0, 0, x)
 
 
 @kernel
@@ -77,7 +94,10 @@ def dense_backward_columns(task: Int, tasks: Int, dx: Matrix, transposed: Matrix
     part = address(columns) + size * task * columns.shape[1]
     for i in range(start, stop, COLUMNS):
         count = min(COLUMNS, stop - i)
-        product(count, rows, outputs, address(weight) + size * i * outputs, outputs, 1, address(transposed), rows, part, rows, 0, 0, dx)
+        for k in range(0, count, STRIP):
+            a = address(weight) + size * (i + k) * outputs
+            prefetch_run(a + size * COLUMNS * outputs, STRIP * outputs, dx)
+            product(min(STRIP, count - k), rows, outputs, a, outputs, 1, address(transposed), rows, part + size * k * rows, rows, 0, 0, dx)
         for k in range(0, count, lane):
             for r in range(0, rows, lane):
                 transpose_tile(address(dx) + size * (r * inputs + i + k), inputs, part + size * (k * rows + r), rows, min(lane, count - k),

@@ -214,7 +214,7 @@ class Builder:
     def step(self, kernel: str | Kernel, writes: Sequence[Buffer] = (), reads: Sequence[Buffer] = (), *, updates: Sequence[Buffer] = (),
              scratch: Sequence[Buffer] = (), scalars: Sequence[float | int] = (), tasks: int = 1, rows: int = 0, grain: int = 1, flops: int = 0,
              in_place: bool = False, relu: bool = False, gate: bool = False, pool: int | None = None,
-             filters: Buffer | None = None, logits: Mapping[str, str] | None = None) -> None:
+             cells: bool = False, filters: Buffer | None = None, logits: Mapping[str, str] | None = None) -> None:
         """Emit a step; see `plan.Step` for the arguments. kernel: its name ("layers.dense.dense_forward"), or the kernel itself."""
         name = kernel if isinstance(kernel, str) else getattr(kernel, "step", None)
         if name is None:
@@ -222,7 +222,7 @@ class Builder:
         self.steps.append(Step(
             kernel=name, layer=self.layer, phase=self.phase, writes=tuple(writes), updates=tuple(updates), reads=tuple(reads),
             scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, flops=flops, in_place=in_place, relu=relu, gate=gate,
-            pool=pool, filters=filters, logits=tuple((logits or {}).items())))
+            pool=pool, cells=cells, filters=filters, logits=tuple((logits or {}).items())))
 
     def on_backward(self, y: Buffer | Sequence[Buffer], xs: Sequence[Buffer], emit: Backward) -> None:
         """`emit(dy)` emits the backward steps of what made y from xs, and returns dx for each x (None where there is no gradient).

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
 
 from nnkit.plan.arena import in_arena, place
+from nnkit.plan.cells import fuse_cells
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 
 __all__ = [
@@ -31,7 +31,7 @@ ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 def optimise(plan: Plan, gap: int = 0) -> Plan:
     """All passes in their order, then the arena."""
-    for step in (fuse_loss, drop_dead_steps, fold_normalization, fuse_relu, fuse_pooling, hoist, in_place, split_into_tasks):
+    for step in (fuse_loss, drop_dead_steps, fold_normalization, fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks):
         plan = step(plan)
     return place(plan, gap)
 
@@ -97,7 +97,7 @@ def _folded(plan: Plan, normalize: Step) -> Plan:
     x, statistics = normalize.reads
     makers = {buffer.name: step for step in plan.steps for buffer in step.writes}
     product, moving = makers.get(x.name), makers[statistics.name]
-    if product is None or product.filters is None or moving.kernel != MOVING or _readers(plan)[x.name] != [normalize]:
+    if product is None or product.filters is None or moving.kernel != MOVING or plan.readers[x.name] != [normalize]:
         return plan
     weight, bias = product.filters, product.reads[2]
     if moving.reads[0].size != weight.shape[1]:          # the channels are another axis than the filters
@@ -129,7 +129,7 @@ def _names(buffers: Iterable[Buffer]) -> set[str]:
 def fuse_relu(plan: Plan) -> Plan:
     """A step that can write max(y, 0) instead of y does so where a ReLU is all that reads y; one that can pass a gradient through the ReLU that made
     its input does so where that ReLU's backward step is all that reads the gradient."""
-    readers = _readers(plan)
+    readers = plan.readers
     changes: dict[int, Step | None] = {}
     for step in plan.steps:
         found = readers[step.writes[0].name] if step.relu or step.gate else []
@@ -147,7 +147,7 @@ def fuse_relu(plan: Plan) -> Plan:
 
 def fuse_pooling(plan: Plan) -> Plan:
     """A convolution writes the largest of every 2 x 2 places where such a pooling is all that reads it, as in prediction: y is never kept whole."""
-    readers = _readers(plan)
+    readers = plan.readers
     changes: dict[int, Step | None] = {}
     for step in plan.steps:
         found = readers[step.writes[0].name] if step.pool is not None else []
@@ -167,17 +167,6 @@ def _by_squares(windows: Sequence[float | int]) -> bool:
     """Whether a pooling's windows are squares of 2 x 2 places side by side, from the first place on; what is left over at the end goes away."""
     _, H, W, T, R, S, stride_d, stride_h, stride_w, _, _, _, before_d, before_h, before_w, _, P, Q = windows[:18]
     return (T, R, S, stride_d, stride_h, stride_w, before_d, before_h, before_w) == (1, 2, 2, 1, 2, 2, 0, 0, 0) and (P, Q) == (H // 2, W // 2)
-
-
-def _readers(plan: Plan) -> Mapping[str, list[Step | None]]:
-    """Which steps read each buffer; None stands for whoever takes the plan's outputs."""
-    found: dict[str, list[Step | None]] = collections.defaultdict(list)
-    for buffer in plan.outputs:
-        found[buffer.name].append(None)
-    for step in plan.steps:
-        for buffer in step.reads + step.updates:
-            found[buffer.name].append(step)
-    return found
 
 
 def hoist(plan: Plan) -> Plan:

@@ -6,6 +6,7 @@ A `Step` calls one kernel. Its arrays stand in the order of the kernel's argumen
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Mapping
 
@@ -74,6 +75,7 @@ class Step:
     the gradient for z. See `passes.fuse_relu`.
     pool: where the kernel can write the largest of every 2 x 2 places (its last but one scalar says whether): numbers that each task's part of
     scratch[0] then has more; else None. See `passes.fuse_pooling`.
+    cells: whether prims/pooled.py has a kernel that takes the step's place where a pooling follows: see `cells.fuse_cells`.
     filters: the weight W [rows, filters], where what the step writes is linear in W with a bias as its third array: see `passes.fold_normalization`.
     logits: for a loss, kernel of the activation below -> kernel of the loss that reads its input instead.
     """
@@ -94,6 +96,7 @@ class Step:
     relu: bool = False
     gate: bool = False
     pool: int | None = None
+    cells: bool = False
     filters: Buffer | None = None
     logits: tuple[tuple[str, str], ...] = ()
 
@@ -136,6 +139,17 @@ class Plan:
         for step in self.steps:
             for buffer in step.buffers:
                 found.setdefault(buffer.name, buffer)
+        return found
+
+    @property
+    def readers(self) -> Mapping[str, list[Step | None]]:
+        """Which steps read each buffer; None stands for whoever takes the outputs."""
+        found: dict[str, list[Step | None]] = collections.defaultdict(list)
+        for buffer in self.outputs:
+            found[buffer.name].append(None)
+        for step in self.steps:
+            for buffer in step.reads + step.updates:
+                found[buffer.name].append(step)
         return found
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from nnkit.plan.passes import work_tasks
@@ -60,35 +61,40 @@ def units(c: Convolution, N: int, tp: int) -> int:
 
 
 def packed_forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, filters: Buffer, bias: Buffer, kernel: str, size: Size, steps: int,
-                   weight: Buffer | None, extra: Sequence[int] = ()) -> None:
+                   weight: Buffer | None, cells: bool = False) -> None:
     """The step of a forward pass with its workspace, a part for each task.
 
-    steps: entries of the tile's table; weight: of which y is a linear function, filter by filter; extra: scalars between TP and relu. A kernel
-    without extra scalars can pool its rows.
+    steps: entries of the tile's table; weight: of which y is a linear function, filter by filter; cells: see `Step.cells`; else the kernel can pool.
     """
     N = x.shape[0]
     tp = unit_rows(c, N, size, PACKED, 2 ** 62)
     tasks = work_tasks(c.flops(N), x.nbytes + y.nbytes, most=units(c, N, tp))
     packed, table = g.scratch("packed", tasks, size(c, tp) + OVERRUN), g.scratch("table", tasks * 2 * steps, dtype="int64")
     whole = tp % 2 == 0 or tp >= c.axes[1].windows       # else squares of 2 x 2 places would be torn
-    pool = tp * c.axes[2].windows * c.filters if whole and not extra else None
-    g.step(f"prims.{kernel}", [y.rows()], [x.rows(), filters, bias], scratch=[packed, table], scalars=[*c.windows, tp, *(extra or [0]), 0],
-           tasks=tasks, flops=c.flops(N), relu=True, pool=pool, filters=weight)
+    pool = tp * c.axes[2].windows * c.filters if whole and not cells else None
+    g.step(f"prims.{kernel}", [y.rows()], [x.rows(), filters, bias], scratch=[packed, table], scalars=[*c.windows, tp, *([] if cells else [0]), 0],
+           tasks=tasks, flops=c.flops(N), relu=True, pool=pool, cells=cells, filters=weight)
 
 
-def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer, kernel: str, size: Size, steps: int, jobs: int) -> None:
-    """dW slice by slice of the batch, then their sum.
-
-    steps: entries of the tile's table, if more than output rows; jobs: into how many a slice is cut.
-    """
+def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer, kernel: str, size: Size, jobs: int,
+                  cells: bool = False) -> None:
+    """dW slice by slice of the batch, then their sum. jobs: into how many a slice is cut; cells: see `Step.cells`."""
     N = x.shape[0]
     tp = unit_rows(c, N, size, PACKED, CHAIN_PLACES)
     slices = max(1, min(units(c, N, tp), SLICES // jobs))
     tasks = work_tasks(c.flops(N), x.nbytes + dy.nbytes, most=slices * jobs)
+    packed, table = g.scratch("packed", tasks, size(c, tp)), g.scratch("table", tasks * 2 * tp, dtype="int64")
+    with sum_slices(g, dweight, slices) as parts:
+        g.step(f"prims.{kernel}", [parts], [x.rows(), dy.rows()], scratch=[packed, table], scalars=[*c.windows, tp], tasks=tasks, flops=c.flops(N),
+               cells=cells)
+
+
+@contextlib.contextmanager
+def sum_slices(g: Builder, dweight: Buffer, slices: int) -> Iterator[Buffer]:
+    """Where a step is to write dW [slices, ...]; afterwards their sum is taken."""
     flat = dweight.reshaped(1, dweight.size)
     parts = flat if slices == 1 else g.buffer("kernel_slices", slices, dweight.size)
-    packed, table = g.scratch("packed", tasks, size(c, tp)), g.scratch("table", tasks * 2 * max(steps, tp), dtype="int64")
-    g.step(f"prims.{kernel}", [parts], [x.rows(), dy.rows()], scratch=[packed, table], scalars=[*c.windows, tp], tasks=tasks, flops=c.flops(N))
+    yield parts
     if slices > 1:
         g.step("prims.reduce.sum_middle", [flat], [parts.reshaped(1, slices, dweight.size)], flops=parts.size,
                tasks=work_tasks(0, parts.nbytes, most=-(-dweight.size // 64)))
@@ -118,7 +124,7 @@ class Direct:
         """For every chain of channels of every group."""
         def size(c: Convolution, tp: int) -> int:
             return packed_size(c, tp) + tp * c.axes[2].windows * min(PANEL, c.filters // c.groups)
-        packed_weight(g, c, dweight, x, dy, "direct.direct_weight", size, 1, c.groups * -(-c.channels_each // CHAIN))
+        packed_weight(g, c, dweight, x, dy, "direct.direct_weight", size, c.groups * -(-c.channels_each // CHAIN))
 
 
 class Few:
@@ -134,9 +140,9 @@ class Few:
         """W is read where it lies."""
         steps = c.axes[0].window * c.axes[1].window * -(-c.axes[2].window * c.channels // BLOCK)
         matrix = c.flat(weight)
-        packed_forward(g, c, y, x, matrix, bias or weight.piece(0), "direct.few_forward", runs_size, steps, matrix)
+        packed_forward(g, c, y, x, matrix, bias or weight.piece(0), "direct.few_forward", runs_size, steps, matrix, cells=True)
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dy is read where it lies."""
-        packed_weight(g, c, dweight, x, dy, "direct.few_weight", runs_size, 1, 1)
+        packed_weight(g, c, dweight, x, dy, "direct.few_weight", runs_size, 1, cells=True)

@@ -305,8 +305,8 @@ def run_offset(t, r, block, tp, windows):
 
 @kernel
 def few_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows, TP: Int,
-                pool: Int, relu: Int) -> None:
-    """As `direct_forward`, W [T R S C, O] as it is."""
+                relu: Int) -> None:
+    """As `direct_forward`, W [T R S C, O] as it is, without pooling."""
     D, H, W, T, R, S, _, _, _, _, _, _, _, _, _, E, P, Q, C, O, _ = windows
     size, panel = itemsize(y), 2 * lanes(y)
     a, steps = address(packed) + size * task * packed.shape[1], address(table) + 8 * task * (table.size // tasks)
@@ -320,12 +320,10 @@ def few_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bia
                 for k in range(0, S * C, BLOCK):
                     put_step(steps, count, run_offset(t, r, k // BLOCK, tp, windows), min(BLOCK, S * C - k))
                     count += 1
-        to = rows_place(y, packed, task, n, e, first, TP, pool, windows)
+        to = address(y) + size * ((n * E + e) * P + first) * Q * O
         for o in range(0, O, panel):
             c0, b = address(bias) + size * o if bias.size else 0, address(weight) + size * o
             place_rows(tp * Q, min(panel, O - o), steps, count, a, b, O, to + size * o, O, c0, 0, relu, y)
-        if pool:
-            pool_rows(y, to, n, e, first, tp, windows)
 
 
 @kernel

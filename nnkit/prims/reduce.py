@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nnkit.plan.passes import work_tasks
+from nnkit.plan.plan import Buffer, Step
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
-    from nnkit.plan.plan import Buffer
 
-__all__ = ["STRIP", "Tiling", "sum_rows", "tile_fold"]
+__all__ = ["STRIP", "Tiling", "sum_rows", "sum_rows_steps", "tile_fold"]
 
 TILE = 64                                                # fewest elements of a tile row: four registers of 512 bits
 MAP_TILE = 512                                           # the same for loops that LLVM makes, which begin with a check for overlaps
@@ -76,8 +76,16 @@ class Tiling:
 
 def sum_rows(g: Builder, y: Buffer, x: Buffer) -> None:
     """Emit y[c] = sum over r of x[r, c]: sums of the chunks, then theirs."""
+    name = g.buffer("row_sums").name
+    g.steps += [attrs.evolve(step, layer=g.layer, phase=g.phase) for step in sum_rows_steps(y, x, name)]
+
+
+def sum_rows_steps(y: Buffer, x: Buffer, name: str) -> tuple[Step, Step]:
+    """The steps of `sum_rows`; name: that of the sums of the chunks."""
     tiling = Tiling(*x.shape)
-    partial = g.buffer("row_sums", tiling.chunks, tiling.width)
-    g.step("prims.reduce.sum_chunks", [partial], [x], scalars=[tiling.fold, tiling.chunk], tasks=tiling.tasks(x.size, x.nbytes), flops=x.size)
-    g.step("prims.reduce.sum_middle", [y.reshaped(1, y.size)], [partial.reshaped(1, tiling.chunks * tiling.fold, y.size)],
-           tasks=work_tasks(0, partial.nbytes, most=-(-y.size // 64)))
+    partial = Buffer(name, (tiling.chunks, tiling.width), x.dtype, "activation")
+    chunks = Step(kernel="prims.reduce.sum_chunks", layer="", phase="", writes=(partial,), reads=(x,), scalars=(tiling.fold, tiling.chunk),
+                  tasks=tiling.tasks(x.size, x.nbytes), flops=x.size)
+    total = Step(kernel="prims.reduce.sum_middle", layer="", phase="", writes=(y.reshaped(1, y.size),),
+                 reads=(partial.reshaped(1, tiling.chunks * tiling.fold, y.size),), tasks=work_tasks(0, partial.nbytes, most=-(-y.size // 64)))
+    return chunks, total

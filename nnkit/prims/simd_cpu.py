@@ -17,8 +17,8 @@ from numba.extending import intrinsic
 from nnkit.jit import I64, array_view, vector_bytes
 
 __all__ = [
-    "LANES32", "LANES64", "address", "copy_masked", "copy_whole", "itemsize", "lanes", "largest_of_square", "micro", "part", "run",
-    "transpose_tile",
+    "LANES32", "LANES64", "address", "copy_masked", "copy_whole", "fence", "itemsize", "lanes", "largest_of_square", "micro", "part",
+    "prefetch_run", "run", "transpose_tile",
 ]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
@@ -91,6 +91,34 @@ class Emitter:
         else:
             self.b.call(self._store, [value, place, self.align, mask])
 
+    def stream(self, value: Any, pointer: Any) -> None:
+        """Store a register past the caches, at a multiple of its size. Other threads see it after a `fence`."""
+        written = self.b.store(value, self.b.bitcast(pointer, self.vector.as_pointer()))
+        written.align = self.itemsize * self.lanes
+        written.set_metadata("nontemporal", self.b.module.add_metadata([I32(1)]))
+
+    def load_whole(self, pointer: Any, mask: Any) -> Any:
+        """A register's lanes of int32 under a mask, 0 elsewhere."""
+        kind, load = self._whole("load", True)
+        place = self.b.bitcast(pointer, kind.as_pointer())
+        return self.b.call(load, [place, I32(4), mask, ir.Constant(kind, [0] * self.lanes)])
+
+    def store_whole(self, value: Any, pointer: Any, mask: Any) -> None:
+        """Store the lanes of int32 under a mask."""
+        kind, store = self._whole("store", False)
+        self.b.call(store, [value, self.b.bitcast(pointer, kind.as_pointer()), I32(4), mask])
+
+    def _whole(self, name: str, returns: bool) -> tuple[Any, Any]:
+        """The type of as many int32 as there are lanes, and the masked load or store of them."""
+        kind, suffix = ir.VectorType(I32, self.lanes), f"v{self.lanes}i32"
+        signature = ir.FunctionType(kind, [kind.as_pointer(), I32, self.mask_type, kind]) if returns else \
+            ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), I32, self.mask_type])
+        return kind, cgutils.get_or_insert_function(self.b.module, signature, f"llvm.masked.{name}.{suffix}.p0{suffix}")
+
+    def all_lanes(self, condition: Any) -> Any:
+        """The mask of all lanes where a condition holds, of none where it does not."""
+        return self.b.select(condition, ir.Constant(self.mask_type, [1] * self.lanes), ir.Constant(self.mask_type, [0] * self.lanes))
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.b.call(self._fma, [a, b, c])
 
@@ -135,6 +163,15 @@ def address(typing_context: Any, array: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, values[0])
         return builder.ptrtoint(view.data, I64)
     return types.int64(array), codegen
+
+
+@intrinsic
+def fence(typing_context: Any) -> Any:
+    """What was written so far, past the caches too, other threads see before what is written from here on."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+    return types.void(), codegen
 
 
 @intrinsic
@@ -245,6 +282,18 @@ def largest_of_square(typing_context: Any, y: Any, x: Any, down: Any, along: Any
         e.each_register(n, visit)
         return context.get_dummy_value()
     return types.void(*[types.int64] * 5, like), codegen
+
+
+@intrinsic
+def prefetch_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
+    """Fetch x[:n], by address, into the second-level cache. Any address will do."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[-1].dtype)
+        numbers = I64(64 // e.itemsize)
+        with cgutils.for_range(builder, builder.sdiv(builder.add(values[1], I64(64 // e.itemsize - 1)), numbers)) as line:
+            e.prefetch(builder.add(values[0], builder.mul(line.index, I64(64))))
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, like), codegen
 
 
 @intrinsic
