@@ -227,8 +227,8 @@ class Graph:
         return found
 
     def cut(self, inputs: Sequence[str] | None, outputs: Sequence[str] | None) -> Graph:
-        """The part from the outputs of the layers `inputs` (None: from the network's own inputs, those it needs) to those of the layers `outputs`
-        (None: to the network's own).
+        """The part from the outputs of the layers `inputs` (None: from the network's own inputs), those it needs, to those of the layers `outputs`
+        (None: to the network's own). Of several outputs of one layer the second is named "layer_1", and so on.
 
         Raises ValueError for a name that is unknown or called more than once, where an output needs more than the inputs, or none of one of them;
         for inputs that are named twice, and where no input or output is named.
@@ -249,11 +249,12 @@ class Graph:
                     raise ValueError(f"submodel: {self._path(index, wants)} begins at an input that is not among inputs={tuple(inputs)}")
                 taken.update(self.nodes[index].inputs)
                 wants.update({source: index for source, output in self.nodes[index].inputs if source not in wants and (source, output) not in given})
-        for index, output in given:
-            if (index, output) not in taken:
-                raise ValueError(f"submodel: no output depends on {self.nodes[index].name!r}")
-        given = given or [(index, 0) for index in sorted(wants) if not self.nodes[index].inputs]
-        starts = [self._start(index, output) for index, output in given]
+        for name in inputs or ():
+            if not taken & {*self.place(name)}:
+                raise ValueError(f"submodel: no output depends on {self.nodes[self.place(name)[0][0]].name!r}")
+        given = [ref for ref in given if ref in taken] or [(index, 0) for index in sorted(wants) if not self.nodes[index].inputs]
+        names = _numbered([self.nodes[index].name for index, _ in given])
+        starts = [self._start(name, ref) for name, ref in zip(names, given, strict=True)]
         kept = [index for index in sorted(wants) if self.nodes[index].inputs]
         place: dict[Ref, Ref] = {(old, output): (new, output) for new, old in enumerate(kept, len(given))
                                  for output in range(len(self.nodes[old].shapes))}
@@ -263,10 +264,10 @@ class Graph:
         return Graph(nodes=(*starts, *nodes), outputs=tuple(place[ref] for ref, _ in wanted),
                      output_names=tuple(_numbered([name for _, name in wanted])), places={name: calls for name, calls in inside.items() if calls})
 
-    def _start(self, index: int, output: int) -> Node:
+    def _start(self, name: str, ref: Ref) -> Node:
         """The Input that stands for an output of a node."""
-        shape = self.nodes[index].shapes[output]
-        return Node(self.nodes[index].name, Input(shape, batch_size=self.batch_size), (), (), (shape,))
+        shape = self.nodes[ref[0]].shapes[ref[1]]
+        return Node(name, Input(shape, batch_size=self.batch_size), (), (), (shape,))
 
     def _path(self, index: int, wants: Mapping[int, int | None]) -> str:
         """The layers from a node to the output that needs it: "input -> dense -> add"."""

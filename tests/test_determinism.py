@@ -6,8 +6,31 @@ import numpy as np
 import pytest
 
 import nnkit
-from nnkit import BatchNormalization, Dense, Dropout, Input, LayerNormalization, Sequential
+from nnkit import (
+    GRU,
+    LSTM,
+    BatchNormalization,
+    Bidirectional,
+    Dense,
+    Dropout,
+    Embedding,
+    GlobalAveragePooling1D,
+    Input,
+    LayerNormalization,
+    Network,
+    Sequential,
+    SimpleRNN,
+    TimeDistributed,
+)
 from nnkit.plan import passes
+
+
+def digest(model, history, x):
+    """Of all parameters, the predictions and what the history says."""
+    predictions = model.predict(x)
+    everything = [*model.parameters.values(), *(predictions if isinstance(predictions, tuple) else [predictions]),
+                  *(np.array(column) for _, column in sorted(history.items()))]
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in everything)).hexdigest()
 
 
 def bits(threads, seed=1, epochs=2):
@@ -17,13 +40,35 @@ def bits(threads, seed=1, epochs=2):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((700, 37)), rng.integers(0, 5, 700)
     history = model.fit(x, y, batch_size=128, epochs=epochs, verbose=0)
-    everything = [*model.parameters.values(), model.predict(x), np.array(history["loss"]), np.array(history["accuracy"])]
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in everything)).hexdigest()
+    return digest(model, history, x)
+
+
+def bits_of_sequences(threads, seed=1):
+    """Recurrent layers with masks, dropout and states, two outputs, several groups of rows with a ragged last one."""
+    x = Input((13,))
+    h = Embedding(50, 17, mask_zero=True)(x)
+    y, *states = LSTM(19, return_sequences=True, return_state=True, dropout=0.2, recurrent_dropout=0.3)(h)
+    y = Bidirectional(GRU(11, return_sequences=True, recurrent_dropout=0.2))(y)
+    z = GRU(19, reset_after=False, go_backwards=True)(Dropout(0.2)(y), initial_state=states[:1])
+    mean = GlobalAveragePooling1D()(SimpleRNN(9, return_sequences=True, activation="relu")(y))
+    network = Network(x, [TimeDistributed(Dense(5, activation="softmax"))(y), Dense(1)(nnkit.Concatenate()([z, mean]))])
+    model = nnkit.compile(network, optimizer="adam", loss=["sparse_categorical_crossentropy", "mse"], metrics=[["accuracy"], []], seed=seed,
+                          threads=threads)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 50, (77, 13)) * (np.arange(13) < rng.integers(0, 14, (77, 1)))
+    history = model.fit(ids, [rng.integers(0, 5, (77, 13)), rng.standard_normal((77, 1))], batch_size=37, epochs=2, verbose=0)
+    return digest(model, history, ids)
 
 
 def test_one_and_two_threads_give_the_same_bits(monkeypatch):
     monkeypatch.setattr(passes, "TASK_FLOPS", 20_000)    # so that these small layers are cut into several tasks
     assert bits(1) == bits(2) == bits(None)
+
+
+def test_one_and_two_threads_give_the_same_bits_of_sequences(monkeypatch):
+    monkeypatch.setattr(passes, "TASK_FLOPS", 20_000)
+    assert bits_of_sequences(1) == bits_of_sequences(2) == bits_of_sequences(None)
+    assert bits_of_sequences(1) != bits_of_sequences(1, seed=2)
 
 
 def test_the_number_of_tasks_does_not_change_row_local_results(monkeypatch):

@@ -24,8 +24,8 @@ FIXED = [draw_recurrent(SEED, number) for number in range(330)]
 SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, and layers in each
 
 # Of the largest number, or of 1. Gradients of kernels are sums of at most 130 x 37 terms, after as many steps of roundings by 1.1e-16 (6e-8 in
-# float32). The most that 3,000 layers of another seed were off is MOST64 in float64, MOST32 in float32: activations without bounds multiply.
-DOUBLE, SINGLE = 1e-11, 1e-3
+# float32). The most that 3,000 layers of another seed were off is 4.3e-14 in float64, 1.3e-5 in float32.
+DOUBLE, SINGLE = 1e-12, 1e-4
 
 quiet = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -121,3 +121,78 @@ def test_fields_are_keras(cls):
             assert value == INITIALIZERS[expected], name
         else:
             assert value == expected, name
+
+
+# Masks in whole networks: losses, sample weights, metrics, the mean over steps.
+
+WORDS, STEPS = 9, 6
+LOSSES = {"mse": (3, "linear", nnkit.MeanSquaredError()), "binary": (1, "sigmoid", nnkit.BinaryCrossentropy()),
+          "sparse": (4, "softmax", nnkit.SparseCategoricalCrossentropy()),
+          "ignoring": (4, "softmax", nnkit.SparseCategoricalCrossentropy(ignore_class=1)),
+          "categorical": (4, "softmax", nnkit.CategoricalCrossentropy())}
+
+
+def padded_text(rng, n):
+    """Token ids with padding on the left, on the right, in the middle, and none."""
+    x = rng.integers(1, WORDS, (n, STEPS))
+    x[0, :3], x[1, 2:], x[2, 1:4] = 0, 0, 0
+    return x
+
+
+def masked_networks(units, activation):
+    """The same network in both: an output for every step, and one of the mean over the steps."""
+    from parity_keras import keras
+
+    def declared(layers, x):
+        h = layers.Embedding(WORDS, 3, mask_zero=True)(x)
+        h = layers.Bidirectional(layers.LSTM(4, return_sequences=True), merge_mode="sum")(h)
+        h = layers.Concatenate()([layers.TimeDistributed(layers.Dense(4, activation="tanh"))(h), layers.GRU(5, return_sequences=True)(h)])
+        mean = layers.Dense(1, name="whole")(layers.GlobalAveragePooling1D()(h))
+        return [layers.Dense(units, activation=activation, name="steps")(h), mean]
+
+    x, kx = nnkit.Input((STEPS,)), keras.Input((STEPS,), dtype="int32")
+    return nnkit.Network(x, declared(nnkit, x)), keras.Model(kx, declared(keras.layers, kx))
+
+
+@quiet
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_masked_losses_and_metrics_are_keras(name, weighted):
+    """Loss and metrics in evaluation, and three updates. Keras wants a weight for every step; one for each sample is meant."""
+    import parity_keras
+    from parity_keras import keras
+
+    units, activation, loss = LOSSES[name]
+    options = {"loss_weights": [0.7, 1.3], "metrics": [["mse" if name == "mse" else "accuracy"], []]}
+    rng = np.random.default_rng(6)
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        ours, theirs = masked_networks(units, activation)
+        model = nnkit.compile(ours, optimizer=nnkit.SGD(0.3), loss=[loss, "mse"], dtype="float64", **options)
+        keras_loss = getattr(keras.losses, type(loss).__name__)(**parity_keras.arguments(loss))
+        theirs.compile(optimizer=keras.optimizers.SGD(0.3), loss=[keras_loss, "mse"], run_eagerly=True, **options)
+        values = [rng.standard_normal(tuple(variable.shape)) / 2 for variable in theirs.weights]
+        theirs.set_weights(values)
+        assert [tuple(variable.shape) for variable in theirs.weights] == [values.shape for values in model.parameters.values()]
+        model.set_parameters(dict(zip(model.parameters, values, strict=True)))
+        x = padded_text(rng, 8)
+        labels = rng.integers(0, units, (8, STEPS))
+        steps = {"mse": rng.standard_normal((8, STEPS, units)), "binary": rng.integers(0, 2, (8, STEPS, units)), "sparse": labels, "ignoring": labels,
+                 "categorical": np.eye(units)[labels]}[name]
+        y, w = [steps, rng.standard_normal((8, 1))], rng.uniform(0.5, 2, 8) if weighted else None
+        weights = None if w is None else [np.repeat(w[:, None], STEPS, axis=1), w]
+        found = model.evaluate(x, y, sample_weight=w)
+        expected = theirs.evaluate(x, y, sample_weight=weights, batch_size=8, verbose=0, return_dict=True)
+        assert found["loss"] == pytest.approx(float(expected["loss"]), rel=DOUBLE)
+        metrics = [key for key in found if "loss" not in key]
+        assert len(metrics) == len([key for key in expected if "loss" not in key])
+        for key, other in zip(metrics, [key for key in expected if "loss" not in key], strict=True):
+            assert found[key] == pytest.approx(float(expected[other]), rel=1e-6), key        # Keras' metrics are float32
+        for _ in range(3):
+            model.train_on_batch(x, y, sample_weight=w)
+            theirs.train_on_batch(x, y, sample_weight=weights)
+        for (key, values), variable in zip(model.parameters.items(), theirs.weights, strict=True):
+            np.testing.assert_allclose(values, keras.ops.convert_to_numpy(variable), rtol=0, atol=1e-10, err_msg=key)
+    finally:
+        keras.config.set_floatx(before)

@@ -39,9 +39,10 @@ class Bidirectional(Layer):
 
     layer: a SimpleRNN, LSTM or GRU. merge_mode: "concat" (default), "sum", "mul", "ave", or None for two outputs. backward_layer: the other layer,
     with the other go_backwards and the same stateful, return_sequences and return_state; default: as `layer`.
-    The outputs of both lie where their inputs lie; masked steps give 0 where return_sequences is on. With return_state the states follow, forward
-    then backward. Parameters are named "forward_lstm/kernel", "backward_lstm/kernel", ... Input as for `layer`; an initial_state is that of the
-    layer, then of the other. Schuster and Paliwal, Bidirectional recurrent neural networks, IEEE Transactions on Signal Processing 45, 1997.
+    The outputs of both lie where their inputs lie (in Keras, around a layer that goes backwards, from the last step to the first); masked steps give
+    0 where return_sequences is on. With return_state the states follow, forward then backward. Parameters are named "forward_lstm/kernel",
+    "backward_lstm/kernel", ... Input as for `layer`; an initial_state is that of the layer, then of the other.
+    Schuster and Paliwal, Bidirectional recurrent neural networks, IEEE Transactions on Signal Processing 45, 1997.
 
     >>> from nnkit import LSTM
     >>> Bidirectional(LSTM(8)).output_shape((5, 3))
@@ -170,6 +171,6 @@ class TimeDistributed(Layer):
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The layer's steps, for N T samples."""
         (x,) = xs
-        y = g.unmasked(lambda: self.layer.lower(g, x.reshaped(x.shape[0] * x.shape[1], *x.shape[2:])))
+        y = g.with_masks((), lambda: self.layer.lower(g, x.reshaped(x.shape[0] * x.shape[1], *x.shape[2:])))
         g.set_masks(g.mask())
         return y.reshaped(*x.shape[:2], *y.shape[1:])
