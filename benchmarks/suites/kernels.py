@@ -126,7 +126,7 @@ def passes(model: nnkit.Model, x: np.ndarray, dy: np.ndarray) -> dict[str, tuple
         memory.view(buffers[name])[...] = array
 
     def forward(g: Builder) -> tuple[Buffer, ...]:
-        return tuple(g.forward(model.graph, [buffers["x"]]))
+        return tuple(y for y, _ in g.forward(model.graph, [buffers["x"]]))
 
     def both(g: Builder) -> tuple[Buffer, ...]:
         start = g.buffer("start", 1)
