@@ -31,13 +31,17 @@ def snake_case(name: str) -> str:
 
 @attrs.frozen
 class Parameter:
-    """A declared parameter: its shape, how it starts, whether training changes it, its penalty, and whether it is a state: see `Layer.states`."""
+    """A declared parameter: its shape, how it starts, whether training changes it, its penalty, and whether it is a state: see `Layer.states`.
+
+    rowwise: a batch reads some of its rows and nothing else of it, and the layer says which: see `Builder.touched`.
+    """
 
     shape: Shape
     initializer: Initializer
     trainable: bool = True
     regularizer: Regularizer | None = None
     is_state: bool = False
+    rowwise: bool = False
 
     @property
     def size(self) -> int:

@@ -28,6 +28,8 @@ class Embedding(Layer):
     input_dim: rows of E, at least 1; indices must lie from 0 to input_dim - 1, which is checked where data comes in. output_dim: columns, at least 1.
     embeddings_initializer: how E (parameter "embeddings", (input_dim, output_dim)) starts, default "uniform" from -0.05 to 0.05; an array, too.
     embeddings_regularizer: penalty on E. mask_zero: index 0 is padding, so layers behind skip these steps (see `Masking`); default False.
+    Training computes the gradient of the batch's rows alone and updates these rows; the others catch up when they are next read, as `row_updates` of
+    the optimizer says. A table with a regularizer, or of a layer that is called more than once, is updated as a whole.
     Input (N, ...) of an `Input` that only layers of indices take (through Flatten and Reshape, too), output (N, ..., output_dim).
     As Keras 3; PyTorch's starts with normal numbers, and padding_idx there keeps a row at 0 and masks nothing.
 
@@ -54,13 +56,15 @@ class Embedding(Layer):
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The table."""
-        return {"embeddings": Parameter((self.input_dim, self.output_dim), self.embeddings_initializer, regularizer=self.embeddings_regularizer)}
+        shape = self.input_dim, self.output_dim
+        return {"embeddings": Parameter(shape, self.embeddings_initializer, regularizer=self.embeddings_regularizer, rowwise=True)}
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """Copy rows; backward: add them up, in the order of the indices."""
         (x,) = xs
         table = g.parameter("embeddings")
         indices = x.flat()
+        touched = g.touched("embeddings", indices)
         y = g.buffer("y", *x.shape, self.output_dim)
         g.step("layers.embedding.embedding_forward", [y.reshaped(x.size, self.output_dim)], [indices, table], rows=x.size)
         if self.mask_zero:
@@ -69,6 +73,9 @@ class Embedding(Layer):
             g.set_masks(mask if len(x.shape) == 2 else None)
 
         def backward(dy: Buffer) -> None:
+            if touched is not None:
+                touched.add_up(g, g.gradient("embeddings"), dy.reshaped(x.size, self.output_dim))
+                return
             tasks = work_tasks(0, table.nbytes + 2 * dy.nbytes, most=-(-self.input_dim // STRIP))
             g.step("layers.embedding.embedding_backward", [g.gradient("embeddings")], [indices, dy.reshaped(x.size, self.output_dim)], tasks=tasks)
         g.on_backward(y, [x], backward)

@@ -6,10 +6,14 @@ unless said otherwise. `weight_decay` (w -= lr weight_decay w, before the rule) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from nnkit.optimizers.base import Optimizer
+from nnkit.optimizers.lazy import Missed, powers, rounded
 from nnkit.optimizers.schedules import Schedule, schedule_field
 from nnkit.spec import boolean, real, spec
 
@@ -51,6 +55,13 @@ class SGD(Optimizer):
         """momentum."""
         return (self.momentum,)
 
+    def missed(self, dtype: str) -> Missed:
+        """Momentum goes on: w += m (momentum + momentum^2 + ...), one factor more for Nesterov's."""
+        if not self.momentum:
+            return Missed("still_0", ())
+        stays = rounded(self.momentum, dtype)
+        return Missed("coast_1", (stays,), (powers(stays) * (stays if self.nesterov else 1.0),))
+
 
 @spec("adagrad")
 class Adagrad(Optimizer):
@@ -70,6 +81,10 @@ class Adagrad(Optimizer):
     def scalars(self) -> tuple[float, ...]:
         """epsilon."""
         return (self.epsilon,)
+
+    def missed(self, dtype: str) -> Missed:
+        """Nothing moves."""
+        return Missed("still_1", (1.0,))
 
 
 @spec("rmsprop")
@@ -101,6 +116,14 @@ class RMSprop(Optimizer):
         """rho, epsilon, momentum."""
         return (self.rho, self.epsilon, self.momentum)
 
+    def missed(self, dtype: str) -> Missed | None:
+        """The means fade; momentum goes on: w -= m (momentum + momentum^2 + ...). A momentum that grows is left to the dense sweep."""
+        means = (rounded(self.rho, dtype),) * (1 + self.centered)
+        if not self.momentum:
+            return Missed(f"still_{len(means)}", means)
+        stays = rounded(self.momentum, dtype)
+        return Missed(f"coast_{len(means) + 1}", (*means, stays), (-powers(stays),)) if self.momentum <= 1 else None
+
 
 @spec("adam")
 class Adam(Optimizer):
@@ -128,6 +151,23 @@ class Adam(Optimizer):
     def scalars(self) -> tuple[float, ...]:
         """beta_1, beta_2, epsilon."""
         return (self.beta_1, self.beta_2, self.epsilon)
+
+    def missed(self, dtype: str) -> Missed | None:
+        """w -= m sum_s alpha_s beta_1^s / (beta_2^(s/2) sqrt(v) + epsilon), as a series in x = 1 - beta_2^(s/2): see lazy_cpu.adam_4.
+
+        What is left out behind j terms is at most sum_s alpha_s beta_1^s x^j / (1 - x) of such terms; it must be below the rounding of the sum.
+        """
+        first, second = (1 - rounded(1 - beta, dtype) for beta in (self.beta_1, self.beta_2))
+        fading = powers(first)
+        if self.amsgrad:
+            return Missed("amsgrad", (first, second, 1.0), (-fading,), "adam")
+        x = 1 - powers(math.sqrt(second))
+        for terms in (4, 12):
+            with np.errstate(all="ignore"):
+                rest = np.sum(fading * x ** terms / (1 - x))
+            if rest <= np.finfo(dtype).eps / 2 * fading.sum():
+                return Missed(f"adam_{terms}", (first, second), tuple(-fading * x ** j for j in range(terms)), "adam")
+        return None
 
 
 @spec("adamw")
@@ -162,6 +202,10 @@ class Adadelta(Optimizer):
     def scalars(self) -> tuple[float, ...]:
         """rho, epsilon."""
         return (self.rho, self.epsilon)
+
+    def missed(self, dtype: str) -> Missed:
+        """Both means fade."""
+        return Missed("still_2", (rounded(self.rho, dtype),) * 2)
 
 
 @spec("nadam")

@@ -298,6 +298,32 @@ def clip_by_value(task: Int, tasks: Int, g: Vector, limit: Double) -> None:
         gs[i] = maximum(minimum(gs[i], top), -top)
 
 
+@routine
+def piece_squares(lanes, g):
+    """lanes[0] = the sum of the squares of g, in float64; lanes [WIDTH] are partial sums."""
+    for j in range(WIDTH):
+        lanes[j] = 0.0
+    for first in range(0, g.size, WIDTH):
+        gs = part(g, first, min(first + WIDTH, g.size))
+        for j in range(gs.size):
+            x = np.float64(gs[j])                        # float() would leave a float32 as it is
+            lanes[j] += x * x
+    width = WIDTH // 2
+    while width:
+        for j in range(width):
+            lanes[j] += lanes[j + width]
+        width //= 2
+
+
+@routine
+def norm_of(sums):
+    """The root of the sum over pieces of `sums` (see square_sums), in order."""
+    total = 0.0
+    for q in range(sums.size // WIDTH):
+        total += sums[q * WIDTH]
+    return sqrt(total)
+
+
 @kernel
 def square_sums(task: Int, tasks: Int, sums: Doubles, g: Vector) -> None:
     """sums[WIDTH q] = the sum of the squares of piece q of g, PIECE elements long, in float64. Shapes: sums [WIDTH pieces], g [P].
@@ -307,20 +333,7 @@ def square_sums(task: Int, tasks: Int, sums: Doubles, g: Vector) -> None:
     """
     pieces = sums.size // WIDTH
     for q in range(pieces * task // tasks, pieces * (task + 1) // tasks):
-        lanes = part(sums, q * WIDTH, (q + 1) * WIDTH)
-        for j in range(WIDTH):
-            lanes[j] = 0.0
-        start, stop = q * PIECE, min((q + 1) * PIECE, g.size)
-        for first in range(start, stop, WIDTH):
-            gs = part(g, first, min(first + WIDTH, stop))
-            for j in range(gs.size):
-                x = np.float64(gs[j])                    # float() would leave a float32 as it is
-                lanes[j] += x * x
-        width = WIDTH // 2
-        while width:
-            for j in range(width):
-                lanes[j] += lanes[j + width]
-            width //= 2
+        piece_squares(part(sums, q * WIDTH, (q + 1) * WIDTH), part(g, q * PIECE, min((q + 1) * PIECE, g.size)))
 
 
 @kernel
@@ -329,10 +342,7 @@ def clip_by_norm(task: Int, tasks: Int, g: Vector, sums: Doubles, limit: Double)
 
     A norm within the limit leaves g untouched; a NaN makes all of g NaN. Task t covers its share of the elements. Updates g (in place).
     """
-    total = 0.0
-    for q in range(sums.size // WIDTH):
-        total += sums[q * WIDTH]
-    norm = sqrt(total)
+    norm = norm_of(sums)
     if norm <= limit:
         return
     start, stop = share(g.size, tasks, task)

@@ -7,6 +7,7 @@ same place, the function that emits its backward steps.
 
 from __future__ import annotations
 
+import collections
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from nnkit.optimizers.base import Optimizer
     from nnkit.regularizers import ActivityRegularizer, Regularizer
 
-__all__ = ["COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout", "build", "lay_out", "shuffle_plan"]
+__all__ = ["COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout", "Touched", "build", "flush_plan", "lay_out", "shuffle_plan"]
 
 # What a step counts, in the int64 buffer "counters": finished updates; where the batch begins in the order of samples; the seed of all
-# random streams; the update at which the table of learning rates begins, and how many rates it holds; finished epochs.
-COUNTERS = {"step": 0, "position": 1, "seed": 2, "table_start": 3, "table_size": 4, "epoch": 5}
+# random streams; the update at which the table of learning rates begins, and how many rates it holds; finished epochs; the update after which the
+# history begins with which rows catch up.
+COUNTERS = {"step": 0, "position": 1, "seed": 2, "table_start": 3, "table_size": 4, "epoch": 5, "term": 6}
 # Random streams that belong to no layer; layers count from 1: see Builder.stream.
 STREAMS = {"shuffle": 0}
 # Sums over steps, in the float64 buffer "sums": batch loss times batch size; samples; the last batch's loss; then, likewise times batch size, the
@@ -37,6 +39,9 @@ STREAMS = {"shuffle": 0}
 SUMS = {"loss": 0, "samples": 1, "last": 2, "terms": 3}
 # Learning rates of the coming updates, in the float64 buffer "learning_rates".
 LEARNING_RATES = 1024
+
+# Fewest distinct rows worth a task of their gradient.
+TOUCHED_STRIP = 8
 
 # Elements of a parameter or activity whose penalty is summed in one go.
 PENALTY_BLOCK = 32768
@@ -49,7 +54,9 @@ class Layout:
     """The persistent block: buffers with byte offsets, and which pieces of the flat vectors belong to which parameter.
 
     parameters: name ("dense/kernel") -> piece of the vector "parameters"; gradients likewise, for trainable parameters alone. The trainable
-    ones come first, so that one optimizer step covers them in one sweep of `trainable_size` elements.
+    ones come first, so that one optimizer step covers them in one sweep; behind `dense_size` elements of it come those that are updated row by row,
+    named in `rowwise`, up to `trainable_size`. history: where it is not empty, rows have to catch up before they are read, and these are the values
+    with which the persistent buffers start that they catch up with.
     """
 
     dtype: str
@@ -58,22 +65,58 @@ class Layout:
     parameters: Mapping[str, Buffer]
     gradients: Mapping[str, Buffer]
     declared: Mapping[str, Any]
+    dense_size: int
     trainable_size: int
+    rowwise: tuple[str, ...]
+    history: Mapping[str, Any] = attrs.field(eq=False)   # arrays
     nbytes: int
+
+    def piece(self, vector: str, name: str) -> Buffer:
+        """The part of a state vector that belongs to a parameter, with its shape."""
+        inside = self.parameters[name].inside
+        assert inside is not None
+        return Buffer(f"{vector}/{name}", self.parameters[name].shape, self.dtype, "state", (vector, inside[1]))
+
+
+def row_wise(graph: Graph, optimizer: Optimizer | None, dtype: str) -> tuple[str, ...]:
+    """Names of the parameters that are updated row by row: declared so, trainable, without a penalty (whose gradient has no zeros), of layers that
+    are called once, by an optimizer that can do it."""
+    if optimizer is None or optimizer.by_rows(dtype) is None:
+        return ()
+    calls = collections.Counter(f"{node.name}/{name}" for node in graph.nodes for name in node.layer.parameters(*node.input_shapes))
+    return tuple(name for name, declared in graph.parameters().items()
+                 if declared.rowwise and declared.trainable and declared.regularizer is None and calls[name] == 1)
+
+
+@attrs.frozen
+class Touched:
+    """The rows of a parameter that a batch touches: their numbers `rows`, each once, of which the first count[0] count, and where among the indices
+    each occurs: see prims/touched_cpu.py."""
+
+    rows: Buffer
+    link: Buffer
+    count: Buffer
+
+    def add_up(self, g: Builder, gradient: Buffer, dy: Buffer) -> None:
+        """gradient[j] = the sum of dy over the indices that name rows[j], in their order. Shapes: gradient (places, D), dy (indices, D)."""
+        tasks = work_tasks(0, gradient.nbytes + 2 * dy.nbytes, most=-(-gradient.shape[0] // TOUCHED_STRIP))
+        g.step("prims.touched.add_up", [gradient], [self.link, self.count, dy], tasks=tasks)
 
 
 def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
     """The layout of a model's persistent memory."""
     declared = graph.parameters()
-    names = sorted(declared, key=lambda name: not declared[name].trainable)      # stable: the graph's order within both parts
+    rowwise = row_wise(graph, optimizer, dtype)
+    names = sorted(declared, key=lambda name: (not declared[name].trainable, name in rowwise))       # stable: the graph's order within each part
     pieces: dict[str, tuple[tuple[int, ...], int]] = {}
-    position = trainable_size = 0
+    position = dense_size = trainable_size = 0
     unit = ALIGNMENT // ITEMSIZE[dtype]
     for name in names:
         pieces[name] = (declared[name].shape, position)
         position += aligned(declared[name].size, unit)
         if declared[name].trainable:
             trainable_size = position
+            dense_size = dense_size if name in rowwise else position
     vectors = {"parameters": Buffer("parameters", (position,), dtype, "parameter"),
                "gradients": Buffer("gradients", (trainable_size,), dtype, "gradient")}
     for state in optimizer.states() if optimizer is not None else ():
@@ -83,6 +126,11 @@ def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
     vectors["counters"] = Buffer("counters", (8,), "int64", "state")
     vectors["sums"] = Buffer("sums", (SUMS["terms"] + len(graph.outputs) + penalties,), "float64", "state")
     vectors["learning_rates"] = Buffer("learning_rates", (LEARNING_RATES,), "float64", "state")
+    history = optimizer.history(dtype) if optimizer is not None and rowwise else {}
+    for name, start in history.items():
+        vectors[name] = Buffer(name, start.shape, "float64", "state")
+    for name in rowwise:
+        vectors[f"@last/{name}"] = Buffer(f"@last/{name}", declared[name].shape[:1], "int64", "state")
     offsets, end = {}, 0
     for name, buffer in vectors.items():
         offsets[name] = end
@@ -91,7 +139,7 @@ def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
     gradients = {name: Buffer(f"{name}/gradient", shape, dtype, "gradient", ("gradients", at))
                  for name, (shape, at) in pieces.items() if declared[name].trainable}
     return Layout(dtype=dtype, offsets=offsets, buffers=vectors, parameters=inside, gradients=gradients, declared=declared,
-                  trainable_size=trainable_size, nbytes=end)
+                  dense_size=dense_size, trainable_size=trainable_size, rowwise=rowwise, history=history, nbytes=end)
 
 
 class Builder:
@@ -100,8 +148,9 @@ class Builder:
     training: whether layers behave as in training (dropout, batch statistics). batch: samples per step (N). dtype: of T buffers.
     """
 
-    def __init__(self, layout: Layout, batch: int, mode: str) -> None:
+    def __init__(self, layout: Layout, batch: int, mode: str, optimizer: Optimizer | None = None) -> None:
         self.layout = layout
+        self.optimizer = optimizer
         self.batch = batch
         self.mode = mode
         self.training = mode in ("train", "gradients")
@@ -115,6 +164,7 @@ class Builder:
         self._penalties: list[str | None] = []
         self._tape: list[tuple[str, tuple[Buffer, ...], tuple[Buffer, ...], Backward]] = []
         self._gradient_uses: dict[str, int] = {}
+        self._touched: dict[str, Touched] = {}           # by parameter
         self._pending: list[tuple[Buffer, Buffer]] = []
         self._scope: Node | None = None
         self._source_masks: tuple[Buffer | None, ...] = ()      # of the node that is being lowered
@@ -141,6 +191,7 @@ class Builder:
         """Where the gradient of that parameter is to be written (=).
 
         A parameter that is used twice has its second gradient written elsewhere and added; of a frozen one it is written and not read.
+        Of one for which `touched` gave rows, the gradient has as many rows as there are places for them, and only those that count are written.
         """
         assert self._scope is not None
         full = f"{self._scope.name}/{name}"
@@ -148,11 +199,43 @@ class Builder:
             return self.buffer(f"{name}/frozen", *self.layout.parameters[full].shape, role="workspace")
         uses = self._gradient_uses[full] = self._gradient_uses.get(full, 0) + 1
         target = self.layout.gradients[full]
+        if full in self._touched:
+            target = attrs.evolve(target, shape=(self._touched[full].rows.size, *target.shape[1:])).rows()
         if uses == 1:
             return target
         extra = self.buffer(f"{name}/gradient", *target.shape, role="workspace")
         self._pending.append((target, extra))
         return extra
+
+    def touched(self, name: str, indices: Buffer) -> Touched | None:
+        """The rows of the current layer's parameter of that name, declared `rowwise`, that the batch reads; they are brought up to date.
+
+        indices: vector of int32. A layer calls it before the step that reads the parameter. None: the gradient of the whole is asked for.
+        """
+        assert self._scope is not None
+        full = f"{self._scope.name}/{name}"
+        if self.mode != "train" or full not in self.layout.rowwise:
+            return None
+        assert self.optimizer is not None
+        if full in self._touched:
+            raise TypeError(f"layer {self.layer!r}: parameter {full!r} is read twice, so it must not be declared rowwise")
+        V = self.layout.parameters[full].shape[0]
+        most = min(V, indices.size)
+        rows, link, count = (self.buffer(f"{name}/{what}", size, dtype=dtype)
+                             for what, size, dtype in (("rows", most, "int32"), ("link", most + indices.size, "int32"), ("count", 1, "int64")))
+        scratch = [self.scratch(f"{name}/{what}", size, dtype="int32") for what, size in (("slot", V), ("tail", most))]
+        self.step("prims.touched.distinct", [rows, link, count], [indices], scratch=scratch)
+        self.optimizer.lower_missed(self, full, rows, count)
+        self._touched[full] = Touched(rows, link, count)
+        return self._touched[full]
+
+    def touched_gradients(self) -> dict[str, tuple[Touched, Buffer]]:
+        """The rows that `touched` gave and their gradients, by parameter; those that no loss depends on have none."""
+        missing = [name for name in self.layout.rowwise if name not in self._touched]
+        if missing:
+            raise TypeError(f"parameter {missing[0]!r} is declared rowwise, but its layer does not say by g.touched which rows a batch reads")
+        return {name: (touched, attrs.evolve(self.layout.gradients[name], shape=(touched.rows.size, *self.layout.gradients[name].shape[1:])).rows())
+                for name, touched in self._touched.items() if name in self._gradient_uses}
 
     def state(self, name: str) -> Buffer:
         """One of the persistent vectors: counters, sums, learning_rates, parameters, gradients, optimizer/..."""
@@ -332,7 +415,7 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     the external arrays "predictions", "predictions_1", ..., and, where a loss is asked for, the masks of their time steps to "mask", "mask_1", ...
     input_gradients: the plan's outputs are the gradients of the inputs. gap: see `arena.place`.
     """
-    g = Builder(layout, batch, mode)
+    g = Builder(layout, batch, mode, optimizer)
     inputs = [_feed(g, f"x{position}" if position else "x", shape, "T" if limit is None else "int32")
               for position, (shape, limit) in enumerate(zip(graph.input_shapes, graph.index_limits, strict=True))]
     outputs = g.forward(graph, inputs)
@@ -366,6 +449,17 @@ def shuffle_plan(layout: Layout) -> Plan:
     order = Buffer("order", (0,), "int64", "external")
     step = Step(kernel="prims.random.shuffle", layer="", phase="feed", writes=(order,), reads=(layout.buffers["counters"],))
     return optimise(Plan(mode="shuffle", batch=0, dtype=layout.dtype, steps=(step,)))
+
+
+def flush_plan(layout: Layout, optimizer: Optimizer) -> Plan:
+    """The plan that brings all rows up to date that are updated row by row."""
+    g = Builder(layout, 0, "flush", optimizer)
+    g.phase = "update"
+    rows, count = Buffer("all_rows", (0,), "int32", "external"), Buffer("no_count", (0,), "int64", "external")       # left unbound, they are empty
+    for name in layout.rowwise:
+        optimizer.lower_missed(g, name, rows, count)
+    optimizer.lower_tick(g, ahead=0)
+    return optimise(Plan(mode="flush", batch=0, dtype=layout.dtype, steps=tuple(g.steps)))
 
 
 def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Buffer:

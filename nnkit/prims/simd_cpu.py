@@ -18,10 +18,11 @@ from nnkit.jit import I64, array_view, vector_bytes
 
 __all__ = [
     "LANES32", "LANES64", "address", "copy_masked", "copy_whole", "fence", "itemsize", "lanes", "largest_of_square", "micro", "part",
-    "prefetch_run", "run", "transpose_tile",
+    "prefetch", "prefetch_run", "run", "transpose_tile",
 ]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
+LINE = 64                                                # bytes of a cache line
 I32, I1 = ir.IntType(32), ir.IntType(1)
 
 
@@ -285,13 +286,27 @@ def largest_of_square(typing_context: Any, y: Any, x: Any, down: Any, along: Any
 
 
 @intrinsic
+def prefetch(typing_context: Any, x: Any, start: Any, n: Any) -> Any:
+    """Fetch the elements [start, start + n) of an array into the first-level cache, to be written. They need not exist."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[0].dtype)
+        view = context.make_array(signature.args[0])(context, builder, values[0])
+        first = builder.ptrtoint(builder.gep(view.data, [values[1]]), I64)
+        lines = builder.sdiv(builder.add(builder.mul(values[2], I64(e.itemsize)), I64(LINE - 1)), I64(LINE))
+        with cgutils.for_range(builder, lines) as loop:
+            e.prefetch(builder.add(first, builder.mul(loop.index, I64(LINE))), write=True)
+        return context.get_dummy_value()
+    return types.void(x, types.int64, types.int64), codegen
+
+
+@intrinsic
 def prefetch_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
     """Fetch x[:n], by address, into the second-level cache. Any address will do."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         e = Emitter(builder, signature.args[-1].dtype)
-        numbers = I64(64 // e.itemsize)
-        with cgutils.for_range(builder, builder.sdiv(builder.add(values[1], I64(64 // e.itemsize - 1)), numbers)) as line:
-            e.prefetch(builder.add(values[0], builder.mul(line.index, I64(64))))
+        numbers = I64(LINE // e.itemsize)
+        with cgutils.for_range(builder, builder.sdiv(builder.add(values[1], I64(LINE // e.itemsize - 1)), numbers)) as line:
+            e.prefetch(builder.add(values[0], builder.mul(line.index, I64(LINE))))
         return context.get_dummy_value()
     return types.void(types.int64, types.int64, like), codegen
 

@@ -23,6 +23,7 @@ from nnkit.spec import boolean, choice, integer, nearest, real
 
 __all__ = [
     "CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ReduceLROnPlateau", "TerminateOnNaN", "as_callbacks", "needs_batches",
+    "overridden",
 ]
 
 Logs = dict[str, float]
@@ -82,11 +83,15 @@ def as_callbacks(callbacks: Iterable[Callback] | Callback | None) -> list[Callba
     return found
 
 
+def overridden(callbacks: Iterable[Callback], hook: str) -> bool:
+    """Whether any callback overrides the hook, in its class or on the object itself."""
+    return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook) for callback in callbacks)
+
+
 def needs_batches(callbacks: Iterable[Callback]) -> bool:
-    """Whether any callback overrides a hook of single batches, in its class or on the object itself."""
-    def overrides(callback: Callback, hook: str) -> bool:
-        return getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
-    return any(overrides(callback, hook) for callback in callbacks for hook in BATCH_HOOKS)
+    """Whether any callback overrides a hook of single batches."""
+    callbacks = list(callbacks)
+    return any(overridden(callbacks, hook) for hook in BATCH_HOOKS)
 
 
 def _is_text(instance: Any, attribute: attrs.Attribute, value: object) -> None:

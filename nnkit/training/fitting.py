@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkit.plan.build import COUNTERS
-from nnkit.training.callbacks import Callback, as_callbacks, needs_batches
+from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, overridden
 from nnkit.training.data import Data, Kept
 from nnkit.training.feed import as_batch, as_whole, is_batches, split
 from nnkit.training.history import History
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Fitting"]
 
 PIECE_SECONDS = 0.05                                     # how long the compiled loop runs before Python looks up: Ctrl-C, progress, callbacks
+PIECE_STEPS = 16                                         # the same in steps, where what a callback does at the end of a piece may change bits
 
 
 class Fitting:
@@ -35,6 +36,7 @@ class Fitting:
         self.validation_freq = as_whole(validation_freq, 1, "validation_freq")
         self.callbacks = as_callbacks(callbacks)
         self.by_batch = needs_batches(self.callbacks)
+        self.by_piece = model.flushes_round and overridden(self.callbacks, "on_train_piece_end")
         self.shuffle = bool(shuffle)
         self.check_finite = check_finite
         self.training: Data | None = None
@@ -109,12 +111,15 @@ class Fitting:
                 if model.stop_training:
                     break
         finally:
+            model.settle()
             for callback in began:
                 callback.on_train_end(logs)
             progress.close()
         return history
 
     def _call(self, hook: str, *arguments: Any) -> None:
+        if overridden(self.callbacks, hook):
+            self.model.settle()
         for callback in self.callbacks:
             getattr(callback, hook)(*arguments)
 
@@ -138,6 +143,7 @@ class Fitting:
                 piece = model.prepare_rates(self._piece(size, steps))
                 if self.by_batch:
                     self._call("on_train_batch_begin", batch, {})
+                model.will_train()
                 began = time.perf_counter()
                 tape.run(piece)
                 self.seconds[size] = (time.perf_counter() - began) / piece
@@ -158,8 +164,8 @@ class Fitting:
 
     def _piece(self, size: int, steps: int) -> int:
         """How many steps the compiled loop may run before Python looks up."""
-        if self.by_batch:
-            return 1
+        if self.by_batch or self.by_piece:
+            return 1 if self.by_batch else min(steps, PIECE_STEPS)
         known = self.seconds.get(size)
         return min(steps, max(1, int(PIECE_SECONDS / known))) if known else 1
 

@@ -16,7 +16,7 @@ from nnkit.metrics import Metric
 from nnkit.network import Container, Graph
 from nnkit.optimizers.base import Optimizer
 from nnkit.optimizers.schedules import Schedule
-from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, build, lay_out, numbered, shuffle_plan
+from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, build, flush_plan, lay_out, numbered, shuffle_plan
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
 from nnkit.runtime import store
@@ -101,6 +101,8 @@ class Model:
         self._tapes: collections.OrderedDict[tuple[str, int, bool, bool], Tape] = collections.OrderedDict()
         self.lock: threading.RLock = threading.RLock() if whole is None else whole.lock
         self.training = False                            # whether a fit is running
+        self.stale = False                               # whether rows of a table may have missed updates: see flush
+        self.watched = False                             # whether anybody may hold views of the parameters
         self.counters = self.memory.view(self.layout.buffers["counters"])
         self.sums = self.memory.view(self.layout.buffers["sums"])
         self._parameters = {name: self.memory.view(self.layout.parameters[name]) for name in graph.parameters()}
@@ -155,6 +157,8 @@ class Model:
         if self.optimizer is not None:
             for name, start in self.optimizer.states().items():
                 self.memory.view(self.layout.buffers[f"optimizer/{name}"])[...] = start
+            for name, values in self.layout.history.items():
+                self.memory.view(self.layout.buffers[name])[...] = values
             if not isinstance(self.optimizer.learning_rate, Schedule):
                 self._set_rates(np.array([self.optimizer.learning_rate]), 0)
         self.counters[COUNTERS["seed"]] = self.seed
@@ -164,7 +168,38 @@ class Model:
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
         """Live views of all parameters by name ("dense/kernel"), moving statistics included. Writing into one changes the model."""
+        whole = self.whole
+        whole.watched = True
+        if whole.lock.acquire(blocking=False):           # else another thread is at work; it brings the views up to date when it is done
+            try:
+                whole.flush()
+            finally:
+                whole.lock.release()
         return MappingProxyType(self._parameters)
+
+    def flush(self) -> None:
+        """Bring the rows of tables up to date that are updated row by row. Everything that reads parameters outside of training comes after it."""
+        whole = self.whole
+        if whole.stale:
+            tape = whole.tape("flush", 0)
+            tape.bind({})
+            tape.debug = False                           # numbers that are not finite were named where they arose; here they are only brought along
+            tape.run()
+            whole.stale = False
+
+    def settle(self) -> None:
+        """The same where somebody may hold views: before any code of the user's runs."""
+        if self.whole.watched:
+            self.flush()
+
+    @property
+    def flushes_round(self) -> bool:
+        """Whether a flush changes the last bits of what follows: of closed forms, two in a row are not quite one."""
+        return bool(self.layout.history) and self._optimizer("fit").by_rows(self.dtype) == "closed"
+
+    def will_train(self) -> None:
+        """Note that rows may miss updates from now on."""
+        self.stale = bool(self.layout.history)
 
     def set_parameters(self, values: Mapping[str, Any]) -> None:
         """Copy values into the parameters of these names; the others stay.
@@ -234,12 +269,18 @@ class Model:
         """That plan, bound to the model's memory; the last PLANS_KEPT are kept."""
         key = (mode, batch, keep_predictions, input_gradients)
         if key not in self._tapes:
-            plan = shuffle_plan(self.layout) if mode == "shuffle" else self.build_plan(mode, batch, keep_predictions, input_gradients)
+            plan = self._special_plan(mode) or self.build_plan(mode, batch, keep_predictions, input_gradients)
             self._tapes[key] = Tape(plan, self.memory, self.threads)
             if len(self._tapes) > PLANS_KEPT:
                 self._tapes.popitem(last=False)
         self._tapes.move_to_end(key)
         return self._tapes[key]
+
+    def _special_plan(self, mode: str) -> Plan | None:
+        """The plan of a mode that runs no layer."""
+        if mode == "flush":
+            return flush_plan(self.layout, self._optimizer(mode))
+        return shuffle_plan(self.layout) if mode == "shuffle" else None
 
     def prepare_kernels(self, batch: int, keep_predictions: bool, shuffle: bool) -> None:
         """Have all that an epoch runs compiled or loaded: asked for at once, kernels are compiled several at a time."""
@@ -385,7 +426,9 @@ class Model:
         self.prepare_rates(1)
         tape = self.tape("train", data.n, kept is not None)
         self.bind(tape, data, kept, np.arange(data.n))
+        self.will_train()
         tape.run()
+        self.settle()
         return kept
 
     def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False) -> dict[str, np.ndarray]:
@@ -403,7 +446,8 @@ class Model:
             self.bind(tape, data)
             tape.run()
             self.sums[:] = sums
-            found = {name: self.memory.view(buffer).copy() for name, buffer in self.layout.gradients.items()}
+            pieces = self.layout.gradients
+            found = {name: self.memory.view(pieces[name]).copy() for name in self._parameters if name in pieces}
             for position, buffer in enumerate(tape.plan.outputs):
                 found[f"x{position}" if position else "x"] = self.memory.view(buffer, tape.plan).copy()
             return found
@@ -481,10 +525,22 @@ class _Use:
             model.training = True
         self.position = int(model.counters[POSITION])
         model.counters[POSITION] = 0
+        if self.action not in ("fit", "train_on_batch"):
+            try:
+                model.flush()
+            except BaseException:                        # its kernels could not be compiled
+                model.lock.release()
+                raise
 
     def __exit__(self, *error: object) -> None:
         model = self.model
         model.counters[POSITION] = self.position
-        if self.action == "fit":
-            model.training = False
-        model.lock.release()
+        try:
+            if self.action == "fit":
+                model.flush()
+            else:
+                model.settle()
+        finally:
+            if self.action == "fit":
+                model.training = False
+            model.lock.release()
