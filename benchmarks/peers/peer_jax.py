@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from worker import Job, repeated, serve
-from workloads import CLASSES, LABELLED, RATE, VGG16, WORKS, kernels_of
+from workloads import CELLS, CLASSES, LABELLED, RATE, VGG16, WEIGHTS, WORKS, kernels_of
 
 SIZES = {"autoencoder": (20, 10, 20), "bigmlp": (784, 1024, 1024, 10), "vae": (784, 400, 40, 400, 784)}
 KERNELS = {"digits_cnn": ((3, 3, 1, 32), (32 * 3**2, 128), (128, 10)), "conv3d": ((3, 3, 3, 1, 32), (32 * 15**3, 128), (128, 20))}
@@ -35,6 +35,41 @@ def max_pool(x: jax.Array) -> jax.Array:
     return functools.reduce(jnp.maximum, [x[(slice(None), *(slice(first, None, 2) for first in place))] for place in places])
 
 
+def simple_rnn(h: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.tanh(x + h @ kernel)
+
+
+def lstm(state: tuple[jax.Array, jax.Array], x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    h, c = state
+    i, f, u, o = jnp.split(x + h @ kernel, 4, axis=1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(u)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def gru(h: jax.Array, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    gates, (uz, ur, uh) = jnp.split(x, 3, axis=1), jnp.split(h @ kernel + bias, 3, axis=1)
+    z, r = jax.nn.sigmoid(gates[0] + uz), jax.nn.sigmoid(gates[1] + ur)
+    return z * h + (1 - z) * jnp.tanh(gates[2] + r * uh)
+
+
+def recurrent(cell: str, weights: dict[str, jax.Array], x: jax.Array, all_steps: bool) -> jax.Array:
+    """x (N, T, inputs); the last output, (N, units), or all, (N, T, units). The inputs' product is one for all steps."""
+    kernel, bias = weights["recurrent_kernel"], weights["bias"]
+    first, *rest = bias if cell == "gru" else (bias,)
+    gates = x.swapaxes(0, 1) @ weights["kernel"] + first
+    h = jnp.zeros((len(x), len(kernel)))
+    step = {"simple_rnn": simple_rnn, "lstm": lstm, "gru": gru}[cell]
+
+    def advance(state: Any, x: jax.Array) -> Any:
+        state = step(state, x, kernel, *rest)
+        return state, (state[0] if cell == "lstm" else state) if all_steps else None
+
+    state, outputs = jax.lax.scan(advance, (h, h) if cell == "lstm" else h, gates)
+    if all_steps:
+        return outputs.swapaxes(0, 1)
+    return state[0] if cell == "lstm" else state
+
+
 def parameters(work: str) -> list[tuple[jax.Array, jax.Array]]:
     sizes = SIZES.get(work, (20, 64, 32, 1))
     keys = jax.random.split(jax.random.key(0), len(sizes))
@@ -45,8 +80,11 @@ def parameters(work: str) -> list[tuple[jax.Array, jax.Array]]:
     return [(glorot(key, shape), jnp.zeros(shape[-1])) for key, shape in zip(keys, shapes, strict=False)]
 
 
-def forward(work: str, params: list, x: jax.Array, key: jax.Array | None) -> jax.Array:
+def forward(work: str, params: Any, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """Logits. With a key, dropout is on where the work has it."""
+    if work in CELLS:
+        h = recurrent(CELLS[work], params, params["embeddings"][x], work == "char_lstm")
+        return h @ params["dense"] + params["dense_bias"]
     if work in KERNELS:
         (kernel, bias), *params = params
         x = max_pool(jax.nn.relu(convolve(x, kernel, "VALID") + bias)).reshape(len(x), -1)
@@ -70,12 +108,12 @@ def bound(params: list, x: jax.Array, key: jax.Array) -> jax.Array:
     return jnp.mean(jnp.logaddexp(0, logits) - x * logits) + divergence
 
 
-def loss_of(work: str, params: list, x: jax.Array, y: jax.Array, key: jax.Array | None) -> jax.Array:
+def loss_of(work: str, params: Any, x: jax.Array, y: jax.Array, key: jax.Array | None) -> jax.Array:
     if work == "vae":
         return bound(params, x, jax.random.key(2) if key is None else key)
     z = forward(work, params, x, key)
     if work in LABELLED:
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[:, None], 1))
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), y[..., None], -1))
     return jnp.mean(jnp.logaddexp(0, z) - y * z)
 
 
@@ -166,10 +204,13 @@ def residual_block(params: list, x: jax.Array) -> jax.Array:
 def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
     """Forward, then backward from a given gradient of the output, for input and parameters: one jitted function."""
     x, dy = jnp.asarray(arrays["x"]), jnp.asarray(arrays["dy"])
-    kernels = [jnp.asarray(kernel) for kernel in kernels_of(arrays)]
-    if work == "resnet_block":
-        params: Any = [(kernel, jnp.ones(64), jnp.zeros(64)) for kernel in kernels]
-        forward: Any = residual_block
+    kernels = [] if work == "lstm100" else [jnp.asarray(kernel) for kernel in kernels_of(arrays)]
+    if work == "lstm100":
+        params: Any = {name: jnp.asarray(arrays[name]) for name in WEIGHTS if name in arrays}
+        forward: Any = partial(recurrent, "lstm", all_steps=True)
+    elif work == "resnet_block":
+        params = [(kernel, jnp.ones(64), jnp.zeros(64)) for kernel in kernels]
+        forward = residual_block
     else:
         params = kernels[0].transpose(0, 1, 3, 2)
         forward = lambda kernel, x: convolve(x, kernel, "SAME", 64)      # noqa: E731
@@ -182,19 +223,23 @@ def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
         return gradients(params, x, dy)
 
     dparams, dx = step()
-    dkernel = np.asarray(dparams[0][0] if work == "resnet_block" else dparams)
+    dkernel = np.asarray(dparams["recurrent_kernel"] if work == "lstm100" else dparams[0][0] if work == "resnet_block" else dparams)
     return Job({"step": repeated(step, jax.block_until_ready)}, checks={"input gradient": np.asarray(dx), "kernel gradient": dkernel})
 
 
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     if work.startswith("vgg16"):
         return vgg16(work, arrays)
-    if work in ("resnet_block", "depthwise"):
+    if work in ("resnet_block", "depthwise", "lstm100"):
         return layer(work, arrays)
     x, y = jnp.asarray(arrays["x"]), jnp.asarray(arrays["y"])
     if y.ndim == 1 and work not in LABELLED:
         y = y[:, None]
-    params = parameters(work)
+    params: Any = parameters(work)
+    checks = {}
+    if work in CELLS:
+        params = {name: jnp.asarray(arrays[name]) for name in WEIGHTS} | {"dense_bias": jnp.zeros(arrays["dense"].shape[1])}
+        checks = first_batch(work, params, x[:WORKS[work].batch_size], y[:WORKS[work].batch_size])
     zeros = partial(jax.tree.map, jnp.zeros_like)
     state = (params, zeros(params), zeros(params), jnp.zeros(()), jax.random.key(1))
     one_epoch = partial(epoch_by_steps, rng=np.random.default_rng(0)) if work in KERNELS else epoch
@@ -208,8 +253,8 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     def loss() -> float:
         return float(loss_of(work, state[0], x, y, None))
 
-    if work != "predict":
-        return Job({"epoch": epochs}, loss)
+    if not work.startswith("predict"):
+        return Job({"epoch": epochs}, loss, checks)
 
     predict_one = jax.jit(lambda params, x: jax.nn.sigmoid(forward(work, params, x, None)))
 
@@ -217,7 +262,15 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
         for _ in range(n):
             np.asarray(predict_one(state[0], arrays["x"][:1]))
 
-    return Job({"train": epochs, "call": calls}, loss)
+    return Job({"train": epochs, "call": calls}, loss, checks)
+
+
+def first_batch(work: str, params: Any, x: jax.Array, y: jax.Array) -> dict[str, np.ndarray]:
+    """What it gives before training."""
+    z, gradient = forward(work, params, x, None), jax.grad(partial(loss_of, work))(params, x, y, None)
+    probabilities = jax.nn.softmax(z) if work in LABELLED else jax.nn.sigmoid(z)
+    return {"probabilities": np.asarray(probabilities), "recurrent gradient": np.asarray(gradient["recurrent_kernel"]),
+            "embeddings gradient": np.asarray(gradient["embeddings"])}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 from worker import Job, repeated, serve, threads
-from workloads import CLASSES, LABELLED, RATE, WORKS, kernels_of
+from workloads import CELLS, CLASSES, LABELLED, RATE, SYMBOLS, WEIGHTS, WORDS, WORKS, kernels_of
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -37,6 +37,12 @@ class Sampling(layers.Layer):
 
 
 def network(work: str) -> keras.Model:
+    if work == "char_lstm":
+        return keras.Sequential([keras.Input((64,), dtype="int32"), layers.Embedding(SYMBOLS, 64), layers.LSTM(256, return_sequences=True),
+                                 layers.Dense(SYMBOLS, activation="softmax")])
+    if work in CELLS:
+        layer = {"simple_rnn": layers.SimpleRNN, "lstm": layers.LSTM, "gru": layers.GRU}[CELLS[work]](32)
+        return keras.Sequential([keras.Input((100,), dtype="int32"), layers.Embedding(WORDS, 64), layer, layers.Dense(1, activation="sigmoid")])
     if work == "vae":
         x = keras.Input((784,))
         h = layers.Dense(400, activation="relu")(x)
@@ -86,14 +92,18 @@ def vgg16(work: str, arrays: dict[str, np.ndarray]) -> Job:
 def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
     """Forward, then backward from a given gradient of the output, for input and parameters: one compiled function."""
     inputs = keras.Input(arrays["x"].shape[1:])
-    if work == "resnet_block":
+    if work == "lstm100":
+        model = keras.Model(inputs, layers.LSTM(100, return_sequences=True)(inputs))
+        model.set_weights([arrays[name] for name in WEIGHTS if name in arrays])
+    elif work == "resnet_block":
         h = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(64, 1, use_bias=False)(inputs)))
         h = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(64, 3, padding="same", use_bias=False)(h)))
         h = layers.BatchNormalization()(layers.Conv2D(64, 1, use_bias=False)(h))
         model = keras.Model(inputs, layers.ReLU()(layers.Add()([h, inputs])))
     else:
         model = keras.Model(inputs, layers.DepthwiseConv2D(3, padding="same", use_bias=False)(inputs))
-    set_kernels(model, arrays)
+    if work != "lstm100":
+        set_kernels(model, arrays)
     x, dy = tf.constant(arrays["x"]), tf.constant(arrays["dy"])
 
     @tf.function
@@ -106,20 +116,35 @@ def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
     def step() -> list[tf.Tensor]:
         return gradients(x, dy)
 
-    dx, dkernel, *_ = step()
+    dx, *dparams = step()
+    dkernel = dparams[1 if work == "lstm100" else 0]
     checks = {"input gradient": dx.numpy(), "kernel gradient": dkernel.numpy()}
-    return Job({"step": repeated(step, lambda last: last[0][0, 0, 0].numpy())}, checks=checks)
+    return Job({"step": repeated(step, lambda last: last[0][0, 0].numpy())}, checks=checks)
+
+
+def given_weights(model: keras.Model, arrays: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
+    """Embedding, recurrent layer and Dense get the weights of all peers; what the first batch gives, before training."""
+    model.set_weights([arrays[name] for name in WEIGHTS] + [np.zeros(arrays["dense"].shape[1])])
+    x, y = tf.constant(arrays["x"][:batch_size]), tf.constant(arrays["y"][:batch_size])
+    with tf.GradientTape() as tape:
+        probabilities = model(x, training=True)
+        loss = model.compute_loss(y=y, y_pred=probabilities)
+    weights = model.trainable_weights
+    table, _, recurrent, *_ = tape.gradient(loss, [weight.value for weight in weights])
+    return {"probabilities": probabilities.numpy(), "recurrent gradient": recurrent.numpy(),
+            "embeddings gradient": tf.convert_to_tensor(table).numpy()}
 
 
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     if work.startswith("vgg16"):
         return vgg16(work, arrays)
-    if work in ("resnet_block", "depthwise"):
+    if work in ("resnet_block", "depthwise", "lstm100"):
         return layer(work, arrays)
     x, y = arrays["x"], arrays["y"]
     model = network(work)
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy" if work in LABELLED else "binary_crossentropy")
     batch_size = WORKS[work].batch_size
+    checks = given_weights(model, arrays, batch_size) if work in CELLS else {}
 
     def epochs(n: int) -> None:
         model.fit(x, y, epochs=n, batch_size=batch_size, verbose=0)
@@ -127,14 +152,14 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     def loss() -> float:
         return model.evaluate(x, y, batch_size=len(x), verbose=0)
 
-    if work != "predict":
-        return Job({"epoch": epochs}, loss)
+    if not work.startswith("predict"):
+        return Job({"epoch": epochs}, loss, checks)
 
     def calls(n: int) -> None:
         for _ in range(n):
             model.predict_on_batch(x[:1])
 
-    return Job({"train": epochs, "call": calls}, loss)
+    return Job({"train": epochs, "call": calls}, loss, checks)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ from types import ModuleType
 
 import numpy as np
 from worker import Job, repeated, serve, threads
-from workloads import CLASSES, LABELLED, RATE, WORKS, kernels_of
+from workloads import CELLS, CLASSES, LABELLED, RATE, SYMBOLS, WEIGHTS, WORDS, WORKS, kernels_of
 
 import nnkit
 from nnkit import (
+    GRU,
     L2,
+    LSTM,
     SGD,
     Adam,
     Add,
@@ -24,6 +26,7 @@ from nnkit import (
     Dense,
     DepthwiseConv2D,
     Dropout,
+    Embedding,
     Flatten,
     Input,
     LeakyReLU,
@@ -32,10 +35,16 @@ from nnkit import (
     Network,
     ReLU,
     Sequential,
+    SimpleRNN,
 )
 
 
 def network(work: str) -> Sequential | Network:
+    if work == "char_lstm":
+        return Sequential([Input((64,)), Embedding(SYMBOLS, 64), LSTM(256, return_sequences=True), Dense(SYMBOLS, activation="softmax")])
+    if work in CELLS:
+        layer = {"simple_rnn": SimpleRNN, "lstm": LSTM, "gru": GRU}[CELLS[work]](32)
+        return Sequential([Input((100,)), Embedding(WORDS, 64), layer, Dense(1, activation="sigmoid")])
     if work == "vae":
         return nnkit.models.vae(784, (400,), 20)
     if work == "autoencoder":
@@ -63,6 +72,7 @@ def training(work: str, arrays: dict[str, np.ndarray]) -> Job:
     loss_name = "sparse_categorical_crossentropy" if work in LABELLED else "binary_crossentropy"
     model = nnkit.compile(network(work), optimizer=Adam(1e-3), loss=loss_name, seed=0, threads=threads())
     batch_size = WORKS[work].batch_size
+    checks = given_weights(model, arrays, batch_size) if work in CELLS else {}
 
     def epochs(n: int) -> None:
         model.fit(x, y, batch_size=batch_size, epochs=n, verbose=0)
@@ -70,15 +80,24 @@ def training(work: str, arrays: dict[str, np.ndarray]) -> Job:
     def loss() -> float:
         return model.evaluate(x, y)["loss"]
 
-    if work != "predict":
-        return Job({"epoch": epochs}, loss)
+    if not work.startswith("predict"):
+        return Job({"epoch": epochs}, loss, checks)
     row = x[:1]
 
     def calls(n: int) -> None:
         for _ in range(n):
             model.predict(row)
 
-    return Job({"train": epochs, "call": calls}, loss)
+    return Job({"train": epochs, "call": calls}, loss, checks)
+
+
+def given_weights(model: nnkit.Model, arrays: dict[str, np.ndarray], batch_size: int) -> dict[str, np.ndarray]:
+    """Embedding, recurrent layer and Dense get the weights of all peers; what the first batch gives, before training."""
+    model.set_parameters({name: arrays[key] for name, key in zip(model.parameters, WEIGHTS, strict=False)})
+    x, y = arrays["x"][:batch_size], arrays["y"][:batch_size]
+    gradients = model.gradients(x, y)
+    recurrent = next(name for name in gradients if name.endswith("recurrent_kernel"))
+    return {"probabilities": model.predict(x), "recurrent gradient": gradients[recurrent], "embeddings gradient": gradients["embedding/embeddings"]}
 
 
 def single_kernels() -> ModuleType:
@@ -140,6 +159,9 @@ def vgg16(work: str, arrays: dict[str, np.ndarray]) -> Job:
 
 
 def one_layer(work: str) -> Network:
+    if work == "lstm100":
+        x = Input((100, 100))
+        return Network(x, LSTM(100, return_sequences=True)(x))
     x = Input((56, 56, 64) if work == "resnet_block" else (112, 112, 64))
     if work == "depthwise":
         return Network(x, DepthwiseConv2D(3, padding="same", use_bias=False)(x))
@@ -153,10 +175,13 @@ def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
     """Forward, then backward from a given gradient of the output; beside it the public call, which needs a loss, checks data and copies gradients."""
     x, dy = arrays["x"], arrays["dy"]
     model = nnkit.compile(one_layer(work), loss="mse", seed=0, threads=threads())
-    set_kernels(model, arrays)
+    if work == "lstm100":
+        model.set_parameters({f"lstm/{name}": arrays[name] for name in WEIGHTS if name in arrays})
+    else:
+        set_kernels(model, arrays)
     step, results = single_kernels().passes(model, x, dy)["forward and backward"]
     step(1)
-    first = next(name for name in results if name.endswith("kernel"))
+    first = next(name for name in results if name.endswith("recurrent_kernel" if work == "lstm100" else "kernel"))
     checks = {"input gradient": results["x"].copy(), "kernel gradient": results[first].copy()}
 
     def call() -> object:
@@ -167,7 +192,7 @@ def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     if work.startswith("vgg16"):
         return vgg16(work, arrays)
-    if work in ("resnet_block", "depthwise"):
+    if work in ("resnet_block", "depthwise", "lstm100"):
         return layer(work, arrays)
     special = {"activations": activations, "optimizers": optimizers}
     return special[work](arrays) if work in special else training(work, arrays)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from worker import Job, repeated, serve, threads
-from workloads import CLASSES, LABELLED, RATE, VGG16, WORKS, kernels_of
+from workloads import CELLS, CLASSES, GATES, LABELLED, RATE, VGG16, WORKS, kernels_of
 
 torch.set_num_threads(threads())
 torch.manual_seed(0)
@@ -40,7 +40,46 @@ def bound(outputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], x: torch.Ten
     return nn.functional.binary_cross_entropy_with_logits(logits, x) + divergence
 
 
-def network(work: str) -> nn.Module:
+RECURRENT = {"simple_rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+def gates(cell: str, weight: np.ndarray) -> torch.Tensor:
+    """Kernels (inputs, gates units) and biases as PyTorch has them, (gates units, inputs); its GRU has the first two gates the other way round."""
+    parts = torch.from_numpy(weight).movedim(-1, 0).chunk(GATES[cell])
+    return torch.cat([parts[1], parts[0], parts[2]] if cell == "gru" else parts)
+
+
+def set_recurrent(layer: nn.Module, cell: str, arrays: dict[str, np.ndarray]) -> None:
+    """PyTorch has two biases in any case; only that of a GRU needs both."""
+    given, again = arrays["bias"] if cell == "gru" else (arrays["bias"], np.zeros_like(arrays["bias"]))
+    with torch.no_grad():
+        for parameter, weight in zip(layer.parameters(), (arrays["kernel"], arrays["recurrent_kernel"], given, again), strict=True):
+            parameter.copy_(gates(cell, weight))
+
+
+class Reader(nn.Module):
+    """Embedding, a recurrent layer, Dense of its last output or of all, with given weights."""
+
+    def __init__(self, work: str, arrays: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        units, outputs = arrays["dense"].shape
+        self.all_steps = work == "char_lstm"
+        self.embedding = nn.Embedding(*arrays["embeddings"].shape)
+        self.recurrent = RECURRENT[CELLS[work]](arrays["embeddings"].shape[1], units, batch_first=True)
+        self.dense = nn.Linear(units, outputs)
+        set_recurrent(self.recurrent, CELLS[work], arrays)
+        set_kernel(self.dense, arrays["dense"])
+        with torch.no_grad():
+            self.embedding.weight.copy_(torch.from_numpy(arrays["embeddings"]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h, _ = self.recurrent(self.embedding(x))
+        return self.dense(h).flatten(0, 1) if self.all_steps else self.dense(h[:, -1])
+
+
+def network(work: str, arrays: dict[str, np.ndarray]) -> nn.Module:
+    if work in CELLS:
+        return Reader(work, arrays)
     if work == "vae":
         return VAE()
     if work == "autoencoder":
@@ -70,7 +109,7 @@ def channels_first(x: np.ndarray, peer: str) -> torch.Tensor:
 
 def training(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     compiled = peer == "torch-compile"
-    model = network(work)
+    model = network(work, arrays)
     x = torch.from_numpy(arrays["x"])
     if x.ndim > 2:
         x, model = channels_first(arrays["x"], peer), model.to(memory_format=memory_format(peer, x.ndim))
@@ -80,8 +119,9 @@ def training(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     optimizer = torch.optim.Adam(model.parameters(), fused=compiled or None)
 
     def loss_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return entropy(model(x), y)
+        return entropy(model(x), y.flatten() if work == "char_lstm" else y)
 
+    checks = first_batch(model, loss_of, x[:batch_size], y[:batch_size], CELLS[work]) if work in CELLS else {}
     step_loss = torch.compile(loss_of) if compiled else loss_of
 
     def epochs(n: int) -> None:
@@ -98,8 +138,8 @@ def training(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
         model.train()
         return value
 
-    if work != "predict":
-        return Job({"epoch": epochs}, loss)
+    if not work.startswith("predict"):
+        return Job({"epoch": epochs}, loss, checks)
 
     predict_one = torch.compile(model) if compiled else model
     row = arrays["x"][:1]
@@ -109,7 +149,17 @@ def training(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
             for _ in range(n):
                 torch.sigmoid(predict_one(torch.from_numpy(row))).numpy()
 
-    return Job({"train": epochs, "call": calls}, loss)
+    return Job({"train": epochs, "call": calls}, loss, checks)
+
+
+def first_batch(model: Reader, loss_of: Callable[..., torch.Tensor], x: torch.Tensor, y: torch.Tensor, cell: str) -> dict[str, np.ndarray]:
+    """What it gives before training."""
+    with torch.no_grad():
+        z = model(x)
+    recurrent, table = torch.autograd.grad(loss_of(x, y), [model.recurrent.weight_hh_l0, model.embedding.weight])
+    probabilities = torch.softmax(z, 1) if model.all_steps else torch.sigmoid(z)
+    return {"probabilities": probabilities.numpy(), "recurrent gradient": gates(cell, recurrent.T.numpy()).T.numpy(),
+            "embeddings gradient": table.numpy()}
 
 
 def activations(arrays: dict[str, np.ndarray]) -> Job:
@@ -238,6 +288,8 @@ class ResNetBlock(nn.Module):
 def layer(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     """Forward, then backward from a given gradient of the output, for input and parameters."""
     model: nn.Module
+    if work == "lstm100":
+        return lstm_layer(arrays, peer)
     if work == "resnet_block":
         model = ResNetBlock()
         convolutions = list(model.convolutions)
@@ -260,6 +312,21 @@ def layer(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     return Job({"step": repeated(step)}, checks=checks)
 
 
+def lstm_layer(arrays: dict[str, np.ndarray], peer: str) -> Job:
+    model = nn.LSTM(100, 100, batch_first=True)
+    set_recurrent(model, "lstm", arrays)
+    x, dy = (torch.from_numpy(arrays[name]) for name in ("x", "dy"))
+    x.requires_grad_()
+    wanted = [x, *model.parameters()]
+    forward = torch.compile(model) if peer == "torch-compile" else model
+
+    def step() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(forward(x)[0], wanted, dy)
+
+    dx, _, drecurrent, *_ = step()
+    return Job({"step": repeated(step)}, checks={"input gradient": dx.numpy(), "kernel gradient": drecurrent.T.numpy()})
+
+
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     if work == "activations":
         return activations(arrays)
@@ -269,7 +336,7 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
         return vgg16_forward(arrays, peer)
     if work == "vgg16_train":
         return vgg16_train(arrays, peer)
-    if work in ("resnet_block", "depthwise"):
+    if work in ("resnet_block", "depthwise", "lstm100"):
         return layer(work, arrays, peer)
     return training(work, arrays, peer)
 

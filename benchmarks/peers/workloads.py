@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -159,9 +160,67 @@ def kernels_of(arrays: Arrays) -> list[np.ndarray]:
     return [arrays[f"kernel{number}"] for number in range(1, 1 + sum(name.startswith("kernel") for name in arrays))]
 
 
+# Sequences. Token ids are int32, (N, T). Gates stand in Keras' order: of an LSTM i, f, u, o; of a GRU, which is reset after the product, z, r, u.
+
+GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3}
+CELLS = {"simple_rnn": "simple_rnn", "lstm": "lstm", "gru": "gru", "predict_lstm": "lstm", "char_lstm": "lstm"}   # work -> layer behind an Embedding
+WEIGHTS = ("embeddings", "kernel", "recurrent_kernel", "bias", "dense")   # of these works; the last layer's bias starts at 0
+WORDS, SYMBOLS = 10_000, 65
+
+
+def glorot_uniform(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
+    """Uniform numbers of variance 2 / (inputs + outputs)."""
+    limit = np.sqrt(6 / (inputs + outputs))
+    return rng.uniform(-limit, limit, (inputs, outputs)).astype(np.float32)
+
+
+def recurrent_weights(rng: np.random.Generator, cell: str, inputs: int, units: int) -> Arrays:
+    """Kernel, recurrent kernel of orthonormal rows, bias (1 for the forget gate of an LSTM, else 0)."""
+    width = GATES[cell] * units
+    rows = np.linalg.qr(rng.standard_normal((width, units)))[0].T
+    bias = np.zeros((2, width) if cell == "gru" else width, np.float32)
+    if cell == "lstm":
+        bias[units:2 * units] = 1
+    return {"kernel": glorot_uniform(rng, inputs, width), "recurrent_kernel": rows.astype(np.float32), "bias": bias}
+
+
+def reader(rng: np.random.Generator, cell: str, ids: int, units: int, outputs: int) -> Arrays:
+    """First weights of an Embedding of 64 columns, a recurrent layer, Dense."""
+    table = rng.uniform(-0.05, 0.05, (ids, 64)).astype(np.float32)
+    return {"embeddings": table, **recurrent_weights(rng, cell, 64, units), "dense": glorot_uniform(rng, units, outputs)}
+
+
+def reviews(cell: str) -> Arrays:
+    """1,024 texts of 100 words, whose frequencies fall as 1 / rank; the class is the sign of the sum of what each word counts. And weights."""
+    rng = np.random.default_rng(20)
+    share = 1 / np.arange(1, WORDS + 1)
+    x = rng.choice(WORDS, (1024, 100), p=share / share.sum())
+    y = rng.standard_normal(WORDS)[x].sum(axis=1) > 0
+    return {"x": x.astype(np.int32), "y": y.astype(np.float32), **reader(rng, cell, WORDS, 32, 1)}
+
+
+def characters() -> Arrays:
+    """512 windows of 64 symbols: each symbol has four that may follow it. Targets stand one symbol ahead. And weights."""
+    rng = np.random.default_rng(21)
+    follows, draws = rng.integers(0, SYMBOLS, (SYMBOLS, 4)), rng.integers(0, 4, 512 * 64)
+    text = [0]
+    for draw in draws:
+        text.append(follows[text[-1], draw])
+    x, y = (np.array(part, np.int32).reshape(512, 64) for part in (text[:-1], text[1:]))
+    return {"x": x, "y": y, **reader(rng, "lstm", SYMBOLS, 256, SYMBOLS)}
+
+
+def lstm100() -> Arrays:
+    """Input, the gradient of the outputs of all steps, and weights."""
+    rng = np.random.default_rng(100)
+    x, dy = rng.standard_normal((2, 32, 100, 100), dtype=np.float32)
+    return {"x": x, "dy": dy, **recurrent_weights(rng, "lstm", 100, 100)}
+
+
 NETWORKS = ("torch", "torch-compile", "keras", "jax")
 CONVOLUTIONS = ("torch", "torch-channels-last", "torch-compile", "keras", "jax")
-LABELLED = ("bigmlp", "digits_cnn", "conv3d")               # training with classes as targets
+LABELLED = ("bigmlp", "digits_cnn", "conv3d", "char_lstm")  # training with classes as targets
+READER = "100 words: Embedding(10000, 64), {}(32), Dense 1"
 
 WORKS: dict[str, Work] = {
     "mlp": Work("MLP 20-64-32-1, batch 32, Adam", "epoch of 25 steps, shuffled", binary, 32, 20, (0.11, 0.19), NETWORKS,
@@ -188,6 +247,18 @@ WORKS: dict[str, Work] = {
                          targets=dict.fromkeys(CONVOLUTIONS, 1.5), tolerance=FLIPS),
     "depthwise": Work("DepthwiseConv2D 3x3, same, on 8 x 112 x 112 x 64: forward and backward (kernel, input)", "step", depthwise, peers=CONVOLUTIONS,
                       targets=dict.fromkeys(CONVOLUTIONS, 1.5), tolerance=1e-3),
+    "simple_rnn": Work(READER.format("SimpleRNN") + ", batch 32, Adam", "epoch of 32 steps, shuffled", partial(reviews, "simple_rnn"), 32, 5,
+                       (0.005, 0.06), NETWORKS, dict.fromkeys(NETWORKS, 7), tolerance=1e-3),
+    "lstm": Work(READER.format("LSTM") + ", batch 32, Adam", "epoch of 32 steps, shuffled", partial(reviews, "lstm"), 32, 5,
+                 (0.05, 0.25), NETWORKS, dict.fromkeys(NETWORKS, 2.2), tolerance=1e-3),
+    "gru": Work(READER.format("GRU") + ", batch 32, Adam", "epoch of 32 steps, shuffled", partial(reviews, "gru"), 32, 5,
+                (0.01, 0.2), NETWORKS, dict.fromkeys(NETWORKS, 9), tolerance=1e-3),
+    "char_lstm": Work("64 symbols of 65: Embedding(65, 64), LSTM(256), Dense 65 at every step, batch 64, Adam", "epoch of 8 steps, shuffled",
+                      characters, 64, 6, (3.0, 4.05), NETWORKS, dict.fromkeys(NETWORKS, 1.3), tolerance=1e-3),
+    "lstm100": Work("LSTM(100) on 32 x 100 x 100, outputs of all steps: forward and backward (both kernels, bias, input)", "step", lstm100,
+                    peers=NETWORKS, targets=dict.fromkeys(NETWORKS, 1.3), tolerance=1e-3),
+    "predict_lstm": Work("predict of one row, " + READER.format("LSTM"), "call, NumPy in and out", partial(reviews, "lstm"), 32, 1, (0.55, 0.66),
+                         NETWORKS, limits={("nnkit", "call"): 150e-6}, tolerance=1e-3),
     "predict": Work("predict of one row, MLP 20-64-32-1", "call, NumPy in and out", binary, 32, 1, (0.5, 0.7), limits={("nnkit", "call"): 10e-6}),
     "startup": Work("fresh process, import to the end of the first epoch of mlp", "process", binary, 32,
                     limits={("nnkit", "first epoch"): 0.6, ("nnkit, empty cache", "first epoch"): 6, ("nnkit", "import alone"): 0.35}),
