@@ -3,7 +3,7 @@
 import numpy as np
 
 import nnkit
-from nnkit import Adam, BatchNormalization, Dense, Dropout, Input, Sequential
+from nnkit import Adam, BatchNormalization, Dense, Dropout, Embedding, GlobalAveragePooling1D, Input, Sequential
 
 WORKS = {
     # name: samples, features, layers, loss, batch size
@@ -76,6 +76,27 @@ class Optimizers:
 
     def time_epoch(self, optimizer):
         self.model.fit(self.x, self.y, batch_size=32, epochs=1, verbose=0)
+
+
+class Tables:
+    """Steps of 32 texts of 100 words, of which there are 10,000: all alike or by Zipf's law; the table updated row by row and as a whole."""
+
+    params = (("uniform", "Zipf"), ("closed", "replay", "dense"))
+    param_names = ("words", "row_updates")
+
+    def setup(self, law, row_updates):
+        rng = np.random.default_rng(0)
+        odds = 1 / np.arange(1, 10_001)
+        self.x = rng.choice(10_000, (1600, 100), p=odds / odds.sum() if law == "Zipf" else None)
+        self.y = (self.x % 7 == 0).sum(1) / 100
+        spec = Sequential([Input((100,)), Embedding(10_000, 64), GlobalAveragePooling1D(), Dense(1)])
+        self.model = nnkit.compile(spec, optimizer=Adam(row_updates=row_updates), loss="mse", seed=0)
+        before = self.model.evaluate(self.x, self.y)["loss"]
+        self.model.fit(self.x, self.y, epochs=5, verbose=0)
+        assert self.model.evaluate(self.x, self.y)["loss"] < before
+
+    def time_epoch(self, law, row_updates):
+        self.model.fit(self.x, self.y, epochs=1, verbose=0)
 
 
 class Compile:

@@ -29,7 +29,7 @@ class Embedding(Layer):
     embeddings_initializer: how E (parameter "embeddings", (input_dim, output_dim)) starts, default "uniform" from -0.05 to 0.05; an array, too.
     embeddings_regularizer: penalty on E. mask_zero: index 0 is padding, so layers behind skip these steps (see `Masking`); default False.
     Training computes the gradient of the batch's rows alone and updates these rows; the others catch up when they are next read, as `row_updates` of
-    the optimizer says. A table with a regularizer, or of a layer that is called more than once, is updated as a whole.
+    the optimizer says. A table that is small, has a regularizer, or is of a layer that is called more than once, is updated as a whole.
     Input (N, ...) of an `Input` that only layers of indices take (through Flatten and Reshape, too), output (N, ..., output_dim).
     As Keras 3; PyTorch's starts with normal numbers, and padding_idx there keeps a row at 0 and masks nothing.
 

@@ -40,6 +40,9 @@ SUMS = {"loss": 0, "samples": 1, "last": 2, "terms": 3}
 # Learning rates of the coming updates, in the float64 buffer "learning_rates".
 LEARNING_RATES = 1024
 
+# Numbers of a table for which going through its rows one by one begins to pay: smaller ones are swept as a whole.
+LEAST_ROWWISE = 16_384
+
 # Fewest distinct rows worth a task of their gradient.
 TOUCHED_STRIP = 8
 
@@ -79,13 +82,13 @@ class Layout:
 
 
 def row_wise(graph: Graph, optimizer: Optimizer | None, dtype: str) -> tuple[str, ...]:
-    """Names of the parameters that are updated row by row: declared so, trainable, without a penalty (whose gradient has no zeros), of layers that
-    are called once, by an optimizer that can do it."""
+    """Names of the parameters that are updated row by row: declared so, trainable, large, without a penalty (whose gradient has no zeros), of layers
+    that are called once, by an optimizer that can do it."""
     if optimizer is None or optimizer.by_rows(dtype) is None:
         return ()
     calls = collections.Counter(f"{node.name}/{name}" for node in graph.nodes for name in node.layer.parameters(*node.input_shapes))
-    return tuple(name for name, declared in graph.parameters().items()
-                 if declared.rowwise and declared.trainable and declared.regularizer is None and calls[name] == 1)
+    free = {name: declared for name, declared in graph.parameters().items() if declared.trainable and declared.regularizer is None}
+    return tuple(name for name, declared in free.items() if declared.rowwise and declared.size >= LEAST_ROWWISE and calls[name] == 1)
 
 
 @attrs.frozen
