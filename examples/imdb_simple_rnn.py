@@ -5,7 +5,7 @@ reviews by heart before it has understood any. The second adds one idea: ReLU, a
 simply stays until training says otherwise (Le, Jaitly and Hinton, A simple way to initialize recurrent networks of rectified linear units, 2015).
 
 Runs on 10,000 + 10,000 IMDB reviews where the environment variable NNKIT_DATA names a folder that holds imdb/imdb_part1.npz, else on reviews that are
-made on the spot, and says so. A fifth of the training reviews decides when to stop; prints the test accuracies (on IMDB about 60 to 75 % and at least
+made on the spot, and says so. A fifth of the training reviews decides when to stop; prints the test accuracies (on IMDB about 55 to 75 % and at least
 80 %), and saves imdb_simple_rnn.png: how strongly the loss depends on a word so many words before the end, and the learning curves.
 """
 
