@@ -106,6 +106,24 @@ def test_targets_of_masked_steps_do_not_matter():
         np.testing.assert_array_equal(first[name], second[name])
 
 
+@pytest.mark.parametrize("ignored", [0, 2])
+@pytest.mark.parametrize("activation", ["softmax", "softplus"])
+def test_ignored_labels_and_masked_steps_count_once(ignored, activation):
+    """The mean is over the steps that are neither, whether padding has the ignored label, as is usual, or some other."""
+    loss = nnkit.SparseCategoricalCrossentropy(ignore_class=ignored)
+    model = nnkit.compile(tagger(Dense(4, activation=activation)), loss=loss, dtype="float64", seed=3)
+    x, t = ids(), targets((), "sparse_categorical_crossentropy")
+    t = np.where(x == 0, ignored, t) if ignored == 0 else t
+    w = np.random.default_rng(2).uniform(0.5, 2, N)
+    counts = (x != 0) & (t != ignored)
+    y = naive.network(model.spec, model.parameters, x)
+    rows = naive.loss_rows(nnkit.SparseCategoricalCrossentropy(), y, np.where(counts, t, 1)).reshape(N, T)
+    assert_close(model.evaluate(x, t, sample_weight=w)["loss"], float((rows * w[:, None])[counts].sum() / counts.sum()), EXACT)
+    assert_derivative(lambda: model.evaluate(x, t, sample_weight=w)["loss"], model.parameters["dense/bias"],
+                      model.gradients(x, t, sample_weight=w)["dense/bias"], 1.0, np.random.default_rng(4), "bias")
+    assert model.evaluate(x, np.where(x == 0, t, ignored))["loss"] == 0
+
+
 def several():
     """Three outputs: with steps and a mask, with steps alone, of a whole text."""
     x = Input((T,), name="text")

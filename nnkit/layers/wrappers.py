@@ -170,6 +170,6 @@ class TimeDistributed(Layer):
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The layer's steps, for N T samples."""
         (x,) = xs
-        y = g.unmasked(lambda: self.layer.lower(g, x.reshaped(x.shape[0] * x.shape[1], *x.shape[2:])))
+        y = g.with_masks((), lambda: self.layer.lower(g, x.reshaped(x.shape[0] * x.shape[1], *x.shape[2:])))
         g.set_masks(g.mask())
         return y.reshaped(*x.shape[:2], *y.shape[1:])

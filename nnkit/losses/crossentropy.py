@@ -148,7 +148,7 @@ class SparseCategoricalCrossentropy(ClassLoss):
     """CategoricalCrossentropy with class labels: l = -log(y[t] / sum y), or with logits z, l = log sum exp(z) - z[t].
 
     from_logits: the output is z, not softmax(z); default False. On top of a softmax the plan takes the logits form by itself.
-    ignore_class: rows with this label count neither in the loss nor in the mean over rows, and have no gradient; default None.
+    ignore_class: rows with this label, like masked ones, count neither in the loss nor in the mean over rows, and have no gradient; default None.
     Output: (..., C), C at least 2. Targets: whole numbers 0 to C - 1 (or ignore_class) of the output's shape without its last axis, which may
     stand as 1; others are refused (ValueError). As Keras 3, whose mean, too, is over the rows that are left.
     """
@@ -183,10 +183,11 @@ class SparseCategoricalCrossentropy(ClassLoss):
             raise ValueError(f"y must hold class labels from 0 to {classes - 1}{also}, received {labels[place]} at position {place}")
 
     def operands(self, g: Builder, t: Buffer, w: Buffer) -> tuple[Buffer, tuple[Buffer, ...], tuple[float | int, ...]]:
-        """Labels as a vector; the share of valid rows, where a class is ignored; that class."""
-        labels = t.flat()
+        """Labels as a vector; the share of valid rows, where a class is ignored; that class. w leaves out masked rows already."""
+        labels, mask = t.flat(), g.mask()
         if self.ignore_class is None:
             return labels, (w.piece(0),), (0,)
         valid = g.buffer("valid", 1)
-        g.step("losses.crossentropy.valid_share", [valid], [labels], scalars=[self.ignore_class])
+        counts = mask.flat() if mask is not None else w.piece(0)
+        g.step("losses.crossentropy.valid_share", [valid], [labels, counts], scalars=[self.ignore_class])
         return labels, (valid,), (self.ignore_class,)

@@ -221,13 +221,18 @@ def weight_of(w, r, per_sample):
 # Sparse: labels t [R]. Where `valid` has an entry, rows whose label is `ignore` count 0, and the others `valid` times.
 
 @kernel
-def valid_share(task: Int, tasks: Int, valid: Vector, t: Labels, ignore: Int) -> None:
-    """valid[0] = R / number of labels that are not `ignore`, 0 where there are none. Shapes: valid [1], t [R]. One task. Writes valid (=)."""
+def valid_share(task: Int, tasks: Int, valid: Vector, t: Labels, mask: Vector, ignore: Int) -> None:
+    """valid[0] = number of rows / number of those whose label is not `ignore`, 0 where there are none; of the rows with a mask of 1, if there is one.
+
+    Shapes: valid [1], t [R], mask [M] or empty, R a multiple of M. One task. Writes valid (=).
+    """
     T = valid.dtype.type
-    count = 0
+    rows = count = 0
     for r in range(t.size):
-        count += t[r] != ignore
-    valid[0] = T(t.size) / T(count) if count else T(0)
+        if mask.size == 0 or mask[r // (t.size // mask.size)] != T(0):
+            rows += 1
+            count += t[r] != ignore
+    valid[0] = T(rows) / T(count) if count else T(0)
 
 
 @routine

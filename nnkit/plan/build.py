@@ -235,9 +235,9 @@ class Builder:
         """The mask (N, T) of the layer's input of that number: 1 for the time steps that count, 0 for the others. None: all count."""
         return self._source_masks[position] if position < len(self._source_masks) else None
 
-    def unmasked(self, emit: Callable[[], Any]) -> Any:
-        """Run `emit` as if the layer's inputs had no masks: what is lowered inside sees other steps."""
-        before, self._source_masks = self._source_masks, ()
+    def with_masks(self, masks: tuple[Buffer | None, ...], emit: Callable[[], Any]) -> Any:
+        """Run `emit` as if the inputs had these masks: what a layer lowers inside may see other steps."""
+        before, self._source_masks = self._source_masks, masks
         try:
             return emit()
         finally:
@@ -401,13 +401,15 @@ def _lower_losses(g: Builder, losses: Sequence[tuple[Loss | None, float]], outpu
         t = _feed(g, numbered("target", position), shape, dtype)
         g.layer = "loss" if len(outputs) == 1 else f"{names[position]}_loss"
         weighted = w
-        if mask is not None and _heeds(y, mask):         # of a masked time step no row counts; the mean is over those that do
+        mask = mask if mask is not None and _heeds(y, mask) else None
+        if mask is not None:                             # of a masked time step no row counts; the mean is over those that do
             weighted = g.buffer("weights", math.prod(y.shape[:-1]))
             g.step("losses.weights.masked", [weighted], [w, mask.flat()], scalars=[weight])
         elif weight != 1:
             weighted = g.buffer("weights", g.batch)
             g.step("prims.pointwise.scaled", [weighted], [w], scalars=[weight], rows=g.batch)
-        found.append((loss.lower(g, y, t, weighted).flat(), weight))
+        rows = g.with_masks((mask,), functools.partial(loss.lower, g, y, t, weighted))
+        found.append((rows.flat(), weight))
         g.terms.append(names[position])
         g.layer = ""
     for name, regularizer in _penalized(g.layout).items():
