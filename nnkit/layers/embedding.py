@@ -79,9 +79,9 @@ class Embedding(Layer):
 class Masking(Layer):
     """Steps at which every number is `mask_value` (default 0) count for nothing in the layers behind that heed masks.
 
-    Those are the recurrent layers, which keep state and output as they were, `GlobalAveragePooling1D`, whose mean is over the other steps, and the
-    loss of an output that has time steps, whose mean is over the others, too. Layers that keep time steps (Dense, Dropout, activations, ...) hand
-    the mask on; all others drop it. Input and output (N, T, ...); the masked steps of the output are 0, as in Keras 3.
+    Those are the recurrent layers, which keep state and output as they were, and `GlobalAveragePooling1D`, whose mean is over the other steps; loss
+    and metrics of an output that has time steps are over the others, too. Layers that keep time steps (Dense, Dropout, activations, ...) hand the
+    mask on; all others drop it. Input and output (N, T, ...); the masked steps of the output are 0, as in Keras 3.
     """
 
     mask_value: float = real(default=0.0)

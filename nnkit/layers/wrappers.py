@@ -39,9 +39,10 @@ class Bidirectional(Layer):
 
     layer: a SimpleRNN, LSTM or GRU. merge_mode: "concat" (default), "sum", "mul", "ave", or None for two outputs. backward_layer: the other layer,
     with the other go_backwards and the same stateful, return_sequences and return_state; default: as `layer`.
-    The outputs of both lie where their inputs lie; masked steps give 0 where return_sequences is on. With return_state the states follow, forward
-    then backward. Parameters are named "forward_lstm/kernel", "backward_lstm/kernel", ... Input as for `layer`; an initial_state is that of the
-    layer, then of the other. Schuster and Paliwal, Bidirectional recurrent neural networks, IEEE Transactions on Signal Processing 45, 1997.
+    The outputs of both lie where their inputs lie (in Keras, around a layer that goes backwards, from the last step to the first); masked steps give
+    0 where return_sequences is on. With return_state the states follow, forward then backward. Parameters are named "forward_lstm/kernel",
+    "backward_lstm/kernel", ... Input as for `layer`; an initial_state is that of the layer, then of the other.
+    Schuster and Paliwal, Bidirectional recurrent neural networks, IEEE Transactions on Signal Processing 45, 1997.
 
     >>> from nnkit import LSTM
     >>> Bidirectional(LSTM(8)).output_shape((5, 3))
