@@ -254,8 +254,9 @@ def test_ignored_rows_hide_what_stands_there():
 
 def test_valid_share():
     valid = np.zeros(1, "float32")
-    for t, expected in [([0, 1, 2, 1], 4 / 2), ([1, 1], 0), ([0, 2], 1)]:
-        valid_share(0, 1, valid, np.array(t, np.int32), 1)
+    for t, mask, expected in [([0, 1, 2, 1], [], 4 / 2), ([1, 1], [], 0), ([0, 2], [], 1), ([0, 1, 2, 1], [1, 1, 0, 0], 2),
+                              ([0, 1, 2, 1], [0, 1, 0, 1], 0), ([0, 1, 2, 1], [1, 0], 2), ([0, 2], [0, 0], 0)]:
+        valid_share(0, 1, valid, np.array(t, np.int32), np.array(mask, "float32"), 1)
         assert valid[0] == expected
 
 
