@@ -1,5 +1,7 @@
 """Row-wise updates of Embedding: closed forms beside the dense sweep, replay with its bits, and everybody who reads a table in between."""
 
+import threading
+
 import attrs
 import numpy as np
 import pytest
@@ -350,6 +352,22 @@ def test_user_code_that_gives_batches_sees_views_up_to_date():
         seen.append(copies)
     for found, expected in zip(*seen, strict=True):
         assert_same_bits(found, expected)
+
+
+class Asking(Callback):
+    """Has another thread ask for the parameters while the model trains."""
+
+    def on_epoch_begin(self, epoch, logs):
+        thread = threading.Thread(target=lambda: self.model.parameters[TABLE].sum())
+        thread.start()
+        thread.join()
+
+
+def test_another_thread_that_looks_neither_waits_nor_flushes():
+    x, y = problem(20)
+    for way in ("closed", "replay"):
+        models = [trained(compiled(AdamW(0.02), way), x, y, epochs=3, callbacks=callbacks) for callbacks in ([Asking()], [Looking(None)])]
+        assert_near(*models, FEEDBACK) if way == "closed" else assert_equal_bits(*models)
 
 
 class Break(Callback):
