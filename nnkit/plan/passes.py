@@ -19,7 +19,7 @@ __all__ = [
 # What a task should be worth. A fork and join of the threads costs 1 to 3 us; FLOPs here are those of one core's vector units, and a byte
 # moved counts like 4 FLOPs (50 GFLOP/s against 12 GB/s, the slowest machine that this was thought through for).
 FLOPS_PER_BYTE = 4
-TASK_FLOPS = 1_000_000
+TASK_FLOPS = 400_000                                     # 4 us; the digits' CNN takes 97 us a step, as at 250,000; at 1,000,000 it takes 109
 MOST_TASKS = 32
 IMAGES = 8                                               # fewer images than this are cut into pieces
 RELU, RELU_BACKWARD = "layers.activation.relu_forward", "layers.activation.relu_backward"

@@ -21,6 +21,8 @@ ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid", "leaky_relu"
 BLOCK_BYTES = 2 ** 18                                    # of the gates of a block of steps: they stay in the second-level cache
 LEAST_STEPS, MOST_STEPS = 8, 64                          # of a block: rows of a product
 STRIP = 48                                               # columns of a gate worth a task of the kernels' gradients: three registers of float32
+STRIPS = 8                                               # with fewer of them, their rows are shared among tasks, too
+PART = 32                                                # fewest rows of such a part
 
 
 @attrs.frozen
@@ -132,10 +134,12 @@ class Pass:
     def weight_gradients(self, g: Builder, memory: Memory, dweight: Buffer, drecurrent: Buffer, dbias: Buffer | None) -> None:
         """Emit the gradients of W, R and the bias, from those of the gates."""
         cell = self.cell
-        tasks = work_tasks(self.flops(), 0, most=cell.gates * -(-self.units // STRIP))
+        strips = cell.gates * -(-self.units // STRIP)
+        parts = max(1, min(-(-STRIPS // strips), (dweight.shape[0] + self.units) // PART))
+        tasks = work_tasks(self.flops(), 0, most=strips * parts)
         g.step("prims.recurrent.recurrent_weight", [dweight, drecurrent, dbias.flat() if dbias is not None else self.x.piece(0)],
                [self.x, memory.planes, memory.hidden, memory.left], scratch=[g.scratch("one", tasks)],
-               scalars=[*self.shape, cell.gates, cell.kept, cell.into, cell.of], tasks=tasks, flops=self.flops())
+               scalars=[*self.shape, cell.gates, cell.kept, cell.into, cell.of, parts], tasks=tasks, flops=self.flops())
 
     def input_gradient(self, g: Builder, memory: Memory, dx: Buffer, weight: Buffer) -> None:
         """Emit dx, from the gradients of the gates."""
