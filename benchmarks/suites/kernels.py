@@ -37,7 +37,7 @@ def on_tape(*calls: Call, tasks: int, threads: int) -> Run:
             arrays[buffers[-1].name] = operand
         steps.append(Step(name, "benchmark", "forward", updates=tuple(buffers), scalars=tuple(scalars), tasks=tasks))
     plan = Plan(mode="predict", batch=1, dtype="float32", steps=tuple(steps), groups=tuple(range(len(steps))))
-    tape = Tape(plan, Memory(Layout("float32", {}, {}, {}, {}, {}, 0, 0)), threads)
+    tape = Tape(plan, Memory(Layout("float32", {}, {}, {}, {}, {}, dense_size=0, trainable_size=0, rowwise=(), history={}, nbytes=0)), threads)
     tape.bind(arrays)
     return tape.run
 
