@@ -235,8 +235,19 @@ class SimpleRNN(Recurrent):
         return self._cell_of("simple_rnn", 1, into=0)
 
 
+@base
+class Gated(Recurrent):
+    """Base of the layers whose cells have gates: these have an activation of their own, recurrent_activation."""
+
+    recurrent_activation: ActivationFunction = cell_activation("sigmoid")
+    use_bias: bool = boolean(default=True)               # again, as what follows, so as to come after recurrent_activation
+    kernel_initializer: Initializer = initializer_field(default="glorot_uniform")
+    recurrent_initializer: Initializer = initializer_field(default="orthogonal")
+    bias_initializer: Initializer = initializer_field(default="zeros")
+
+
 @spec()
-class LSTM(Recurrent):
+class LSTM(Gated):
     """i, f, o = recurrent_activation(x W + b + h' R), u = activation(x W + b + h' R), each with its own part of W, b and R; c = f c' + i u;
     h = o activation(c). h', c': the state before.
 
@@ -253,11 +264,6 @@ class LSTM(Recurrent):
     gates: ClassVar[int] = 4
     state_names: ClassVar[tuple[str, ...]] = ("hidden_state", "cell_state")
 
-    recurrent_activation: ActivationFunction = cell_activation("sigmoid")
-    use_bias: bool = boolean(default=True)               # again, as what follows, so as to come after recurrent_activation
-    kernel_initializer: Initializer = initializer_field(default="glorot_uniform")
-    recurrent_initializer: Initializer = initializer_field(default="orthogonal")
-    bias_initializer: Initializer = initializer_field(default="zeros")
     unit_forget_bias: bool = boolean(default=True)
 
     def _bias_start(self) -> Initializer:
@@ -268,7 +274,7 @@ class LSTM(Recurrent):
 
 
 @spec()
-class GRU(Recurrent):
+class GRU(Gated):
     """z, r = recurrent_activation(x W + b + h' R + b'), u = activation(x W + b + r (h' R + b')), each with its own part of W, b, R and b';
     h = z h' + (1 - z) u. h': the state before.
 
@@ -284,11 +290,6 @@ class GRU(Recurrent):
 
     gates: ClassVar[int] = 3
 
-    recurrent_activation: ActivationFunction = cell_activation("sigmoid")
-    use_bias: bool = boolean(default=True)               # again, as what follows, so as to come after recurrent_activation
-    kernel_initializer: Initializer = initializer_field(default="glorot_uniform")
-    recurrent_initializer: Initializer = initializer_field(default="orthogonal")
-    bias_initializer: Initializer = initializer_field(default="zeros")
     reset_after: bool = boolean(default=True)
 
     def _bias_shape(self) -> Shape:

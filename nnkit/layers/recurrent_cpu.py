@@ -13,7 +13,7 @@ from typing import Any
 
 from nnkit.jit import Int, Matrix, kernel, routine
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.recurrent_cpu import ACTIVATION, AFTER, ANY, GATE, STANDARD, add_product, clear, copy_rows, in_place, recurrent
+from nnkit.prims.recurrent_cpu import ACTIVATION, AFTER, ANY, GATE, STANDARD, add_product, clear, copy_run, in_place, recurrent
 from nnkit.prims.simd_cpu import run
 
 __all__ = [
@@ -109,7 +109,8 @@ def gru(act: Callable[..., Any], act_slope: Callable[..., Any], sig: Callable[..
         open_gate(r, shape[GATE], g)
         if shape[AFTER]:
             if bias.size:
-                copy_rows(s, 0, units, bias, 5 * units, 0, rows, units)
+                for row in range(rows):
+                    copy_run(s, row * units, bias, 5 * units, units)
             else:
                 clear(s)
             add_product(s, rows, units, m, panels, 2)

@@ -28,13 +28,16 @@ from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import address, itemsize, lanes, part, run
 from nnkit.scalar import exp, sigmoid_gate, softplus, tanh
 
-__all__ = ["ANY", "STANDARD", "add_product", "clear", "copy_rows", "in_place", "keep_state", "recurrent", "recurrent_input", "recurrent_weight"]
+__all__ = ["ANY", "STANDARD", "add_product", "clear", "copy_run", "in_place", "keep_state", "recurrent", "recurrent_input", "recurrent_weight"]
 
 # What follows is the order of `Sequence`: see prims/recurrent.py.
 UNITS, ROWS, KEPT, BLOCK, BACKWARDS, ALIGNED, SEQUENCES, ZERO, AFTER, ACTIVATION, GATE, BATCH = range(12)
 
 
 # Activations of cells: f(x, code, p) and its derivative from y = f(x). The usual ones are known when a kernel is compiled; others go by a code.
+
+tanh_derivative, sigmoid_derivative = scalar(activations.tanh_derivative), scalar(activations.sigmoid_derivative)
+
 
 @scalar
 def tanh_of(x, code, p):
@@ -44,9 +47,8 @@ def tanh_of(x, code, p):
 
 @scalar
 def tanh_slope(y, code, p):
-    """1 - y^2."""
-    T = type(y)
-    return T(1) - y * y
+    """1 - y^2, whatever the code."""
+    return tanh_derivative(y)
 
 
 @scalar
@@ -57,9 +59,8 @@ def sigmoid_of(x, code, p):
 
 @scalar
 def sigmoid_slope(y, code, p):
-    """Y (1 - y)."""
-    T = type(y)
-    return y * (T(1) - y)
+    """Y (1 - y), whatever the code."""
+    return sigmoid_derivative(y)
 
 
 relu, relu_slope = scalar(activations.relu), scalar(activations.relu_derivative)
@@ -102,9 +103,9 @@ def any_slope(y, code, p):
     """Its derivative, from its value y."""
     T = type(y)
     if code == 1:
-        return tanh_slope(y, code, p)
+        return tanh_derivative(y)
     if code == 2:
-        return sigmoid_slope(y, code, p)
+        return sigmoid_derivative(y)
     if code == 3:
         return relu_slope(y)
     if code == 4:
@@ -193,11 +194,9 @@ def all_masked(mask, first, rows, t):
 
 
 @routine
-def copy_rows(y, y_start, y_stride, x, x_start, x_stride, rows, n):
-    """y[y_start + r y_stride:][:n] = x[x_start + r x_stride:][:n] for each of the rows, of vectors or matrices seen as vectors."""
-    size = itemsize(x)
-    for r in range(rows):
-        copy_row(address(y) + size * (y_start + r * y_stride), address(x) + size * (x_start + r * x_stride), n, x)
+def copy_run(y, y_start, x, x_start, n):
+    """y[y_start:][:n] = x[x_start:][:n], of vectors or of matrices seen as vectors."""
+    copy_row(address(y) + itemsize(x) * y_start, address(x) + itemsize(x) * x_start, n, x)
 
 
 @routine
@@ -218,7 +217,7 @@ def add_product_of_runs(y, a, b):
 def begin_state(h, h0, first, units):
     """h [b, U] = the group's rows of h0; 0 where h0 has no rows."""
     if h0.shape[0]:
-        copy_rows(h, 0, 0, h0, first * units, 0, 1, h.size)
+        copy_run(h, 0, h0, first * units, h.size)
     else:
         clear(h)
 
@@ -264,7 +263,7 @@ def keep_masked(h, p, mask, first, rows, t, units):
     if mask.size:
         for r in range(rows):
             if is_masked(mask, first + r, t):
-                copy_rows(h, r * units, 0, p, r * units, 0, 1, units)
+                copy_run(h, r * units, p, r * units, units)
 
 
 @routine
@@ -298,7 +297,7 @@ def write_output(y, h, begins, mask, first, t, steps, shape):
         if mask.size and is_silent(begins, mask, r, first, t, steps, shape):
             clear(part(y, at, at + U))
         else:
-            copy_rows(y, at, 0, h, r * U, 0, 1, U)
+            copy_run(y, at, h, r * U, U)
 
 
 @routine
@@ -325,6 +324,11 @@ def recurrent(gates: int, kept: int, step_forward: Callable[..., Any], step_back
     not go through the recurrent kernel (=); dc becomes dq.
     products(dm, planes, z, plane, m, panels, room, rows, units, shape, g): dm += what the gates' gradients give through the recurrent kernel.
     """
+    return forward_kernel(gates, kept, step_forward), backward_kernel(kept, step_backward, products)
+
+
+def forward_kernel(gates: int, kept: int, step_forward: Callable[..., Any]) -> Kernel:
+    """The way forward: see `recurrent`."""
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, last: Matrix, last_cell: Matrix, planes: Vector, hidden: Vector, cells: Vector, left: Vector,
                 x: Tensor3, panels: Vector, recurrent_panels: Vector, bias: Vector, h0: Matrix, c0: Matrix, mask: Matrix, drop: Matrix,
@@ -352,9 +356,9 @@ def recurrent(gates: int, kept: int, step_forward: Callable[..., Any], step_back
                 slot = t0 if K == T else 0
                 steps = min(S, T - t0)
                 if slot < t0:                            # what is left of the steps before
-                    copy_rows(hidden, at, 0, hidden, at + S * n, 0, 1, n)
+                    copy_run(hidden, at, hidden, at + S * n, n)
                     if cells.size:
-                        copy_rows(cells, at, 0, cells, at + S * n, 0, 1, n)
+                        copy_run(cells, at, cells, at + S * n, n)
                 project(planes, base + slot * n, plane, x, first, b, t0, steps, panels, both if bias.size else bias, gates, shape)
                 for t in range(t0, t0 + steps):
                     k = slot + t - t0
@@ -367,9 +371,9 @@ def recurrent(gates: int, kept: int, step_forward: Callable[..., Any], step_back
                         multiply_runs(m, p, part(drop, first * U, first * U + n))
                     source = place(t, T, shape[BACKWARDS])
                     if all_masked(mask, first, b, source):
-                        copy_rows(h, 0, 0, p, 0, 0, 1, n)
+                        copy_run(h, 0, p, 0, n)
                         if cells.size:
-                            copy_rows(c, 0, 0, q, 0, 0, 1, n)
+                            copy_run(c, 0, q, 0, n)
                         for number in range(kept):
                             clear(run(planes, z + number * plane, n))
                     else:
@@ -381,10 +385,14 @@ def recurrent(gates: int, kept: int, step_forward: Callable[..., Any], step_back
                         write_output(y, h, begins, mask, first, t, T, shape)
             end = at + (T if K == T else (T - 1) % S + 1) * n
             if last.shape[0]:
-                copy_rows(last, first * U, 0, hidden, end, 0, 1, n)
+                copy_run(last, first * U, hidden, end, n)
             if last_cell.shape[0]:
-                copy_rows(last_cell, first * U, 0, cells, end, 0, 1, n)
+                copy_run(last_cell, first * U, cells, end, n)
+    return forward
 
+
+def backward_kernel(kept: int, step_backward: Callable[..., Any], products: Callable[..., Any]) -> Kernel:
+    """The way back: see `recurrent`."""
     @kernel
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, planes: Vector, hidden: Vector, cells: Vector, left: Vector, dy: Matrix,
                  dlast: Matrix, dlast_cell: Matrix, panels: Vector, mask: Matrix, drop: Matrix, work: Matrix, shape: Sequence, a: Real, g: Real
@@ -410,14 +418,14 @@ def recurrent(gates: int, kept: int, step_forward: Callable[..., Any], step_back
                 q, c = (run(cells, hp, n), run(cells, hp + n, n)) if cells.size else (p, h)
                 m = run(left, group * T * B * U + t * n, n) if drop.size else p
                 source = place(t, T, shape[BACKWARDS])
-                copy_rows(dh, 0, 0, dp, 0, 0, 1, n)
+                copy_run(dh, 0, dp, 0, n)
                 if dy.shape[0] and (shape[SEQUENCES] or t == T - 1):
                     read_gradient(dh, dy, begins, mask, first, t, T, shape)
                 if all_masked(mask, first, b, source):
-                    copy_rows(dp, 0, 0, dh, 0, 0, 1, n)
+                    copy_run(dp, 0, dh, 0, n)
                     continue
                 if mask.size:
-                    copy_rows(safe, 0, 0, dc, 0, 0, 1, n)
+                    copy_run(safe, 0, dc, 0, n)
                 step_backward(planes, z, plane, dh, dp, dc, h, p, c, q, room, shape, a, g)
                 if mask.size:
                     keep_masked(dp, dh, mask, first, b, source, U)
@@ -431,10 +439,10 @@ def recurrent(gates: int, kept: int, step_forward: Callable[..., Any], step_back
                 else:
                     products(dp, planes, z, plane, m, panels, room, b, U, shape, g)
             if dh0.shape[0]:
-                copy_rows(dh0, first * U, 0, dp, 0, 0, 1, n)
+                copy_run(dh0, first * U, dp, 0, n)
             if dc0.shape[0]:
-                copy_rows(dc0, first * U, 0, dc, 0, 0, 1, n)
-    return forward, backward
+                copy_run(dc0, first * U, dc, 0, n)
+    return backward
 
 
 # The gradients of W, R and the bias, and that of x, from the gates' gradients.
@@ -526,4 +534,4 @@ def recurrent_input(task: Int, tasks: Int, dx: Tensor3, planes: Vector, panels: 
 @kernel
 def keep_state(task: Int, tasks: Int, state: Matrix, last: Matrix) -> None:
     """state = last, for the next batch. Both [N, U]. One task. Updates state (in place)."""
-    copy_rows(state, 0, 0, last, 0, 0, 1, last.size)
+    copy_run(state, 0, last, 0, last.size)
