@@ -10,6 +10,7 @@ from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Parameter, Shape
 from nnkit.plan.passes import work_tasks
 from nnkit.prims.matmul import PACK_BYTES, PACK_ROWS, right_factor, right_factor_transposed
+from nnkit.prims.reduce import sum_slices
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import boolean, child, integer, spec
 
@@ -102,11 +103,8 @@ def deep_product(g: Builder, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer 
     """y = x W (+ b) of few rows with a large weight: slice by slice of the inputs, so that each part of W is read once, then the slices' sum."""
     flops = 2 * x.shape[0] * weight.size
     slices = work_tasks(flops, weight.nbytes, most=max(1, weight.shape[0] // DEPTH))
-    parts = y.flat() if slices == 1 else g.buffer("y_slices", slices, y.size)
-    g.step("layers.dense.dense_forward_slices", [parts.reshaped(slices, y.size)], [x, weight, bias or weight.piece(0)], flops=flops, tasks=slices)
-    if slices > 1:
-        g.step("prims.reduce.sum_middle", [y.reshaped(1, y.size)], [parts.reshaped(1, slices, y.size)], flops=parts.size,
-               tasks=work_tasks(0, parts.nbytes, most=-(-y.size // 64)))
+    with sum_slices(g, y, slices) as parts:
+        g.step("layers.dense.dense_forward_slices", [parts], [x, weight, bias or weight.piece(0)], flops=flops, tasks=slices)
 
 
 def input_gradient(g: Builder, dx: Buffer, dy: Buffer, weight: Buffer) -> None:

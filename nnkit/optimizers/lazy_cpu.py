@@ -18,7 +18,7 @@ from nnkit.plan.build import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.simd_cpu import part, prefetch, run
-from nnkit.scalar import maximum, minimum, sqrt
+from nnkit.scalar import sqrt
 
 __all__ = [
     "adadelta_record",
@@ -105,16 +105,15 @@ def fetch_4(start, n, p, a, b, c):
 
 def rows_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
     """The kernel of a rule without states."""
+    prepare = rules.prepared(constants)
+
     @kernel
     def update(task: Int, tasks: Int, p: Matrix, last: Ordinals, g: Matrix, rows: Labels, count: Ordinals, rates: Doubles, counters: Counters,
                c0: Double, c1: Double, c2: Double, decay: Double) -> None:
         """p = rule((1 - lr decay) p, g)."""
         start, stop = row_share(count[0], tasks, task)
-        T, D = p.dtype.type, p.shape[1]
-        rate = rate_of(rates, counters)
-        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
-        k = (T(k0), T(k1), T(k2), T(k3), T(k4))
-        keep = T(1.0 - rate * decay)
+        D = p.shape[1]
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         for j in range(start, stop):
             if j + AHEAD < stop:
                 fetch_1(rows[j + AHEAD] * D, D, p)
@@ -128,16 +127,15 @@ def rows_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
 def rows_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
     """The kernel of a rule with one state."""
+    prepare = rules.prepared(constants)
+
     @kernel
     def update(task: Int, tasks: Int, p: Matrix, a: Matrix, last: Ordinals, g: Matrix, rows: Labels, count: Ordinals, rates: Doubles,
                counters: Counters, c0: Double, c1: Double, c2: Double, decay: Double) -> None:
         """p, a = rule((1 - lr decay) p, g, a)."""
         start, stop = row_share(count[0], tasks, task)
-        T, D = p.dtype.type, p.shape[1]
-        rate = rate_of(rates, counters)
-        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
-        k = (T(k0), T(k1), T(k2), T(k3), T(k4))
-        keep = T(1.0 - rate * decay)
+        D = p.shape[1]
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         for j in range(start, stop):
             if j + AHEAD < stop:
                 fetch_2(rows[j + AHEAD] * D, D, p, a)
@@ -151,16 +149,15 @@ def rows_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
 def rows_2(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
     """The kernel of a rule with two states."""
+    prepare = rules.prepared(constants)
+
     @kernel
     def update(task: Int, tasks: Int, p: Matrix, a: Matrix, b: Matrix, last: Ordinals, g: Matrix, rows: Labels, count: Ordinals, rates: Doubles,
                counters: Counters, c0: Double, c1: Double, c2: Double, decay: Double) -> None:
         """p, a, b = rule((1 - lr decay) p, g, a, b)."""
         start, stop = row_share(count[0], tasks, task)
-        T, D = p.dtype.type, p.shape[1]
-        rate = rate_of(rates, counters)
-        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
-        k = (T(k0), T(k1), T(k2), T(k3), T(k4))
-        keep = T(1.0 - rate * decay)
+        D = p.shape[1]
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         for j in range(start, stop):
             if j + AHEAD < stop:
                 fetch_3(rows[j + AHEAD] * D, D, p, a, b)
@@ -174,16 +171,15 @@ def rows_2(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
 def rows_3(constants: Callable[..., Any], moments: Callable[..., Any], step: Callable[..., Any]) -> Kernel:
     """The kernel of a rule with three states, in two loops: see rules_cpu.sweep_3."""
+    prepare = rules.prepared(constants)
+
     @kernel
     def update(task: Int, tasks: Int, p: Matrix, a: Matrix, b: Matrix, c: Matrix, last: Ordinals, g: Matrix, rows: Labels, count: Ordinals,
                rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double, decay: Double) -> None:
         """a, b = moments(g, a, b); p, c = step((1 - lr decay) p, g, a, b, c)."""
         start, stop = row_share(count[0], tasks, task)
-        T, D = p.dtype.type, p.shape[1]
-        rate = rate_of(rates, counters)
-        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
-        k = (T(k0), T(k1), T(k2), T(k3), T(k4))
-        keep = T(1.0 - rate * decay)
+        D = p.shape[1]
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         for j in range(start, stop):
             if j + AHEAD < stop:
                 fetch_4(rows[j + AHEAD] * D, D, p, a, b, c)
@@ -573,11 +569,7 @@ amsgrad_missed = missed_3(amsgrad, short_sums)
 def clip_rows_by_value(task: Int, tasks: Int, g: Matrix, count: Ordinals, limit: Double) -> None:
     """g = g cut to [-limit, limit]; NaN stays. Task t covers its share of the elements. Updates the rows of g that count (in place)."""
     start, stop = share(count[0] * g.shape[1], tasks, task)
-    T = g.dtype.type
-    top = T(limit)
-    gs = part(g, start, stop)
-    for i in range(gs.size):
-        gs[i] = maximum(minimum(gs[i], top), -top)
+    rules.cut(part(g, start, stop), limit)
 
 
 @kernel
@@ -592,15 +584,8 @@ def row_square_sums(task: Int, tasks: Int, sums: Doubles, g: Matrix, count: Ordi
 @kernel
 def clip_rows_by_norm(task: Int, tasks: Int, g: Matrix, count: Ordinals, sums: Doubles, limit: Double) -> None:
     """rules_cpu.clip_by_norm on the rows of g that count. Task t covers its share of the elements. Updates g (in place)."""
-    norm = rules.norm_of(sums)
-    if norm <= limit:
-        return
     start, stop = share(count[0] * g.shape[1], tasks, task)
-    T = g.dtype.type
-    factor = T(limit / norm)
-    gs = part(g, start, stop)
-    for i in range(gs.size):
-        gs[i] *= factor
+    rules.scale_down(part(g, start, stop), sums, limit)
 
 
 @kernel

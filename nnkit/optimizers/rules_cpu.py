@@ -192,18 +192,27 @@ def centered_step(p, g, v, a, m, k):
 
 # Sweeps.
 
+def prepared(constants: Callable[..., Any]) -> Any:
+    """What an update's formula takes, in the parameters' type: its five constants, and 1 - lr decay."""
+    @routine
+    def prepare(rates, counters, c0, c1, c2, decay, like):
+        T = like.dtype.type
+        rate = rate_of(rates, counters)
+        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
+        return (T(k0), T(k1), T(k2), T(k3), T(k4)), T(1.0 - rate * decay)
+    return prepare
+
+
 def sweep_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
     """The kernel of a rule without states."""
+    prepare = prepared(constants)
+
     @kernel
     def update(task: Int, tasks: Int, p: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double,
                decay: Double) -> None:
         """p = rule((1 - lr decay) p, g)."""
         start, stop = share(p.size, tasks, task)
-        T = p.dtype.type
-        rate = rate_of(rates, counters)
-        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
-        k = (T(k0), T(k1), T(k2), T(k3), T(k4))
-        keep = T(1.0 - rate * decay)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         ps, gs = part(p, start, stop), part(g, start, stop)
         for i in range(ps.size):
             ps[i] = rule(keep * ps[i], gs[i], k)
@@ -212,16 +221,14 @@ def sweep_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
 def sweep_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
     """The kernel of a rule with one state."""
+    prepare = prepared(constants)
+
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double,
                decay: Double) -> None:
         """p, a = rule((1 - lr decay) p, g, a)."""
         start, stop = share(p.size, tasks, task)
-        T = p.dtype.type
-        rate = rate_of(rates, counters)
-        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
-        k = (T(k0), T(k1), T(k2), T(k3), T(k4))
-        keep = T(1.0 - rate * decay)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         ps, gs, us = part(p, start, stop), part(g, start, stop), part(a, start, stop)
         for i in range(ps.size):
             ps[i], us[i] = rule(keep * ps[i], gs[i], us[i], k)
@@ -230,16 +237,14 @@ def sweep_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
 def sweep_2(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
     """The kernel of a rule with two states."""
+    prepare = prepared(constants)
+
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, b: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double,
                c2: Double, decay: Double) -> None:
         """p, a, b = rule((1 - lr decay) p, g, a, b)."""
         start, stop = share(p.size, tasks, task)
-        T = p.dtype.type
-        rate = rate_of(rates, counters)
-        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
-        k = (T(k0), T(k1), T(k2), T(k3), T(k4))
-        keep = T(1.0 - rate * decay)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         ps, gs, us, vs = part(p, start, stop), part(g, start, stop), part(a, start, stop), part(b, start, stop)
         for i in range(ps.size):
             ps[i], us[i], vs[i] = rule(keep * ps[i], gs[i], us[i], vs[i], k)
@@ -251,16 +256,14 @@ def sweep_3(constants: Callable[..., Any], moments: Callable[..., Any], step: Ca
 
     Any two of them might overlap, of which one is written: ten checks before the loop, more than the eight that LLVM is willing to make.
     """
+    prepare = prepared(constants)
+
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, b: Vector, c: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double,
                c1: Double, c2: Double, decay: Double) -> None:
         """a, b = moments(g, a, b); p, c = step((1 - lr decay) p, g, a, b, c)."""
         start, stop = share(p.size, tasks, task)
-        T = p.dtype.type
-        rate = rate_of(rates, counters)
-        k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
-        k = (T(k0), T(k1), T(k2), T(k3), T(k4))
-        keep = T(1.0 - rate * decay)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         for first in range(start, stop, BLOCK):
             end = min(first + BLOCK, stop)
             ps, gs, us, vs, ws = part(p, first, end), part(g, first, end), part(a, first, end), part(b, first, end), part(c, first, end)
@@ -287,15 +290,19 @@ nadam_update = sweep_2(nadam_constants, nadam)
 
 # Clipping.
 
+@routine
+def cut(g, limit):
+    """g = g cut to [-limit, limit]; NaN stays."""
+    top = g.dtype.type(limit)
+    for i in range(g.size):
+        g[i] = maximum(minimum(g[i], top), -top)
+
+
 @kernel
 def clip_by_value(task: Int, tasks: Int, g: Vector, limit: Double) -> None:
     """g = g cut to [-limit, limit]; NaN stays. Task t covers its share of the elements. Updates g (in place)."""
     start, stop = share(g.size, tasks, task)
-    T = g.dtype.type
-    top = T(limit)
-    gs = part(g, start, stop)
-    for i in range(gs.size):
-        gs[i] = maximum(minimum(gs[i], top), -top)
+    cut(part(g, start, stop), limit)
 
 
 @routine
@@ -316,12 +323,20 @@ def piece_squares(lanes, g):
 
 
 @routine
-def norm_of(sums):
-    """The root of the sum over pieces of `sums` (see square_sums), in order."""
+def scale_down(g, sums, limit):
+    """g *= limit / max(norm, limit), norm the root of the sum over pieces of `sums` (see square_sums), in order.
+
+    A norm within the limit leaves g untouched; a NaN makes all of g NaN.
+    """
     total = 0.0
     for q in range(sums.size // WIDTH):
         total += sums[q * WIDTH]
-    return sqrt(total)
+    norm = sqrt(total)
+    if norm <= limit:
+        return
+    factor = g.dtype.type(limit / norm)
+    for i in range(g.size):
+        g[i] *= factor
 
 
 @kernel
@@ -338,16 +353,6 @@ def square_sums(task: Int, tasks: Int, sums: Doubles, g: Vector) -> None:
 
 @kernel
 def clip_by_norm(task: Int, tasks: Int, g: Vector, sums: Doubles, limit: Double) -> None:
-    """g *= limit / max(norm, limit), norm the root of the sum over pieces of `sums` (see square_sums), in order.
-
-    A norm within the limit leaves g untouched; a NaN makes all of g NaN. Task t covers its share of the elements. Updates g (in place).
-    """
-    norm = norm_of(sums)
-    if norm <= limit:
-        return
+    """scale_down(g). Task t covers its share of the elements. Updates g (in place)."""
     start, stop = share(g.size, tasks, task)
-    T = g.dtype.type
-    factor = T(limit / norm)
-    gs = part(g, start, stop)
-    for i in range(gs.size):
-        gs[i] *= factor
+    scale_down(part(g, start, stop), sums, limit)

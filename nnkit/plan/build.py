@@ -100,6 +100,10 @@ class Touched:
     link: Buffer
     count: Buffer
 
+    def part(self, gradient: Buffer) -> Buffer:
+        """Where the gradient of these rows stands in that of the whole: in as many of its first rows as there are places, as a matrix."""
+        return attrs.evolve(gradient, shape=(self.rows.size, *gradient.shape[1:])).rows()
+
     def add_up(self, g: Builder, gradient: Buffer, dy: Buffer) -> None:
         """gradient[j] = the sum of dy over the indices that name rows[j], in their order. Shapes: gradient (places, D), dy (indices, D)."""
         tasks = work_tasks(0, gradient.nbytes + 2 * dy.nbytes, most=-(-gradient.shape[0] // TOUCHED_STRIP))
@@ -203,7 +207,7 @@ class Builder:
         uses = self._gradient_uses[full] = self._gradient_uses.get(full, 0) + 1
         target = self.layout.gradients[full]
         if full in self._touched:
-            target = attrs.evolve(target, shape=(self._touched[full].rows.size, *target.shape[1:])).rows()
+            target = self._touched[full].part(target)
         if uses == 1:
             return target
         extra = self.buffer(f"{name}/gradient", *target.shape, role="workspace")
@@ -237,8 +241,7 @@ class Builder:
         missing = [name for name in self.layout.rowwise if name not in self._touched]
         if missing:
             raise TypeError(f"parameter {missing[0]!r} is declared rowwise, but its layer does not say by g.touched which rows a batch reads")
-        return {name: (touched, attrs.evolve(self.layout.gradients[name], shape=(touched.rows.size, *self.layout.gradients[name].shape[1:])).rows())
-                for name, touched in self._touched.items() if name in self._gradient_uses}
+        return {name: (touched, touched.part(self.layout.gradients[name])) for name, touched in self._touched.items() if name in self._gradient_uses}
 
     def state(self, name: str) -> Buffer:
         """One of the persistent vectors: counters, sums, learning_rates, parameters, gradients, optimizer/..."""

@@ -23,9 +23,7 @@ def fuse_cells(plan: Plan) -> Plan:
     """
     for step in plan.steps:
         if step.cells and step.phase == "forward":
-            changes = _fused(plan, step)
-            steps = (new for old in plan.steps for new in changes.get(id(old), [old]))
-            plan = attrs.evolve(plan, steps=tuple(steps))
+            plan = plan.replaced(_fused(plan, step))
     return plan
 
 

@@ -52,7 +52,7 @@ def fuse_loss(plan: Plan) -> Plan:
 
 def _fused(plan: Plan, below: Step, losses: list[Step]) -> Plan:
     """The plan with these steps of one loss in their logits form, all or none: what forward keeps is what the same form's backward reads."""
-    changes: dict[int, Step | None] = {}
+    changes: dict[int, list[Step]] = {}
     for loss in losses:
         kernel, y = dict(loss.logits).get(below.kernel), loss.reads[0]
         elementwise = below.kernel in ELEMENTWISE        # a softmax's rows must be the loss's: no reshape in between
@@ -65,10 +65,9 @@ def _fused(plan: Plan, below: Step, losses: list[Step]) -> Plan:
             if len(readers) != 1 or readers[0].kernel != below.kernel.replace("_forward", "_backward"):
                 return plan                              # y has other uses, such as an activity penalty, that add to dy
             changed = attrs.evolve(changed, writes=(readers[0].writes[0].reshaped(*dy.shape), *changed.writes[1:]))
-            changes[id(readers[0])] = None
-        changes[id(loss)] = changed
-    steps = (changes.get(id(step), step) for step in plan.steps)
-    return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
+            changes[id(readers[0])] = []
+        changes[id(loss)] = [changed]
+    return plan.replaced(changes)
 
 
 def drop_dead_steps(plan: Plan) -> Plan:
@@ -130,7 +129,7 @@ def fuse_relu(plan: Plan) -> Plan:
     """A step that can write max(y, 0) instead of y does so where a ReLU is all that reads y; one that can pass a gradient through the ReLU that made
     its input does so where that ReLU's backward step is all that reads the gradient."""
     readers = plan.readers
-    changes: dict[int, Step | None] = {}
+    changes: dict[int, list[Step]] = {}
     for step in plan.steps:
         found = readers[step.writes[0].name] if step.relu or step.gate else []
         if len(found) != 1 or found[0] is None or not in_arena(step.writes[0]):
@@ -139,16 +138,15 @@ def fuse_relu(plan: Plan) -> Plan:
         gated = step.gate and relu.kernel == RELU_BACKWARD and relu.reads[1].name == step.reads[0].name
         if (step.relu and relu.kernel == RELU) or gated:
             written = relu.writes[0].reshaped(*step.writes[0].shape)
-            changes[id(step)] = attrs.evolve(step, writes=(written, *step.writes[1:]), scalars=(*step.scalars[:-1], 1))
-            changes[id(relu)] = None
-    steps = (changes.get(id(step), step) for step in plan.steps)
-    return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
+            changes[id(step)] = [attrs.evolve(step, writes=(written, *step.writes[1:]), scalars=(*step.scalars[:-1], 1))]
+            changes[id(relu)] = []
+    return plan.replaced(changes)
 
 
 def fuse_pooling(plan: Plan) -> Plan:
     """A convolution writes the largest of every 2 x 2 places where such a pooling is all that reads it, as in prediction: y is never kept whole."""
     readers = plan.readers
-    changes: dict[int, Step | None] = {}
+    changes: dict[int, list[Step]] = {}
     for step in plan.steps:
         found = readers[step.writes[0].name] if step.pool is not None else []
         pooling = found[0] if len(found) == 1 else None
@@ -156,11 +154,10 @@ def fuse_pooling(plan: Plan) -> Plan:
             continue
         workspace = step.scratch[0]
         larger = attrs.evolve(workspace, shape=(workspace.shape[0], workspace.shape[1] + (step.pool or 0)))
-        changes[id(step)] = attrs.evolve(step, writes=pooling.writes, scratch=(larger, *step.scratch[1:]),
-                                         scalars=(*step.scalars[:-2], 1, step.scalars[-1]))
-        changes[id(pooling)] = None
-    steps = (changes.get(id(step), step) for step in plan.steps)
-    return attrs.evolve(plan, steps=tuple(step for step in steps if step is not None))
+        changes[id(step)] = [attrs.evolve(step, writes=pooling.writes, scratch=(larger, *step.scratch[1:]),
+                                          scalars=(*step.scalars[:-2], 1, step.scalars[-1]))]
+        changes[id(pooling)] = []
+    return plan.replaced(changes)
 
 
 def _by_squares(windows: Sequence[float | int]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -151,6 +151,10 @@ class Plan:
             for buffer in step.reads + step.updates:
                 found[buffer.name].append(step)
         return found
+
+    def replaced(self, changes: Mapping[int, Sequence[Step]]) -> Plan:
+        """The plan with other steps, or none, in the place of those that `changes` names by their identity."""
+        return attrs.evolve(self, steps=tuple(new for old in self.steps for new in changes.get(id(old), (old,))))
 
     @property
     def kernels(self) -> tuple[str, ...]:

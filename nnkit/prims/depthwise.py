@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from nnkit.plan.passes import work_tasks
 from nnkit.prims.convolution import CHAIN, Convolution
-from nnkit.prims.direct import CHAIN_PLACES, SLICES, sum_slices, unit_rows, units
+from nnkit.prims.direct import CHAIN_PLACES, SLICES, unit_rows, units
+from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nnkit.plan.passes import work_tasks
 from nnkit.prims.convolution import BLOCK, CHAIN, Convolution
+from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -87,17 +87,6 @@ def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Bu
     with sum_slices(g, dweight, slices) as parts:
         g.step(f"prims.{kernel}", [parts], [x.rows(), dy.rows()], scratch=[packed, table], scalars=[*c.windows, tp], tasks=tasks, flops=c.flops(N),
                cells=cells)
-
-
-@contextlib.contextmanager
-def sum_slices(g: Builder, dweight: Buffer, slices: int) -> Iterator[Buffer]:
-    """Where a step is to write dW [slices, ...]; afterwards their sum is taken."""
-    flat = dweight.reshaped(1, dweight.size)
-    parts = flat if slices == 1 else g.buffer("kernel_slices", slices, dweight.size)
-    yield parts
-    if slices > 1:
-        g.step("prims.reduce.sum_middle", [flat], [parts.reshaped(1, slices, dweight.size)], flops=parts.size,
-               tasks=work_tasks(0, parts.nbytes, most=-(-dweight.size // 64)))
 
 
 class Direct:

@@ -8,6 +8,8 @@ the order of k. Kernels: reduce_cpu.py.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -18,7 +20,7 @@ from nnkit.plan.plan import Buffer, Step
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
 
-__all__ = ["STRIP", "Tiling", "sum_rows", "sum_rows_steps", "tile_fold"]
+__all__ = ["STRIP", "Tiling", "sum_rows", "sum_rows_steps", "sum_slices", "tile_fold"]
 
 TILE = 64                                                # fewest elements of a tile row: four registers of 512 bits
 MAP_TILE = 512                                           # the same for loops that LLVM makes, which begin with a check for overlaps
@@ -89,3 +91,14 @@ def sum_rows_steps(y: Buffer, x: Buffer, name: str) -> tuple[Step, Step]:
     total = Step(kernel="prims.reduce.sum_middle", layer="", phase="", writes=(y.reshaped(1, y.size),),
                  reads=(partial.reshaped(1, tiling.chunks * tiling.fold, y.size),), tasks=work_tasks(0, partial.nbytes, most=-(-y.size // 64)))
     return chunks, total
+
+
+@contextlib.contextmanager
+def sum_slices(g: Builder, total: Buffer, slices: int) -> Iterator[Buffer]:
+    """Where a step is to write `total` in slices, [slices, size]; afterwards their sum is taken."""
+    flat = total.reshaped(1, total.size)
+    parts = flat if slices == 1 else g.buffer("slices", slices, total.size)
+    yield parts
+    if slices > 1:
+        g.step("prims.reduce.sum_middle", [flat], [parts.reshaped(1, slices, total.size)], flops=parts.size,
+               tasks=work_tasks(0, parts.nbytes, most=-(-total.size // 64)))

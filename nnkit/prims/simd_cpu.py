@@ -134,6 +134,12 @@ class Emitter:
         fetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0i8")
         self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write else 2), I32(1)])
 
+    def prefetch_lines(self, address: Any, n: Any, write: bool = False) -> None:
+        """Fetch the lines of n numbers from an address on: see `prefetch`."""
+        lines = self.b.sdiv(self.b.add(self.b.mul(n, I64(self.itemsize)), I64(LINE - 1)), I64(LINE))
+        with cgutils.for_range(self.b, lines) as loop:
+            self.prefetch(self.b.add(address, self.b.mul(loop.index, I64(LINE))), write)
+
     def larger(self, a: Any, b: Any) -> Any:
         """max(a, b), a where they are equal. Of NaN the last, which then stays: two comparisons and two selections."""
         found = self.b.select(self.b.fcmp_ordered(">", b, a), b, a)
@@ -291,10 +297,7 @@ def prefetch(typing_context: Any, x: Any, start: Any, n: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         e = Emitter(builder, signature.args[0].dtype)
         view = context.make_array(signature.args[0])(context, builder, values[0])
-        first = builder.ptrtoint(builder.gep(view.data, [values[1]]), I64)
-        lines = builder.sdiv(builder.add(builder.mul(values[2], I64(e.itemsize)), I64(LINE - 1)), I64(LINE))
-        with cgutils.for_range(builder, lines) as loop:
-            e.prefetch(builder.add(first, builder.mul(loop.index, I64(LINE))), write=True)
+        e.prefetch_lines(builder.ptrtoint(builder.gep(view.data, [values[1]]), I64), values[2], write=True)
         return context.get_dummy_value()
     return types.void(x, types.int64, types.int64), codegen
 
@@ -303,10 +306,7 @@ def prefetch(typing_context: Any, x: Any, start: Any, n: Any) -> Any:
 def prefetch_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
     """Fetch x[:n], by address, into the second-level cache. Any address will do."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        e = Emitter(builder, signature.args[-1].dtype)
-        numbers = I64(LINE // e.itemsize)
-        with cgutils.for_range(builder, builder.sdiv(builder.add(values[1], I64(LINE // e.itemsize - 1)), numbers)) as line:
-            e.prefetch(builder.add(values[0], builder.mul(line.index, I64(LINE))))
+        Emitter(builder, signature.args[-1].dtype).prefetch_lines(values[0], values[1])
         return context.get_dummy_value()
     return types.void(types.int64, types.int64, like), codegen
 

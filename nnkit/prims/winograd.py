@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from nnkit.plan.passes import work_tasks
 from nnkit.prims.convolution import BLOCK, CHAIN, TILE_STEP, Convolution
+from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -116,13 +117,9 @@ class Winograd:
         channels = -(-min(CHAIN, c.channels) // BLOCK) * BLOCK
         workspace = count * channels // BLOCK * TILE_STEP + self.places * (count * groups + channels * groups + 2 * SKEW)
         packed, table = g.scratch("transformed", tasks, workspace), g.scratch("table", tasks * 2, dtype="int64")
-        flat = dweight.reshaped(1, dweight.size)
-        parts = flat if slices == 1 else g.buffer("kernel_slices", slices, dweight.size)
-        g.step(f"prims.winograd.winograd{self.m}_weight", [parts], [x.rows(), dy.rows()], scratch=[packed, table], scalars=[*c.windows, count],
-               tasks=tasks, flops=self.flops(c, N))
-        if slices > 1:
-            g.step("prims.reduce.sum_middle", [flat], [parts.reshaped(1, slices, dweight.size)], flops=parts.size,
-                   tasks=work_tasks(0, parts.nbytes, most=-(-dweight.size // 64)))
+        with sum_slices(g, dweight, slices) as parts:
+            g.step(f"prims.winograd.winograd{self.m}_weight", [parts], [x.rows(), dy.rows()], scratch=[packed, table], scalars=[*c.windows, count],
+                   tasks=tasks, flops=self.flops(c, N))
 
     def flops(self, c: Convolution, N: int) -> int:
         """Of the products, without the transforms."""

@@ -139,7 +139,7 @@ class Fitting:
         done = batch = 0
         for size, tape, steps in model.cut(data.n, self.batch_size, "train", kept is not None):
             while steps and not model.stop_training:
-                model.bind(tape, data, kept, order)       # a callback may have used this very tape for other data
+                model.bind(tape, data, kept, order)      # a callback may have used this very tape for other data
                 piece = model.prepare_rates(self._piece(size, steps))
                 if self.by_batch:
                     self._call("on_train_batch_begin", batch, {})
