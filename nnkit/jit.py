@@ -140,8 +140,10 @@ class Kernel:
     """A kernel: callable on arrays (`k(0, 1, y, x)` for task 0 of 1), and compilable to object code for the tape.
 
     step: the name by which steps call it: of nnkit's own the place where it is declared, "layers.dense.dense_forward"; others get theirs from
-    `store.register`.
+    `store.register`. formula: the scalar function that the kernel computes element by element, where it is made of one; its CUDA twin is, too.
     """
+
+    formula: Callable[..., Any] | None = None
 
     def __init__(self, function: Callable[..., None]) -> None:
         declared = declared_arguments(function)

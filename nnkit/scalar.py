@@ -69,9 +69,25 @@ def _literal(kind: ir.Type, value: float) -> ir.Constant:
 
 def _call(builder: Any, name: str, arguments: Sequence[Any]) -> Any:
     kind = arguments[0].type
+    if builder.module.triple.startswith("nvptx") and name in SIGN_OPERATIONS:
+        return SIGN_OPERATIONS[name](builder, *arguments)
     suffix = "f32" if isinstance(kind, ir.FloatType) else "f64"
     function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * len(arguments)), f"llvm.{name}.{suffix}")
     return builder.call(function, arguments)
+
+
+def _sign_bits(builder: Any, x: Any, sign: bool) -> Any:
+    """The sign bit of x alone, or all others, as an integer."""
+    width = 32 if isinstance(x.type, ir.FloatType) else 64
+    integer, top = ir.IntType(width), 1 << (width - 1)
+    return builder.and_(builder.bitcast(x, integer), ir.Constant(integer, top if sign else top - 1))
+
+
+# What NVIDIA's LLVM has no intrinsic for.
+SIGN_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "fabs": lambda builder, x: builder.bitcast(_sign_bits(builder, x, False), x.type),
+    "copysign": lambda builder, x, sign: builder.bitcast(builder.or_(_sign_bits(builder, x, False), _sign_bits(builder, sign, True)), x.type),
+}
 
 
 def constant(single: float, double: float | None = None) -> Callable[..., Any]:

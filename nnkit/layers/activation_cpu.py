@@ -57,6 +57,7 @@ def pointwise(f: Callable[..., Any], df: Callable[..., Any]) -> tuple[Kernel, Ke
         else:
             for i in range(dxs.size):
                 dxs[i] = dys[i] * inner_derivative(ks[i], *constants)
+    forward.formula, backward.formula = f, df
     return forward, backward
 
 

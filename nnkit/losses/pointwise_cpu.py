@@ -53,4 +53,5 @@ def pointwise_loss(f: Callable[..., Any], df: Callable[..., Any]) -> tuple[Kerne
         for i in range(dys.size):
             dys[i] = scale * inner_derivative(ys[i], ts[i], *constants)
         weigh_matrix(dy, w, start, stop)
+    forward.formula, backward.formula = f, df
     return forward, backward

@@ -1,0 +1,252 @@
+"""The only file that imports numba.cuda and names its compile options; the kernel decorator of the CUDA side.
+
+A CUDA kernel stands in `x_cuda.py` under the name of its twin in `x_cpu.py`, and takes the same arguments in the same order, with the same
+annotations. A task is a block of THREADS threads, which share the task's work; what one task covers is cut along the same lines as on the CPU:
+
+    @kernel
+    def scaled(task: Int, tasks: Int, y: Vector, x: Vector, factor: Real) -> None:
+        '''y = factor x. Row-local. Writes y (=).'''
+        start, stop = row_share(y.size, tasks, task)
+        ys, xs = data(y), data(x)
+        for n in range(start + thread(), stop, THREADS):
+            ys[n] = factor * xs[n]
+
+Kernels are not launched one by one. A *launch* is what `plan.launch` makes of neighbouring steps: lanes that run side by side, each a chain of steps
+that one set of tasks goes through, with a barrier of the block between two steps. `compile_launch` makes one kernel of it, whose parameters are the
+words of all its steps: addresses, dimensions, scalars. Parameters lie in the constant bank, so nothing is loaded before the work begins.
+
+Kernels trust their arguments, allocate nothing and raise nothing. Memory that the threads of a block share is `scratch(like)`: SCRATCH bytes that
+every step of a launch may use from scratch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+from llvmlite import ir
+from numba import cuda, types
+from numba.cuda import cgutils
+from numba.cuda import dispatcher as cuda_dispatcher
+from numba.extending import intrinsic
+
+from nnkit.jit import I64, Argument, declared_arguments
+from nnkit.plan.launch import SCRATCH, THREADS
+
+__all__ = ["SCRATCH", "THREADS", "Kernel", "barrier", "compile_launch", "data", "from_lane", "kernel", "local", "routine", "scratch", "thread"]
+
+# forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
+# No fastmath: NaN, infinities and the order of sums keep their meaning; NVVM still makes one fma of a * b + c.
+DEVICE_OPTIONS: dict[str, Any] = {"device": True, "forceinline": True, "opt": True, "debug": False}
+ARCHITECTURE = (9, 0)                                    # compiled for, where no device says otherwise
+DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
+
+barrier = cuda.syncthreads
+EVERY_LANE = 0xFFFFFFFF
+
+
+def routine(function: Callable[..., Any]) -> Any:
+    """A function that kernels call."""
+    return cuda.jit(**DEVICE_OPTIONS)(function)
+
+
+@routine
+def thread():
+    """The number of the thread in its block."""
+    return types.int64(cuda.threadIdx.x)
+
+
+@routine
+def from_lane(value, distance):
+    """`value` of the lane whose number differs in the bit `distance`; all lanes of a warp call it together."""
+    return cuda.shfl_xor_sync(EVERY_LANE, value, distance)
+
+
+class Kernel:
+    """A CUDA kernel: what a step of its twin's name does on the device."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+        declared = declared_arguments(function)
+        self.argument_names = tuple(declared)
+        self.arguments: tuple[Argument, ...] = tuple(declared.values())
+        self.device = routine(function)
+
+    @property
+    def signature(self) -> str:
+        """The declared arguments as text, as `jit.Kernel.signature` gives it for the twin."""
+        return " ".join(map(str, self.arguments))
+
+
+def kernel(function: Callable[..., None]) -> Kernel:
+    """Declare a kernel; see the module's docstring."""
+    return Kernel(function)
+
+
+# Compiling a launch.
+
+def words_of_arguments(arguments: Sequence[Argument]) -> int:
+    """How many words a kernel's arguments take."""
+    return sum(argument.count or 1 + argument.ndim for argument in arguments)
+
+
+def compile_launch(lanes: Sequence[Sequence[Kernel]], dtype: str, architecture: tuple[int, int] = ARCHITECTURE) -> str:
+    """PTX of one kernel that runs these lanes side by side. Its parameters, all 64 bits wide: the number of tasks of each lane, then the words of all
+    steps in their order. It has one entry, "launch"."""
+    position = len(lanes)
+    bodies = []
+    for lane in lanes:
+        steps = []
+        for each in lane:
+            steps.append(_body(each, position, dtype))
+            position += words_of_arguments(each.arguments)
+        bodies.append(_chain(steps))
+    run = _side_by_side(bodies, 0)
+
+    def launch(words):  # type: ignore[no-untyped-def]
+        run(words, types.int64(cuda.blockIdx.x))
+
+    with _for_architecture(architecture):
+        ptx, _ = cuda.compile_ptx(launch, types.void(types.UniTuple(types.int64, position)), cc=architecture)
+    return str(ptx)
+
+
+@contextlib.contextmanager
+def _for_architecture(architecture: tuple[int, int]) -> Iterator[None]:
+    """Functions that kernels call are compiled for the present device, so Numba asks for one even where only PTX is made; this answers."""
+    device = mock.Mock(compute_capability=architecture)
+    with mock.patch.object(cuda_dispatcher, "get_current_device", lambda: device):
+        yield
+
+
+def _body(each: Kernel, position: int, dtype: str) -> Any:
+    """(words, task, tasks) -> None for one step, whose words begin at `position`."""
+    inner, unpack = each.device, _unpacker(each.arguments, position, dtype)
+
+    @routine
+    def body(words, task, tasks):
+        inner(task, tasks, *unpack(words))
+    return body
+
+
+def _chain(steps: Sequence[Any]) -> Any:
+    """The steps one after the other, each seeing what the block's threads wrote in those before it."""
+    if len(steps) == 1:
+        return steps[0]
+    first, second = _chain(steps[:len(steps) // 2]), _chain(steps[len(steps) // 2:])
+
+    @routine
+    def both(words, task, tasks):
+        first(words, task, tasks)
+        barrier()
+        second(words, task, tasks)
+    return both
+
+
+def _side_by_side(lanes: Sequence[Any], index: int) -> Any:
+    """(words, block) -> None: the first words[0] blocks take lane 0, the next words[1] lane 1, ..."""
+    lane = lanes[0]
+    if len(lanes) == 1:
+        @routine
+        def last(words, block):
+            lane(words, block, words[index])
+        return last
+    rest = _side_by_side(lanes[1:], index + 1)
+
+    @routine
+    def parted(words, block):
+        tasks = words[index]
+        if block < tasks:
+            lane(words, block, tasks)
+        else:
+            rest(words, block - tasks)
+    return parted
+
+
+def _unpacker(arguments: tuple[Argument, ...], position: int, dtype: str) -> Any:
+    """The intrinsic that turns the words from `position` on into a tuple of array views and scalars. A real has its own bits in the word."""
+    def numba_type(argument: Argument) -> types.Type:
+        element = DTYPES[dtype if argument.dtype == "T" else argument.dtype]
+        if argument.count:
+            return types.UniTuple(element, argument.count)
+        return types.Array(element, argument.ndim, "C") if argument.ndim else element
+
+    @intrinsic
+    def unpack(typing_context: Any, words: Any) -> Any:
+        members = [numba_type(argument) for argument in arguments]
+        result = types.Tuple(members)
+
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            taken = iter(range(position, position + words_of_arguments(arguments)))
+
+            def word() -> Any:
+                return builder.extract_value(values[0], next(taken))
+            parts = []
+            for member in members:
+                if isinstance(member, types.Array):
+                    parts.append(_array(context, builder, member, word(), [word() for _ in range(member.ndim)]))
+                elif isinstance(member, types.UniTuple):
+                    parts.append(context.make_tuple(builder, member, [word() for _ in range(member.count)]))
+                elif member == types.float32:
+                    parts.append(builder.bitcast(builder.trunc(word(), ir.IntType(32)), ir.FloatType()))
+                elif member == types.float64:
+                    parts.append(builder.bitcast(word(), ir.DoubleType()))
+                else:
+                    value = word()
+                    parts.append(value if member == types.int64 else builder.trunc(value, context.get_value_type(member)))
+            return context.make_tuple(builder, result, parts)
+        return result(words), codegen
+    return unpack
+
+
+def _array(context: Any, builder: Any, kind: types.Array, address: Any, dimensions: list[Any]) -> Any:
+    """A C-contiguous array in global memory that nobody owns."""
+    element = context.get_data_type(kind.dtype)
+    pointer = builder.inttoptr(address, ir.PointerType(element, 1))                # from here LLVM knows that it is global memory
+    itemsize = ir.Constant(I64, context.get_abi_sizeof(element))
+    strides: list[Any] = []
+    stride: Any = itemsize
+    for dimension in reversed(dimensions):
+        strides.insert(0, stride)
+        stride = builder.mul(stride, dimension)
+    count = dimensions[0]
+    for dimension in dimensions[1:]:
+        count = builder.mul(count, dimension)
+    view = context.make_array(kind)(context, builder)
+    view.data = builder.addrspacecast(pointer, element.as_pointer())
+    view.shape = cgutils.pack_array(builder, dimensions, ty=I64)
+    view.strides = cgutils.pack_array(builder, strides, ty=I64)
+    view.itemsize, view.nitems = itemsize, count
+    view.meminfo = view.parent = ir.Constant(ir.IntType(8).as_pointer(), None)
+    return view._getvalue()
+
+
+# What kernels are made of.
+
+@intrinsic
+def data(typing_context: Any, array: Any) -> Any:
+    """A pointer to the array's first element: data(y)[i] is element i, without the checks of y[i] for indices from the end."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return context.make_array(array)(context, builder, values[0]).data
+    return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def scratch(typing_context: Any, like: Any) -> Any:
+    """A pointer to the memory that the block's threads share, SCRATCH bytes, as elements of the type of the array `like`."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        module = builder.module
+        name = "nnkit_scratch"
+        if name not in module.globals:
+            memory = ir.GlobalVariable(module, ir.ArrayType(ir.IntType(8), 0), name, addrspace=3)
+            memory.linkage, memory.align = "external", 16
+        pointer = builder.bitcast(module.globals[name], ir.PointerType(context.get_data_type(like.dtype), 3))
+        return builder.addrspacecast(pointer, context.get_data_type(like.dtype).as_pointer())
+    return types.CPointer(like.dtype)(like), codegen
+
+
+local = cuda.local

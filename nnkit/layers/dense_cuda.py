@@ -1,0 +1,132 @@
+"""CUDA kernels of Dense. R rows (batch times inner axes), I inputs, O outputs (units). Every array named in `writes` is written whole (=).
+
+Weights are read as they are: `panels`, which the twins on the CPU may be given, is always empty here. Of each product there is a form for small
+matrices under the twin's name and one for each size of tile (dense_forward_128); plan/launch.py chooses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnkit.cuda_jit import THREADS, Kernel, barrier, data, kernel, routine, scratch, thread
+from nnkit.jit import Int, Matrix, Vector
+from nnkit.prims.block_cuda import row_share
+from nnkit.prims.matmul_cuda import product, tiled
+
+__all__ = [
+    "dense_backward_input_whole", "dense_backward_input_whole_32", "dense_backward_input_whole_64", "dense_backward_input_whole_128",
+    "dense_backward_weight", "dense_backward_weight_32", "dense_backward_weight_64", "dense_backward_weight_128", "dense_forward",
+    "dense_forward_32", "dense_forward_64", "dense_forward_128",
+]
+
+COLUMNS = 32                                             # of dy that a block sums at a time
+
+
+@kernel
+def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, panels: Vector) -> None:
+    """y = x W + b. Shapes: y [R, O], x [R, I], weight [I, O], bias [O] or empty. Row-local. Writes y (=)."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    inputs, outputs = weight.shape
+    product(start, stop, outputs, inputs, data(y), data(x), inputs, 1, data(weight), outputs, 1, bias)
+
+
+@kernel
+def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector, x: Matrix, dy: Matrix, panels: Vector) -> None:
+    """dW = x^T dy, db = sum of dy over rows. Shapes: dweight [I, O], dbias [O] or empty, x [R, I], dy [R, O].
+
+    Task t covers its share of the rows of dW and of the entries of db. Writes dweight and dbias (=).
+    """
+    start, stop = row_share(dweight.shape[0], tasks, task)
+    rows, outputs = dy.shape
+    product(start, stop, outputs, rows, data(dweight), data(x), 1, x.shape[1], data(dy), outputs, 1, none_of(dbias))
+    if dbias.size:
+        sum_columns(dbias, dy, tasks, task)
+
+
+@routine
+def none_of(vector):
+    """No elements of it."""
+    return vector[:0]
+
+
+@routine
+def sum_columns(dbias, dy, tasks, task):
+    """The task's share of dbias = the sums of dy's columns: COLUMNS at a time by THREADS / COLUMNS threads each, whose sums are added in order."""
+    T = dy.dtype.type
+    rows, outputs = dy.shape
+    first, last = row_share(outputs, tasks, task)
+    t, place, sums, dys = thread(), scratch(dy), data(dbias), data(dy)
+    lane, part = t % COLUMNS, t // COLUMNS
+    for block in range(first, last, COLUMNS):
+        o = block + lane
+        total = T(0)
+        if o < last:
+            for r in range(part, rows, THREADS // COLUMNS):
+                total += dys[r * outputs + o]
+        barrier()
+        place[t] = total
+        barrier()
+        if part == 0 and o < last:
+            for k in range(1, THREADS // COLUMNS):
+                total += place[k * COLUMNS + lane]
+            sums[o] = total
+
+
+@kernel
+def dense_backward_input_whole(task: Int, tasks: Int, dx: Matrix, dy: Matrix, weight: Matrix) -> None:
+    """dx = dy W^T. Shapes: dx [R, I], dy [R, O], weight [I, O]. Row-local. Writes dx (=)."""
+    start, stop = row_share(dx.shape[0], tasks, task)
+    inputs, outputs = weight.shape
+    product(start, stop, inputs, outputs, data(dx), data(dy), outputs, 1, data(weight), 1, outputs, none_of_matrix(weight))
+
+
+@routine
+def none_of_matrix(matrix):
+    """No elements of it, as a vector."""
+    return matrix[0, :0]
+
+
+def forward_by_tiles(side: int) -> Kernel:
+    """dense_forward by tiles; not row-local: task t covers its share of the tiles."""
+    tile_product: Any = tiled(side, True, False)
+
+    @kernel
+    def forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, panels: Vector) -> None:
+        """y = x W + b."""
+        rows, inputs = x.shape
+        outputs = weight.shape[1]
+        tile_product(task, tasks, rows, outputs, inputs, data(y), data(x), inputs, data(weight), outputs, bias, panels, y)
+    return forward
+
+
+def backward_weight_by_tiles(side: int) -> Kernel:
+    """dense_backward_weight by tiles."""
+    tile_product: Any = tiled(side, False, False)
+
+    @kernel
+    def backward(task: Int, tasks: Int, dweight: Matrix, dbias: Vector, x: Matrix, dy: Matrix, panels: Vector) -> None:
+        """dW = x^T dy, db = sum of dy over rows."""
+        rows, inputs = x.shape
+        outputs = dy.shape[1]
+        tile_product(task, tasks, inputs, outputs, rows, data(dweight), data(x), inputs, data(dy), outputs, panels, dbias, dweight)
+    return backward
+
+
+def backward_input_by_tiles(side: int) -> Kernel:
+    """dense_backward_input_whole by tiles; not row-local."""
+    tile_product: Any = tiled(side, True, True)
+
+    @kernel
+    def backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, weight: Matrix) -> None:
+        """dx = dy W^T."""
+        rows, outputs = dy.shape
+        inputs = weight.shape[0]
+        none = none_of_matrix(weight)
+        tile_product(task, tasks, rows, inputs, outputs, data(dx), data(dy), outputs, data(weight), outputs, none, none, dx)
+    return backward
+
+
+dense_forward_32, dense_forward_64, dense_forward_128 = (forward_by_tiles(side) for side in (32, 64, 128))
+dense_backward_weight_32, dense_backward_weight_64, dense_backward_weight_128 = (backward_weight_by_tiles(side) for side in (32, 64, 128))
+dense_backward_input_whole_32, dense_backward_input_whole_64, dense_backward_input_whole_128 = (
+    backward_input_by_tiles(side) for side in (32, 64, 128))

@@ -1,0 +1,116 @@
+"""CUDA twins of crossentropy_cpu.py. R rows, C classes, N samples (R / N rows each). A warp takes a row of classes."""
+
+from __future__ import annotations
+
+from nnkit.cuda_jit import THREADS, data, kernel, routine
+from nnkit.jit import Int, Labels, Matrix, Real, Vector
+from nnkit.losses import crossentropy_cpu as cpu
+from nnkit.losses.crossentropy_cpu import exp_or_zero
+from nnkit.losses.pointwise_cuda import pointwise_loss, weight_of
+from nnkit.prims.block_cuda import row_share
+from nnkit.prims.rows_cuda import largest_of_row, row_of_warp, sum_over_warp, warp_lane
+from nnkit.scalar import log
+
+binary_crossentropy_forward, binary_crossentropy_backward = pointwise_loss(cpu.binary_crossentropy_forward, cpu.binary_crossentropy_backward)
+binary_crossentropy_logits_forward, binary_crossentropy_logits_backward = pointwise_loss(
+    cpu.binary_crossentropy_logits_forward, cpu.binary_crossentropy_logits_backward)
+kl_divergence_forward, kl_divergence_backward = pointwise_loss(cpu.kl_divergence_forward, cpu.kl_divergence_backward)
+
+
+@kernel
+def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector, kept: Matrix, scale: Vector, z: Matrix, t: Matrix, w: Vector,
+                                            logs: Vector, smoothing: Real) -> None:
+    """rows[r] = w sum_c t (log sum e - (z - max z)), e = exp(z - max z); kept = e; scale = sum t / sum e.
+
+    Shapes: rows, scale [R], kept, z, t [R, C], w [N]; logs is not used. Row-local. Writes rows, kept and scale (=).
+    """
+    start, stop = row_share(z.shape[0], tasks, task)
+    T = type(smoothing)
+    R, C = z.shape
+    zs, es, ts = data(z), data(kept), data(t)
+    base, part = smoothing / T(C), T(1) - smoothing
+    for r in range(start + row_of_warp(), stop, THREADS // 32):
+        largest = largest_of_row(zs, r * C, C)
+        total, targets, cross = T(0), T(0), T(0)
+        for i in range(r * C + warp_lane(), (r + 1) * C, 32):
+            target, shifted = part * ts[i] + base, zs[i] - largest
+            e = exp_or_zero(shifted)
+            es[i] = e
+            total += e
+            targets += target
+            cross += target * shifted
+        total, targets, cross = sum_over_warp(total), sum_over_warp(targets), sum_over_warp(cross)
+        if warp_lane() == 0:
+            data(rows)[r] = weight_of(w, r, R) * (targets * log(total) - cross)
+            data(scale)[r] = targets / total
+
+
+@kernel
+def categorical_crossentropy_logits_backward(task: Int, tasks: Int, dz: Matrix, z: Matrix, t: Matrix, w: Vector, kept: Matrix, scale: Vector,
+                                             smoothing: Real) -> None:
+    """dz[r, c] = w / R (scale e - t), which is softmax(z) sum t - t. Shapes: dz, z, t, kept [R, C], scale [R], w [N]. Row-local. Writes dz (=)."""
+    start, stop = row_share(dz.shape[0], tasks, task)
+    T = type(smoothing)
+    R, C = dz.shape
+    ds, es, ts = data(dz), data(kept), data(t)
+    base, part = smoothing / T(C), T(1) - smoothing
+    for r in range(start + row_of_warp(), stop, THREADS // 32):
+        factor, own = weight_of(w, r, R) / T(R), data(scale)[r]
+        for i in range(r * C + warp_lane(), (r + 1) * C, 32):
+            ds[i] = factor * (own * es[i] - (part * ts[i] + base))
+
+
+@routine
+def counts(label, valid, ignore):
+    """Whether a row of this label counts in the loss."""
+    return valid.size == 0 or label != ignore
+
+
+@kernel
+def sparse_categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector, kept: Matrix, scale: Vector, z: Matrix, t: Labels,
+                                                   w: Vector, valid: Vector, ignore: Int) -> None:
+    """rows[r] = w (log sum e - (z[t] - max z)), e = exp(z - max z); kept = e; scale = 1 / sum e.
+
+    Shapes: rows, scale, t [R], kept, z [R, C], w [N], valid [1] or empty. Row-local. Writes rows, kept and scale (=).
+    """
+    start, stop = row_share(z.shape[0], tasks, task)
+    T = z.dtype.type
+    R, C = z.shape
+    zs, es = data(z), data(kept)
+    for r in range(start + row_of_warp(), stop, THREADS // 32):
+        largest = largest_of_row(zs, r * C, C)
+        total = T(0)
+        for i in range(r * C + warp_lane(), (r + 1) * C, 32):
+            e = exp_or_zero(zs[i] - largest)
+            es[i] = e
+            total += e
+        total = sum_over_warp(total)
+        if warp_lane() == 0:
+            label = data(t)[r]
+            loss = T(0)
+            if counts(label, valid, ignore):
+                loss = weight_of(w, r, R) * (log(total) - (zs[r * C + label] - largest))
+                loss = loss * data(valid)[0] if valid.size else loss
+            data(rows)[r] = loss
+            data(scale)[r] = T(1) / total
+
+
+@kernel
+def sparse_categorical_crossentropy_logits_backward(task: Int, tasks: Int, dz: Matrix, z: Matrix, t: Labels, w: Vector, kept: Matrix,
+                                                    scale: Vector, valid: Vector, ignore: Int) -> None:
+    """dz[r, c] = w / R (scale e - [c = t]), which is softmax(z) - [c = t].
+
+    Shapes: dz, z, kept [R, C], scale, t [R], w [N], valid [1] or empty. Row-local. Writes dz (=).
+    """
+    start, stop = row_share(dz.shape[0], tasks, task)
+    T = dz.dtype.type
+    R, C = dz.shape
+    ds, es = data(dz), data(kept)
+    for r in range(start + row_of_warp(), stop, THREADS // 32):
+        label, own = data(t)[r], data(scale)[r]
+        factor = weight_of(w, r, R) / T(R)
+        factor = factor * data(valid)[0] if valid.size else factor
+        factor = factor if counts(label, valid, ignore) else T(0)
+        for c in range(warp_lane(), C, 32):
+            i = r * C + c
+            ds[i] = T(0) if factor == T(0) else factor * (own * es[i] - (T(1) if c == label else T(0)))

@@ -1,0 +1,118 @@
+"""CUDA twins of the sweeps of rules_cpu.py: the same constants and formulas. p parameters, g gradients, the rule's states, all [P].
+
+The constants, float64 powers among them, are made by one thread of each block and shared. Task t covers its share of the elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nnkit.cuda_jit import THREADS, Kernel, barrier, data, kernel, routine, scratch, thread
+from nnkit.jit import Counters, Double, Doubles, Int, Vector
+from nnkit.optimizers import rules_cpu as cpu
+from nnkit.optimizers.rules_cpu import rate_of
+from nnkit.plan.build import COUNTERS
+from nnkit.prims.block_cuda import share
+
+__all__ = [
+    "adadelta_update", "adagrad_update", "adam_amsgrad_update", "adam_update", "nadam_update", "rmsprop_centered_momentum_update",
+    "rmsprop_centered_update", "rmsprop_momentum_update", "rmsprop_update", "sgd_momentum_update", "sgd_nesterov_update", "sgd_update",
+]
+
+STEP = COUNTERS["step"]
+
+
+def prepared(constants: Callable[..., Any]) -> Any:
+    """What an update's formula takes, in the parameters' type: its five constants, and 1 - lr decay."""
+    @routine
+    def prepare(rates, counters, c0, c1, c2, decay, like):
+        T = like.dtype.type
+        place = scratch(rates)
+        barrier()
+        if thread() == 0:
+            rate = rate_of(rates, counters)
+            place[0], place[1], place[2], place[3], place[4] = constants(rate, counters[STEP] + 1, c0, c1, c2)
+            place[5] = 1.0 - rate * decay
+        barrier()
+        return (T(place[0]), T(place[1]), T(place[2]), T(place[3]), T(place[4])), T(place[5])
+    return prepare
+
+
+def sweep_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
+    """The kernel of a rule without states."""
+    prepare = prepared(constants)
+
+    @kernel
+    def update(task: Int, tasks: Int, p: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double,
+               decay: Double) -> None:
+        """p = rule((1 - lr decay) p, g)."""
+        start, stop = share(p.size, tasks, task)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        ps, gs = data(p), data(g)
+        for i in range(start + thread(), stop, THREADS):
+            ps[i] = rule(keep * ps[i], gs[i], k)
+    return update
+
+
+def sweep_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
+    """The kernel of a rule with one state."""
+    prepare = prepared(constants)
+
+    @kernel
+    def update(task: Int, tasks: Int, p: Vector, a: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double,
+               decay: Double) -> None:
+        """p, a = rule((1 - lr decay) p, g, a)."""
+        start, stop = share(p.size, tasks, task)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        ps, gs, us = data(p), data(g), data(a)
+        for i in range(start + thread(), stop, THREADS):
+            ps[i], us[i] = rule(keep * ps[i], gs[i], us[i], k)
+    return update
+
+
+def sweep_2(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
+    """The kernel of a rule with two states."""
+    prepare = prepared(constants)
+
+    @kernel
+    def update(task: Int, tasks: Int, p: Vector, a: Vector, b: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double,
+               c2: Double, decay: Double) -> None:
+        """p, a, b = rule((1 - lr decay) p, g, a, b)."""
+        start, stop = share(p.size, tasks, task)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        ps, gs, us, vs = data(p), data(g), data(a), data(b)
+        for i in range(start + thread(), stop, THREADS):
+            ps[i], us[i], vs[i] = rule(keep * ps[i], gs[i], us[i], vs[i], k)
+    return update
+
+
+def sweep_3(constants: Callable[..., Any], moments: Callable[..., Any], step: Callable[..., Any]) -> Kernel:
+    """The kernel of a rule with three states."""
+    prepare = prepared(constants)
+
+    @kernel
+    def update(task: Int, tasks: Int, p: Vector, a: Vector, b: Vector, c: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double,
+               c1: Double, c2: Double, decay: Double) -> None:
+        """a, b = moments(g, a, b); p, c = step((1 - lr decay) p, g, a, b, c)."""
+        start, stop = share(p.size, tasks, task)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        ps, gs, us, vs, ws = data(p), data(g), data(a), data(b), data(c)
+        for i in range(start + thread(), stop, THREADS):
+            us[i], vs[i] = moments(gs[i], us[i], vs[i], k)
+            ps[i], ws[i] = step(keep * ps[i], gs[i], us[i], vs[i], ws[i], k)
+    return update
+
+
+sgd_update = sweep_0(cpu.sgd_constants, cpu.sgd)
+sgd_momentum_update = sweep_1(cpu.sgd_constants, cpu.sgd_momentum)
+sgd_nesterov_update = sweep_1(cpu.sgd_constants, cpu.sgd_nesterov)
+adagrad_update = sweep_1(cpu.adagrad_constants, cpu.adagrad)
+rmsprop_update = sweep_1(cpu.rmsprop_constants, cpu.rmsprop)
+rmsprop_momentum_update = sweep_2(cpu.rmsprop_constants, cpu.rmsprop_momentum)
+rmsprop_centered_update = sweep_2(cpu.rmsprop_constants, cpu.rmsprop_centered)
+rmsprop_centered_momentum_update = sweep_3(cpu.rmsprop_constants, cpu.centered_moments, cpu.centered_step)
+adam_update = sweep_2(cpu.adam_constants, cpu.adam)
+adam_amsgrad_update = sweep_3(cpu.adam_constants, cpu.amsgrad_moments, cpu.amsgrad_step)
+adadelta_update = sweep_2(cpu.rmsprop_constants, cpu.adadelta)
+nadam_update = sweep_2(cpu.nadam_constants, cpu.nadam)

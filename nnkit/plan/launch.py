@@ -1,0 +1,3 @@
+"""What the CUDA side makes of a plan's steps: launches."""
+THREADS = 256
+SCRATCH = 32768
