@@ -15,13 +15,15 @@ Kernels are not launched one by one. A *launch* is what `plan.launch` makes of n
 that one set of tasks goes through, with a barrier of the block between two steps. `compile_launch` makes one kernel of it, whose parameters are the
 words of all its steps: addresses, dimensions, scalars. Parameters lie in the constant bank, so nothing is loaded before the work begins.
 
-Kernels trust their arguments, allocate nothing and raise nothing. Memory that the threads of a block share is `scratch(like)`: SCRATCH bytes that
-every step of a launch may use from scratch.
+Kernels trust their arguments, allocate nothing and raise nothing. Memory that the threads of a block share is `scratch(like)`, which every step of a
+launch uses anew: plan/launch.py says how much each step needs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -33,13 +35,14 @@ from numba.cuda import dispatcher as cuda_dispatcher
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, Argument, declared_arguments
-from nnkit.plan.launch import SCRATCH, THREADS
+from nnkit.plan.launch import ENTRY, THREADS
 
-__all__ = ["SCRATCH", "THREADS", "Kernel", "barrier", "compile_launch", "data", "from_lane", "kernel", "local", "routine", "scratch", "thread"]
+__all__ = ["THREADS", "Kernel", "barrier", "compile_launch", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine", "scratch", "thread"]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
 # No fastmath: NaN, infinities and the order of sums keep their meaning; NVVM still makes one fma of a * b + c.
 DEVICE_OPTIONS: dict[str, Any] = {"device": True, "forceinline": True, "opt": True, "debug": False}
+BLOCKS = 2                                               # that a multiprocessor can hold at least: 128 registers for a thread
 ARCHITECTURE = (9, 0)                                    # compiled for, where no device says otherwise
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
 
@@ -89,6 +92,20 @@ def kernel(function: Callable[..., None]) -> Kernel:
 
 # Compiling a launch.
 
+def find(name: str) -> Kernel:
+    """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda. Raises ValueError where there is none."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(f"nnkit.{module}_cuda"), attribute, None)
+    except ModuleNotFoundError as error:
+        if not str(error.name).endswith("_cuda"):
+            raise
+        found = None
+    if not isinstance(found, Kernel):
+        raise ValueError(f"there is no CUDA kernel {name!r} yet")
+    return found
+
+
 def words_of_arguments(arguments: Sequence[Argument]) -> int:
     """How many words a kernel's arguments take."""
     return sum(argument.count or 1 + argument.ndim for argument in arguments)
@@ -111,8 +128,16 @@ def compile_launch(lanes: Sequence[Sequence[Kernel]], dtype: str, architecture: 
         run(words, types.int64(cuda.blockIdx.x))
 
     with _for_architecture(architecture):
-        ptx, _ = cuda.compile_ptx(launch, types.void(types.UniTuple(types.int64, position)), cc=architecture)
-    return str(ptx)
+        ptx, _ = cuda.compile_ptx(launch, types.void(types.UniTuple(types.int64, position)), cc=architecture, launch_bounds=(THREADS, BLOCKS))
+    return _tidied(ptx)
+
+
+def _tidied(ptx: str) -> str:
+    """The entry under a plain name, without variables of Numba's that nothing reads."""
+    found = re.search(r"\.entry\s+(\w+)", ptx)
+    assert found is not None
+    ptx = re.sub(r"^\.common \.global .*NumbaEnv.*;\n", "", ptx, flags=re.MULTILINE)
+    return ptx.replace(found[1], ENTRY)
 
 
 @contextlib.contextmanager
@@ -249,4 +274,23 @@ def scratch(typing_context: Any, like: Any) -> Any:
     return types.CPointer(like.dtype)(like), codegen
 
 
-local = cuda.local
+@intrinsic
+def nothing(typing_context: Any, like: Any) -> Any:
+    """A vector of no elements of the type of the array `like`."""
+    kind = types.Array(like.dtype, 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _array(context, builder, kind, ir.Constant(I64, 0), [ir.Constant(I64, 0)])
+    return kind(like), codegen
+
+
+def registers(n: int) -> Any:
+    """R = registers(n): R(like) is a pointer to n elements of the thread's own, of the type of the array `like`. They are registers where all indices
+    are known when loops are unrolled, that is in loops of a constant number of turns; else slow memory."""
+    @intrinsic
+    def own(typing_context: Any, like: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            element = context.get_data_type(like.dtype)
+            return builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(element, n)), element.as_pointer())
+        return types.CPointer(like.dtype)(like), codegen
+    return own

@@ -74,7 +74,7 @@ class Dense(Layer):
         flops = 2 * x2.shape[0] * weight.size
         rows = x2.shape[0]
         none = weight.piece(0)
-        if rows < 2 * GRAIN and weight.nbytes >= DEEP_BYTES and self.units > 1:
+        if g.backend == "cpu" and rows < 2 * GRAIN and weight.nbytes >= DEEP_BYTES and self.units > 1:
             deep_product(g, y2, x2, weight, bias)
         else:
             matrix, panels = right_factor(g, "kernel", weight, rows)
@@ -110,6 +110,9 @@ def deep_product(g: Builder, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer 
 def input_gradient(g: Builder, dx: Buffer, dy: Buffer, weight: Buffer) -> None:
     """dx = dy W^T of matrices: by the transpose of W; where W is large and rows are fewer than its columns, by those of dy and dx."""
     rows, flops = dy.shape[0], 2 * dy.shape[0] * weight.size
+    if g.backend == "cuda":
+        g.step("layers.dense.dense_backward_input_whole", [dx], [dy, weight], rows=rows, flops=flops)
+        return
     if weight.nbytes >= PACK_BYTES and rows < min(PACK_ROWS, weight.shape[1]):
         transposed = g.scratch("dy_transposed", weight.shape[1], rows)
         g.step("prims.matmul.transpose", [transposed], [dy])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnkit.cuda_jit import THREADS, Kernel, barrier, data, kernel, routine, scratch, thread
+from nnkit.cuda_jit import THREADS, Kernel, barrier, data, kernel, nothing, routine, scratch, thread
 from nnkit.jit import Int, Matrix, Vector
 from nnkit.prims.block_cuda import row_share
 from nnkit.prims.matmul_cuda import product, tiled
@@ -38,15 +38,9 @@ def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector,
     """
     start, stop = row_share(dweight.shape[0], tasks, task)
     rows, outputs = dy.shape
-    product(start, stop, outputs, rows, data(dweight), data(x), 1, x.shape[1], data(dy), outputs, 1, none_of(dbias))
+    product(start, stop, outputs, rows, data(dweight), data(x), 1, x.shape[1], data(dy), outputs, 1, nothing(dbias))
     if dbias.size:
         sum_columns(dbias, dy, tasks, task)
-
-
-@routine
-def none_of(vector):
-    """No elements of it."""
-    return vector[:0]
 
 
 @routine
@@ -77,13 +71,7 @@ def dense_backward_input_whole(task: Int, tasks: Int, dx: Matrix, dy: Matrix, we
     """dx = dy W^T. Shapes: dx [R, I], dy [R, O], weight [I, O]. Row-local. Writes dx (=)."""
     start, stop = row_share(dx.shape[0], tasks, task)
     inputs, outputs = weight.shape
-    product(start, stop, inputs, outputs, data(dx), data(dy), outputs, 1, data(weight), 1, outputs, none_of_matrix(weight))
-
-
-@routine
-def none_of_matrix(matrix):
-    """No elements of it, as a vector."""
-    return matrix[0, :0]
+    product(start, stop, inputs, outputs, data(dx), data(dy), outputs, 1, data(weight), 1, outputs, nothing(weight))
 
 
 def forward_by_tiles(side: int) -> Kernel:
@@ -121,7 +109,7 @@ def backward_input_by_tiles(side: int) -> Kernel:
         """dx = dy W^T."""
         rows, outputs = dy.shape
         inputs = weight.shape[0]
-        none = none_of_matrix(weight)
+        none = nothing(weight)
         tile_product(task, tasks, rows, inputs, outputs, data(dx), data(dy), outputs, data(weight), outputs, none, none, dx)
     return backward
 

@@ -152,14 +152,16 @@ def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
 class Builder:
     """Collects the steps of one plan. Layers, losses and optimizers see it as `g` in `lower`.
 
-    training: whether layers behave as in training (dropout, batch statistics). batch: samples per step (N). dtype: of T buffers.
+    training: whether layers behave as in training (dropout, batch statistics). batch: samples per step (N). dtype: of T buffers. backend: "cpu" or
+    "cuda", for steps that only one of them has: a CPU packs what a GPU reads as it is.
     """
 
-    def __init__(self, layout: Layout, batch: int, mode: str, optimizer: Optimizer | None = None) -> None:
+    def __init__(self, layout: Layout, batch: int, mode: str, optimizer: Optimizer | None = None, backend: str = "cpu") -> None:
         self.layout = layout
         self.optimizer = optimizer
         self.batch = batch
         self.mode = mode
+        self.backend = backend
         self.training = mode in ("train", "gradients")
         self.dtype = layout.dtype
         self.steps: list[Step] = []
@@ -413,7 +415,8 @@ class Builder:
 
 
 def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequence[tuple[Loss | None, float]] = (),
-          optimizer: Optimizer | None = None, keep_predictions: bool = False, input_gradients: bool = False, gap: int = 0) -> Plan:
+          optimizer: Optimizer | None = None, keep_predictions: bool = False, input_gradients: bool = False, gap: int = 0,
+          backend: str = "cpu") -> Plan:
     """The plan of one step.
 
     mode: 'train' (gather, forward, loss, backward, update), 'gradients' (the same without update), 'evaluate' (inference and loss),
@@ -421,7 +424,7 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     the external arrays "predictions", "predictions_1", ..., and, where a loss is asked for, the masks of their time steps to "mask", "mask_1", ...
     input_gradients: the plan's outputs are the gradients of the inputs. gap: see `arena.place`.
     """
-    g = Builder(layout, batch, mode, optimizer)
+    g = Builder(layout, batch, mode, optimizer, backend)
     inputs = [_feed(g, f"x{position}" if position else "x", shape, "T" if limit is None else "int32")
               for position, (shape, limit) in enumerate(zip(graph.input_shapes, graph.index_limits, strict=True))]
     outputs = g.forward(graph, inputs)
@@ -442,7 +445,7 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
         optimizer.lower(g, layout)
     if mode != "gradients":
         g.step("prims.feed.advance", updates=[g.state("counters")], scalars=[batch, int(mode == "train")])
-    return optimise(Plan(mode=mode, batch=batch, dtype=layout.dtype, steps=tuple(g.steps), outputs=kept, terms=tuple(g.terms)), gap)
+    return optimise(Plan(mode=mode, batch=batch, dtype=layout.dtype, steps=tuple(g.steps), outputs=kept, terms=tuple(g.terms)), gap, backend)
 
 
 def numbered(name: str, position: int) -> str:
@@ -450,11 +453,11 @@ def numbered(name: str, position: int) -> str:
     return f"{name}_{position}" if position else name
 
 
-def shuffle_plan(layout: Layout) -> Plan:
+def shuffle_plan(layout: Layout, backend: str = "cpu") -> Plan:
     """The plan of one step that draws a new order of the samples."""
     order = Buffer("order", (0,), "int64", "external")
     step = Step(kernel="prims.random.shuffle", layer="", phase="feed", writes=(order,), reads=(layout.buffers["counters"],))
-    return optimise(Plan(mode="shuffle", batch=0, dtype=layout.dtype, steps=(step,)))
+    return optimise(Plan(mode="shuffle", batch=0, dtype=layout.dtype, steps=(step,)), backend=backend)
 
 
 def flush_plan(layout: Layout, optimizer: Optimizer) -> Plan:

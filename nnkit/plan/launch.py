@@ -1,3 +1,175 @@
-"""What the CUDA side makes of a plan's steps: launches."""
-THREADS = 256
-SCRATCH = 32768
+"""What the CUDA side makes of a plan: launches, lanes, tasks.
+
+A *launch* is one kernel on the device: a group of the plan. Its *lanes* run side by side, in blocks of their own; a lane is a chain of steps that one
+set of tasks goes through, with a barrier of the block between two steps. A task is a block of THREADS threads.
+
+Steps of one lane are row-local with the same rows, so that a task never reads what another writes. Lanes of one launch touch nothing that another of
+them writes. Launches come one after the other. What a step may not overtake follows from the memory that it names, see `regions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+from nnkit.plan.plan import Buffer, Plan, Step
+
+__all__ = ["DEPTH", "ENTRY", "PAD", "THREADS", "dependences", "into_launches", "lanes_of", "regions", "scratch_bytes", "size_products", "step_words"]
+
+THREADS = 256                                            # of a block
+ENTRY = "launch"                                         # the name of a launch's kernel in its PTX
+DEPTH = 16                                               # of the slices that a tiled product keeps in shared memory
+PAD = 4                                                  # elements behind each row of them: see prims/matmul_cuda.py
+SUMS_BYTES = 8 * THREADS                                 # of shared memory for a sum over a block
+MOST_TASKS = 1056                                        # blocks of a lane: eight for each of the 132 multiprocessors of an H100
+MOST_WORDS = 480                                         # of a launch, whose parameters may take 4096 bytes
+MOST_STEPS = 32                                          # of a launch, which is one function in the end
+ELEMENTS = 4 * THREADS                                   # fewest elements of a sweep worth a block
+
+# Products: from so many FLOPs on by tiles, of the largest side that gives every multiprocessor about one tile.
+TILED_FLOPS = 2 ** 22
+SIDES = (128, 64, 32)
+FULL = 100                                               # tiles that keep the device busy
+PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", "layers.dense.dense_backward_input_whole")
+
+
+# What steps read and write.
+
+Region = tuple[str, int, int]
+
+
+def regions(buffers: Sequence[Buffer], plan: Plan) -> list[Region]:
+    """(memory, first byte, byte after the last) of each buffer; pieces of one vector are regions of that vector."""
+    found = []
+    for buffer in buffers:
+        name, elements = buffer.inside or (plan.storage(buffer.name), 0)
+        start = elements * (buffer.nbytes // buffer.size) if buffer.size else 0
+        end = 2 ** 62 if buffer.role == "external" else start + buffer.nbytes
+        if end > start:
+            found.append((name, start, end))
+    return found
+
+
+def _meet(some: Sequence[Region], others: Sequence[Region]) -> bool:
+    return any(name == other and start < stop and begin < end for name, start, end in some for other, begin, stop in others)
+
+
+def dependences(plan: Plan) -> list[set[int]]:
+    """For every step the earlier ones that it may not overtake: it reads or writes what they write, or writes what they read."""
+    written = [regions(step.writes + step.updates + step.scratch, plan) for step in plan.steps]
+    touched = [regions(step.buffers, plan) for step in plan.steps]
+    return [{i for i in range(j) if _meet(written[i], touched[j]) or _meet(touched[i], written[j])} for j in range(len(plan.steps))]
+
+
+# Tasks.
+
+def _by_elements(step: Step) -> int:
+    """For sweeps over the elements of what the step writes or updates first."""
+    return min(MOST_TASKS, -(-(step.writes + step.updates)[0].size // ELEMENTS))
+
+
+def _by_rows_of_result(step: Step) -> int:
+    """For products whose tasks take rows of what they write."""
+    rows, columns = step.writes[0].shape
+    return min(rows, -(-rows * columns // THREADS))
+
+
+# Steps that are not row-local and that several tasks can share; all others are one task's.
+TASKS: Mapping[str, Callable[[Step], int]] = {
+    "layers.dense.dense_backward_weight": _by_rows_of_result,
+    "prims.pointwise.add": _by_elements,
+    "prims.pointwise.zero": _by_elements,
+    **{f"{name}_{side}": lambda step, side=side: _tiles(step, side) for name in PRODUCTS for side in SIDES},  # type: ignore[misc]
+}
+
+
+def _tasks(step: Step) -> int:
+    update = step.kernel.startswith("optimizers.rules.") and step.kernel.endswith("_update")
+    rule = _by_elements if update else TASKS.get(step.kernel)
+    return 1 if rule is None else max(1, rule(step))
+
+
+def _row_tasks(steps: Sequence[Step]) -> int:
+    """Of a chain: about one element of its largest step for each thread, as long as every task has a row."""
+    largest = max(buffer.size for step in steps for buffer in step.writes + step.updates)
+    return max(1, min(steps[0].rows, MOST_TASKS, -(-largest // THREADS)))
+
+
+def _tiles(step: Step, side: int) -> int:
+    rows, columns = step.writes[0].shape
+    return -(-rows // side) * -(-columns // side)
+
+
+def size_products(plan: Plan) -> Plan:
+    """Large products go by tiles; they are then no longer row-local."""
+    return attrs.evolve(plan, steps=tuple(_sized(step) for step in plan.steps))
+
+
+def _sized(step: Step) -> Step:
+    if step.kernel not in PRODUCTS or step.flops < TILED_FLOPS or min(step.writes[0].shape) < SIDES[-1]:
+        return step
+    side = next((side for side in SIDES if _tiles(step, side) >= FULL), SIDES[-1])
+    return attrs.evolve(step, kernel=f"{step.kernel}_{side}", rows=0)
+
+
+def scratch_bytes(steps: Sequence[Step]) -> int:
+    """Bytes of shared memory that these steps need, one after the other."""
+    sides = [side for step in steps for side in SIDES if step.kernel in {f"{name}_{side}" for name in PRODUCTS}]
+    return max([SUMS_BYTES, *(2 * DEPTH * (side + PAD) * 8 for side in sides)])
+
+
+# Launches.
+
+def step_words(step: Step) -> int:
+    """How many words the step's kernel reads."""
+    return sum(1 + len(buffer.shape) for buffer in step.buffers) + len(step.scalars)
+
+
+def into_launches(plan: Plan) -> Plan:
+    """Put the steps into the order of launches and say where launches (`groups`) and lanes begin.
+
+    A launch takes every step whose predecessors are done, and lets row-local chains run on as far as they can. So the row-local part of a network goes
+    through forward and backward in one launch, and the gradients of all weights follow side by side in the next.
+    """
+    before = dependences(plan)
+    done: set[int] = set()
+    steps: list[Step] = []
+    groups: list[int] = []
+    lanes: list[int] = []
+    while len(done) < len(plan.steps):
+        groups.append(len(steps))
+        for lane in _next_launch(plan, before, done):
+            chain = [plan.steps[index] for index in lane]
+            tasks = _row_tasks(chain) if chain[0].rows else _tasks(chain[0])
+            lanes.append(len(steps))
+            steps += [attrs.evolve(step, tasks=tasks) for step in chain]
+            done.update(lane)
+    return attrs.evolve(plan, steps=tuple(steps), groups=tuple(groups), lanes=tuple(lanes))
+
+
+def _next_launch(plan: Plan, before: Sequence[set[int]], done: set[int]) -> list[list[int]]:
+    """The lanes of the next launch, as numbers of steps."""
+    pending = [index for index in range(len(plan.steps)) if index not in done]
+    taken: set[int] = set()
+    words = count = 0
+    lanes: list[list[int]] = []
+    chains: dict[int, list[int]] = {}                    # by rows: steps of as many rows may go into one
+    for index in pending:
+        step = plan.steps[index]
+        needed = before[index] - done
+        chain = chains.setdefault(step.rows, []) if step.rows else []
+        if not needed <= set(chain) or (taken and (words + step_words(step) + len(lanes) + 1 > MOST_WORDS or count == MOST_STEPS)):
+            continue
+        if not chain:
+            lanes.append(chain)
+        chain.append(index)
+        taken.add(index)
+        words, count = words + step_words(step), count + 1
+    return lanes
+
+
+def lanes_of(plan: Plan) -> list[list[list[Step]]]:
+    """The steps of every lane of every launch."""
+    ends = dict(zip(plan.lanes, [*plan.lanes[1:], len(plan.steps)], strict=True))
+    return [[list(plan.steps[start:ends[start]]) for start in plan.lanes if first <= start < last] for first, last in plan.group_bounds()]

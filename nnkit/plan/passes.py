@@ -9,6 +9,7 @@ import attrs
 
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.cells import fuse_cells
+from nnkit.plan.launch import into_launches, size_products
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 
 __all__ = [
@@ -29,9 +30,14 @@ NORMALIZE, MOVING = "layers.norm.batch_norm_normalize", "layers.norm.batch_norm_
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 
-def optimise(plan: Plan, gap: int = 0) -> Plan:
+def optimise(plan: Plan, gap: int = 0, backend: str = "cpu") -> Plan:
     """All passes in their order, then the arena."""
-    for step in (fuse_loss, drop_dead_steps, fold_normalization, fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks):
+    passes = [fuse_loss, drop_dead_steps, fold_normalization]
+    if backend == "cpu":
+        passes += [fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks]
+    else:
+        passes += [in_place, size_products, into_launches]
+    for step in passes:
         plan = step(plan)
     return place(plan, gap)
 

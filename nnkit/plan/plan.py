@@ -115,7 +115,7 @@ class Step:
 class Plan:
     """Steps, in order; what buffers there are; which steps run as a group; where the arena's buffers lie.
 
-    groups: index of the first step of every group. shared: name -> name of the buffer whose memory it takes over (in place). terms: names of the
+    groups: index of the first step of every group. lanes: of every lane, in plans for a device: see plan/launch.py. shared: name -> name of the buffer whose memory it takes over (in place). terms: names of the
     parts of the loss that "sums" holds, in their order. offsets: name -> byte offset in the arena. arena_bytes: size of the arena;
     separate_bytes: what it would be without sharing.
     """
@@ -127,6 +127,7 @@ class Plan:
     outputs: tuple[Buffer, ...] = ()
     terms: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
+    lanes: tuple[int, ...] = ()
     shared: Mapping[str, str] = attrs.field(factory=dict)
     offsets: Mapping[str, int] = attrs.field(factory=dict)
     arena_bytes: int = 0

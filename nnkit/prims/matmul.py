@@ -18,7 +18,7 @@ PACK_BYTES, PACK_ROWS = 2 ** 18, 192
 
 def right_factor(g: Builder, name: str, matrix: Buffer, rows: int) -> tuple[Buffer, Buffer]:
     """(matrix, panels) of the right factor of a product with `rows` rows; panels is empty where packing does not pay."""
-    if not pays(matrix, rows):
+    if g.backend != "cpu" or not pays(matrix, rows):
         return matrix, matrix.piece(0)
     panels = g.scratch(f"{name}_panels", matrix.size)
     g.step("prims.matmul.pack", [panels], [matrix], tasks=work_tasks(0, 2 * matrix.nbytes, most=-(-matrix.shape[0] // 16)))

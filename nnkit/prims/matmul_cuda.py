@@ -2,7 +2,8 @@
 
 `product` is for small ones, element by element straight from memory: a thread makes a whole element, so a task's elements may be any range of rows.
 `tiled(...)` is for large ones: a block makes a square tile of y, of which each thread keeps side^2 / THREADS elements in registers; slices of A and B
-of depth DEPTH lie in shared memory while the next ones are on their way from global memory.
+of depth DEPTH lie in shared memory while the next ones are on their way from global memory. Their rows are PAD elements longer, which keeps the
+columns of a slice that is stored transposed out of one bank, and 16-byte loads aligned.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.cuda_jit import THREADS, barrier, data, local, routine, scratch, thread
+from nnkit.cuda_jit import THREADS, barrier, data, registers, routine, scratch, thread
+from nnkit.plan.launch import DEPTH, PAD
 
 __all__ = ["product", "tiled"]
 
-DEPTH = 16                                               # of the slices in shared memory
 UNROLLED = 8
-PAD = 4                                                  # keeps columns of a slice that is stored transposed out of one bank, and 16-byte loads aligned
 LINE = 16                                                # threads along one side of a tile
 
 
@@ -47,14 +47,14 @@ def slices(side: int, along_k: bool) -> tuple[Any, Any]:
     gap, span = (THREADS // DEPTH, DEPTH) if along_k else (THREADS // side, side)
 
     @routine
-    def fetch(values, source, leading, first, limit, k0, K):
+    def fetch(values, source, leading, first, limit, k0, K, like):
         """values = the thread's elements of the slice that begins at (first, k0); 0 beyond (limit, K)."""
         t = thread()
         near, far = t % span, t // span                  # along the axis that is contiguous in memory, and across
         for u in range(each):
             across = far + u * gap
             row, k = (first + across, k0 + near) if along_k else (first + near, k0 + across)
-            values[u] = source[row * leading + k if along_k else k * leading + row] if row < limit and k < K else values.dtype.type(0)
+            values[u] = source[row * leading + k if along_k else k * leading + row] if row < limit and k < K else like.dtype.type(0)
 
     @routine
     def put(place, begin, values):
@@ -72,6 +72,7 @@ def tiled(side: int, a_along_k: bool, b_along_k: bool) -> Any:
     fetch_a, put_a = slices(side, a_along_k)
     fetch_b, put_b = slices(side, b_along_k)
     each, own, width = side * DEPTH // THREADS, side // LINE, side + PAD
+    tile, edge, coming = registers(own * own), registers(own), registers(each)
     quad = min(own, 4)                                   # a thread's rows lie in runs of this many, so that a warp reads shared memory in one go
 
     @routine
@@ -85,29 +86,27 @@ def tiled(side: int, a_along_k: bool, b_along_k: bool) -> Any:
         y, a, b: pointers; y's rows have N elements. A(i, k) = a[i leading_a + k] where a_along_k, else a[k leading_a + i]; B likewise.
         """
         T = like.dtype.type
-        accumulators = local.array(own * own, like.dtype)
-        left, right = local.array(own, like.dtype), local.array(own, like.dtype)
-        coming_a, coming_b = local.array(each, like.dtype), local.array(each, like.dtype)
+        accumulators, left, right, coming_a, coming_b = tile(like), edge(like), edge(like), coming(like), coming(like)
         place = scratch(like)
         t = thread()
         line, column = t // LINE, t % LINE
         tall = (M + side - 1) // side
-        for tile in range(task, tall * ((N + side - 1) // side), tasks):
-            across = np.int64(np.uint32(tile) // np.uint32(tall))
-            first, start = (tile - across * tall) * side, across * side
+        for number in range(task, tall * ((N + side - 1) // side), tasks):
+            across = np.int64(np.uint32(number) // np.uint32(tall))
+            first, start = (number - across * tall) * side, across * side
             for i in range(own * own):
                 accumulators[i] = T(0)
             sum_b = T(0)
-            fetch_a(coming_a, a, leading_a, first, M, 0, K)
-            fetch_b(coming_b, b, leading_b, start, N, 0, K)
+            fetch_a(coming_a, a, leading_a, first, M, 0, K, like)
+            fetch_b(coming_b, b, leading_b, start, N, 0, K, like)
             for k0 in range(0, K, DEPTH):
                 barrier()
                 put_a(place, 0, coming_a)
                 put_b(place, DEPTH * width, coming_b)
                 barrier()
                 if k0 + DEPTH < K:
-                    fetch_a(coming_a, a, leading_a, first, M, k0 + DEPTH, K)
-                    fetch_b(coming_b, b, leading_b, start, N, k0 + DEPTH, K)
+                    fetch_a(coming_a, a, leading_a, first, M, k0 + DEPTH, K, like)
+                    fetch_b(coming_b, b, leading_b, start, N, k0 + DEPTH, K, like)
                 for k in range(DEPTH):
                     for i in range(own):
                         left[i] = place[k * width + place_of(line, i)]

@@ -19,7 +19,7 @@ from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
 from nnkit.runtime import store
 from nnkit.runtime.threads import CELLS, STOP, TICKET, WAIT, ask_helpers, available_threads
 
-__all__ = ["Memory", "Tape", "debugging"]
+__all__ = ["Memory", "Tape", "debugging", "offset_in_block"]
 
 RED_ZONE = 64                                            # bytes behind every buffer in debug mode
 RED_BYTE = 0xA5
@@ -67,9 +67,13 @@ class Memory:
         if self._in_arena(buffer, plan):
             assert plan is not None
             return self.arena.ctypes.data + plan.offsets[plan.storage(buffer.name)]
-        name, elements = buffer.inside or (buffer.name, 0)
-        itemsize = np.dtype(buffer.dtype).itemsize
-        return self.block.ctypes.data + self.layout.offsets[name] + elements * itemsize
+        return self.block.ctypes.data + offset_in_block(buffer, self.layout)
+
+
+def offset_in_block(buffer: Buffer, layout: Layout) -> int:
+    """Bytes before a persistent buffer's first element in the persistent block."""
+    name, elements = buffer.inside or (buffer.name, 0)
+    return layout.offsets[name] + elements * np.dtype(buffer.dtype).itemsize
 
 
 def words_of(step: Step, addresses: list[int]) -> list[int]:
