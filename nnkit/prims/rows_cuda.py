@@ -24,9 +24,17 @@ def warp_lane():
 @routine
 def sum_over_warp(value):
     """The sum of `value` over the warp's lanes, the same bits in all of them: halves that are exchanged and added."""
-    for distance in (16, 8, 4, 2, 1):
-        value += from_lane(value, distance)
-    return value
+    value += from_lane(value, 16)                        # no loop: it would not be unrolled
+    value += from_lane(value, 8)
+    value += from_lane(value, 4)
+    value += from_lane(value, 2)
+    return value + from_lane(value, 1)
+
+
+@routine
+def larger(a, b):
+    """The larger of a and b; of a NaN and a number the number."""
+    return b if b > a or a != a else a
 
 
 @routine
@@ -34,8 +42,9 @@ def largest_of_row(xs, first, n):
     """max of xs[first : first + n]; NaN is not the largest, and stays in x - max. -inf where n is 0."""
     largest = xs[first + warp_lane()] if warp_lane() < n else xs[first]
     for i in range(warp_lane() + 32, n, 32):
-        largest = xs[first + i] if xs[first + i] > largest or largest != largest else largest
-    for distance in (16, 8, 4, 2, 1):
-        other = from_lane(largest, distance)
-        largest = other if other > largest or largest != largest else largest
-    return largest
+        largest = larger(largest, xs[first + i])
+    largest = larger(largest, from_lane(largest, 16))
+    largest = larger(largest, from_lane(largest, 8))
+    largest = larger(largest, from_lane(largest, 4))
+    largest = larger(largest, from_lane(largest, 2))
+    return larger(largest, from_lane(largest, 1))

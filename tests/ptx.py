@@ -1,0 +1,546 @@
+"""A device that executes PTX on the CPU: NumPy arrays with one lane for each CUDA thread, for tests on machines without a GPU.
+
+`Program(ptx)` reads what NVVM makes of a launch; `run` executes it. What it looks at while it runs, and raises `Fault` for:
+
+- every access lies in memory that was allocated, or in the block's shared memory, and is aligned;
+- no block reads or writes what another block of the same launch writes;
+- all threads of a block meet at the same barrier, all lanes of a warp at the same exchange.
+
+Which thread goes first is up to a schedule: "together" moves all threads on in step; "rising" and "falling" let one warp of each block run until it
+waits, then the next, from the first or from the last. A barrier that is missing shows as another result under one of them.
+
+It knows the instructions that the kernels use; another one raises NotImplementedError with its text. Lanes lie in the order warp, block, lane, so that
+a warp of every block is one run of neighbours. Rounding is that of IEEE, with two roundings in a float64 fma; approximate instructions are exact here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from nnkit.plan.launch import THREADS
+
+__all__ = ["SCHEDULES", "Fault", "Memory", "PtxDevice", "Program", "run"]
+
+SCHEDULES = ("together", "rising", "falling")
+WARP = 32
+BASE = 1 << 32                                           # address of the first byte
+TYPES: dict[str, Any] = {"pred": np.bool_, "f32": np.float32, "f64": np.float64}
+TYPES |= {f"{kind}{8 * size}": np.dtype(f"{'i' if kind == 's' else 'u'}{size}").type for kind in "sub" for size in (1, 2, 4, 8)}
+RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+class Fault(RuntimeError):
+    """The program did what it must not."""
+
+
+# Reading.
+
+@attrs.frozen
+class Instruction:
+    """One line: @guard operation.modifiers arguments."""
+
+    text: str
+    guard: str
+    negated: bool
+    operation: str
+    modifiers: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    @property
+    def type(self) -> str:
+        """The last modifier."""
+        return self.modifiers[-1]
+
+
+def arguments_of(text: str) -> tuple[str, ...]:
+    """The parts between commas that are not inside of brackets."""
+    return tuple(part.strip() for part in re.findall(r"(?:[^,\[\]{}()]|\[[^\]]*\]|\{[^}]*\}|\([^)]*\))+", text) if part.strip())
+
+
+class Program:
+    """The launch's entry: its parameters, registers, instructions and labels. Functions that it calls are put in place of the calls."""
+
+    def __init__(self, ptx: str) -> None:
+        ptx = re.sub(r"//[^\n]*", "", ptx)
+        self.functions = {found[1]: found[2] for found in re.finditer(r"\.func\s+(?:\([^)]*\)\s*)?(\w+)\s*\([^)]*\)\s*\{(.*?)^\}", ptx, re.S | re.M)}
+        entry = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)[^{]*\{(.*?)^\}", ptx, re.S | re.M)
+        if entry is None:
+            raise ValueError("the PTX has no entry")
+        self.name = entry[1]
+        self.parameters = re.findall(r"\.param\s+\.\w+\s+(\w+)", entry[2])
+        self.shared = set(re.findall(r"\.extern\s+\.shared\s+[^;]*?(\w+)\[\];", ptx))
+        self.registers: dict[str, str] = {}
+        self.code: list[Instruction] = []
+        self.labels: dict[str, int] = {}
+        self._calls = 0
+        self._read(entry[3], "")
+
+    def _read(self, body: str, prefix: str) -> None:
+        """Append the instructions of a body; its registers and labels get the prefix."""
+        for kind, name, count in re.findall(r"\.reg\s+\.(\w+)\s+(%?\w+)(?:<(\d+)>)?;", body):
+            for number in range(int(count)) if count else [""]:
+                self.registers[f"{prefix}{name}{number}"] = kind
+        for kind, name in re.findall(r"\.param\s+\.(\w+)\s+(\w+);", body):           # of calls: they hold one number, like registers
+            self.registers[f"{prefix}{name}"] = kind
+        body = re.sub(r"^\s*\.(?:reg|param|loc|pragma|local)\b[^;]*;", "", body, flags=re.M)
+        for line in body.split(";"):
+            line = line.lstrip("{} \t\n").rstrip()         # braces of calls and scopes; those of vectors never begin a line
+            while found := re.match(r"([$\w]+):\s*", line):
+                self.labels[prefix + found[1]] = len(self.code)
+                line = line[found.end():].lstrip("{} \t\n")
+            if line:
+                self._instruction(line, prefix)
+
+    def _instruction(self, line: str, prefix: str) -> None:
+        found = re.match(r"(?:@(!?)(%\w+)\s+)?([a-z]\w*(?:\.\w+)*)\s*(.*)$", line, re.S)
+        if found is None:
+            raise NotImplementedError(line)
+        operation, *modifiers = found[3].split(".")
+        arguments = tuple(self._renamed(each, prefix) for each in arguments_of(found[4]))
+        if operation == "call":
+            self._call(arguments)
+            return
+        if operation == "ret" and prefix:
+            operation, arguments = "bra", (f"{prefix}end",)
+        guard = prefix + found[2] if found[2] else ""
+        self.code.append(Instruction(line, guard, bool(found[1]), operation, tuple(modifiers), arguments))
+
+    def _renamed(self, argument: str, prefix: str) -> str:
+        """The argument with the prefix before registers and labels of the body."""
+        if not prefix:
+            return argument
+        return re.sub(r"%?[$A-Za-z_][\w$]*", lambda name: prefix + name[0] if prefix + name[0] in self.registers or name[0][0] == "$" else name[0],
+                      argument)
+
+    def _call(self, arguments: tuple[str, ...]) -> None:
+        """(result), function, (arguments): the function's body, its parameters and result standing for the caller's."""
+        result, name, given = arguments
+        self._calls += 1
+        prefix = f"call{self._calls}."
+        body = self.functions[name].replace("func_retval0", result.strip("()"))
+        for number, each in enumerate(arguments_of(given.strip("()"))):
+            body = re.sub(rf"\b{name}_param_{number}\b", each, body)
+        self._read(body, prefix)
+        self.labels[f"{prefix}end"] = len(self.code)
+
+
+# Memory.
+
+class Memory:
+    """Global memory: allocations with gaps between them, and who of a launch's blocks touched what."""
+
+    def __init__(self) -> None:
+        self.bytes = np.zeros(256, np.uint8)
+        self.valid = np.zeros(256, np.bool_)
+        self.writer = self.reader = np.zeros(0, np.int32)
+
+    def allocate(self, nbytes: int) -> int:
+        """Zeroed bytes at a multiple of 256, with a gap behind them."""
+        start = self.bytes.size
+        size = -(-max(1, nbytes) // 256) * 256 + 256
+        self.bytes = np.concatenate([self.bytes, np.zeros(size, np.uint8)])
+        self.valid = np.concatenate([self.valid, np.arange(size) < nbytes])
+        return BASE + start
+
+    def array(self, address: int, nbytes: int) -> np.ndarray:
+        """The bytes there."""
+        return self.bytes[address - BASE:address - BASE + nbytes]
+
+    def begin(self) -> None:
+        """A new launch: nobody has touched anything. Blocks count from 1; -1 stands for several readers."""
+        self.writer, self.reader = np.zeros((2, self.bytes.size // 4), np.int32)
+
+    def places(self, addresses: np.ndarray, blocks: np.ndarray, size: int, writes: bool, text: str) -> np.ndarray:
+        """Where in `bytes` an access of `size` bytes lies, after all checks."""
+        places = addresses - BASE
+        if places.size and (places.min() < 0 or places.max() + size > self.bytes.size or not self.valid[places].all()
+                            or not self.valid[places + size - 1].all()):
+            raise Fault(f"outside of all memory: {text}")
+        words = places // 4
+        if (self.writer[words] * (self.writer[words] != blocks)).any():
+            raise Fault(f"a block touches what another one writes: {text}")
+        if writes:
+            if (self.reader[words] * (self.reader[words] != blocks)).any():
+                raise Fault(f"a block writes what another one reads: {text}")
+            self.writer[words] = blocks
+        else:
+            self.reader[words] = np.where((self.reader[words] == 0) | (self.reader[words] == blocks), blocks, -1)
+            self.reader[words[self.reader[words] != blocks]] = -1                  # several blocks read it in this very access
+        return places
+
+
+# Running.
+
+def run(program: Program, memory: Memory, blocks: int, shared: int, words: Sequence[int], schedule: str = "together") -> int:
+    """Execute a launch; returns how many instructions of threads that were. Raises Fault."""
+    with np.errstate(all="ignore"):
+        return Run(program, memory, blocks, shared, words).go(schedule)
+
+
+class Run:
+    """The state of one launch."""
+
+    def __init__(self, program: Program, memory: Memory, blocks: int, shared: int, words: Sequence[int]) -> None:
+        if len(words) != len(program.parameters):
+            raise Fault(f"the launch takes {len(program.parameters)} words, received {len(words)}")
+        self.program, self.memory = program, memory
+        self.words = dict(zip(program.parameters, words, strict=True))
+        self.warps, self.blocks = THREADS // WARP, blocks
+        lanes = np.arange(self.warps * blocks * WARP)
+        self.lane, self.block = lanes % WARP, lanes // WARP % blocks
+        self.thread = lanes // (WARP * blocks) * WARP + self.lane
+        self.shared, self.shared_size = np.zeros(blocks * (shared + 16), np.uint8), shared
+        self.registers = {name: np.zeros(lanes.size, np.bool_ if kind == "pred" else RAW[np.dtype(TYPES[kind]).itemsize])
+                          for name, kind in program.registers.items()}
+        self.counter = np.zeros(lanes.size, np.int64)    # the instruction where each lane stands
+        self.alive, self.waiting = np.ones(lanes.size, np.bool_), np.zeros(lanes.size, np.bool_)
+        self.leaders = set(program.labels.values())
+        self.span = slice(None)
+        self.done = 0
+        self.steps = [self._step(instruction) for instruction in program.code]
+        memory.begin()
+
+    def go(self, schedule: str) -> int:
+        """Let the threads run, barrier by barrier."""
+        width = self.blocks * WARP
+        spans = [slice(w * width, (w + 1) * width) for w in range(self.warps)]
+        spans = [slice(None)] if schedule == "together" else spans if schedule == "rising" else spans[::-1]
+        while self.alive.any():
+            for self.span in spans:
+                self._advance()
+            self._release()
+        return self.done
+
+    def _release(self) -> None:
+        """All threads that live wait: each block must do so at one place."""
+        for block in range(self.blocks):
+            members = (self.block == block) & self.alive
+            if members.any() and np.unique(self.counter[members]).size > 1:
+                raise Fault("threads of a block wait at different barriers")
+            if (members != ((self.block == block) & self.waiting)).any() or (self.waiting.any() and members.any() and not self.alive[self.block == block].all()):
+                raise Fault("some threads of a block never come to a barrier at which others wait")
+        self.waiting[:] = False
+
+    def _advance(self) -> None:
+        """Run the lanes of the span until none can go on: always those that are furthest behind."""
+        span = self.span
+        counter, alive, waiting = self.counter[span], self.alive[span], self.waiting[span]
+        code, steps = self.program.code, self.steps
+        while True:
+            ready = alive & ~waiting
+            if not ready.any():
+                return
+            place = int(counter[ready].min())
+            mask = ready & (counter == place)
+            whole = bool(mask.all())
+            active = int(mask.sum())
+            while True:
+                if place >= len(code):
+                    alive[mask] = False
+                    break
+                instruction = code[place]
+                self.done += active
+                taken = mask
+                if instruction.guard:
+                    guard = self.registers[instruction.guard][span]
+                    taken = mask & (~guard if instruction.negated else guard)
+                operation = instruction.operation
+                if operation == "bra":
+                    counter[mask] = place + 1
+                    counter[taken] = self.program.labels[instruction.arguments[0]]
+                    break
+                if operation in ("ret", "exit"):
+                    counter[mask] = place + 1
+                    alive[taken] = False
+                    break
+                if operation == "bar":
+                    waiting |= mask
+                    counter[mask] = place + 1
+                    break
+                steps[place](taken if instruction.guard or not whole else None)
+                place += 1
+                if not whole and place in self.leaders:
+                    counter[mask] = place
+                    break
+
+    # Operands.
+
+    def _reader(self, text: str, kind: str) -> Callable[[], Any]:
+        """What gives an operand's values in the lanes of the span, as numbers of a type."""
+        dtype = TYPES[kind]
+        if text in self.registers:
+            register = self.registers[text]
+            if register.dtype == np.bool_:
+                return lambda: register[self.span]
+            if register.itemsize == np.dtype(dtype).itemsize:
+                typed = register.view(dtype)
+                return lambda: typed[self.span]
+            return lambda: register[self.span].astype(RAW[np.dtype(dtype).itemsize]).view(dtype)
+        if text in ("%tid.x", "%ctaid.x"):
+            values = (self.thread if text == "%tid.x" else self.block).astype(dtype)
+            return lambda: values[self.span]
+        if re.match(r"0[fd][0-9a-fA-F]+$", text):
+            raw = np.uint32(int(text[2:], 16)).view(np.float32) if text[1] == "f" else np.uint64(int(text[2:], 16)).view(np.float64)
+            return lambda: raw
+        if text in self.program.shared:
+            return lambda: dtype(0)
+        number = int(text, 0)
+        if dtype is np.bool_:
+            return lambda: np.bool_(number)
+        size = np.dtype(dtype).itemsize
+        constant = RAW[size](number & ((1 << 8 * size) - 1)).view(dtype)
+        return lambda: constant
+
+    def _writer(self, text: str) -> Callable[[Any, np.ndarray | None], None]:
+        """What puts values into a register, in the lanes of a mask (None: all)."""
+        if text == "_":
+            return lambda values, mask: None
+        register = self.registers[text]
+        size = register.itemsize
+
+        def write(values: Any, mask: np.ndarray | None) -> None:
+            if register.dtype != np.bool_:
+                if values.dtype.itemsize != size:        # a narrower result is extended by its sign, a wider one cut
+                    values = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).astype(RAW[size])
+                values = values.view(register.dtype)
+            if mask is None:
+                register[self.span] = values
+            else:
+                np.copyto(register[self.span], values, where=mask)
+        return write
+
+    def _address(self, text: str) -> Callable[[], np.ndarray]:
+        """[register + offset]."""
+        found = re.match(r"\[([^+\]]+)(?:\+(-?\w+))?\]", text)
+        assert found is not None
+        offset = int(found[2] or "0", 0)
+        base = self._reader(found[1], "s64") if found[1] in self.registers or found[1] in self.program.shared else None
+        if base is None:
+            raise NotImplementedError(text)
+        return lambda: np.broadcast_to(base() + np.int64(offset), self.lane[self.span].shape)
+
+    # Instructions.
+
+    def _step(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        operation, modifiers = instruction.operation, instruction.modifiers
+        if operation in ("bra", "ret", "exit", "bar"):
+            return lambda mask: None
+        if operation in ("ld", "st"):
+            return self._parameter(instruction) if modifiers[0] == "param" else self._memory(instruction)
+        if operation == "shfl":
+            return self._exchange(instruction)
+        target, *sources = instruction.arguments
+        if operation == "mov" and "{" in target + sources[0]:
+            return self._halves(instruction)
+        write = self._writer(target)
+        compute = COMPUTE.get(operation)
+        if operation == "cvt":
+            compute, kinds = _conversion(modifiers), [modifiers[-1]]
+        elif operation == "setp":
+            compute, kinds = COMPARE.get(modifiers[0]), [instruction.type] * 2
+        elif operation == "selp":
+            kinds = [instruction.type, instruction.type, "pred"]
+        elif "wide" in modifiers:
+            compute, kinds = _wide(operation, instruction.type), [instruction.type] * len(sources)
+            kinds[2:] = [f"{instruction.type[0]}64"] * len(kinds[2:])
+        elif operation in ("shl", "shr"):
+            kinds = [instruction.type, "u32"]
+        elif operation == "bfi":
+            kinds = [instruction.type, instruction.type, "u32", "u32"]
+        else:
+            kinds = [instruction.type] * len(sources)
+        if compute is None or len(kinds) != len(sources):
+            raise NotImplementedError(instruction.text)
+        readers = [self._reader(source, kind) for source, kind in zip(sources, kinds, strict=True)]
+        function = compute
+        return lambda mask: write(np.asarray(function(*(read() for read in readers))), mask)
+
+    def _parameter(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """A word of the launch, or what passes a number to a function and back."""
+        load = instruction.operation == "ld"
+        value, place = instruction.arguments if load else instruction.arguments[::-1]
+        name = re.sub(r"\+0$", "", place.strip("[]"))
+        if load and name in self.words:
+            write = self._writer(value)
+            raw = np.int64(self.words[name]).view(np.uint64).astype(RAW[np.dtype(TYPES[instruction.type]).itemsize]).view(TYPES[instruction.type])
+            return lambda mask: write(np.asarray(raw), mask)
+        write, read = self._writer(value if load else name), self._reader(name if load else value, instruction.type)
+        return lambda mask: write(np.asarray(read()), mask)
+
+    def _halves(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """mov between a number of 64 bits and a pair of 32, the low one first."""
+        target, source = instruction.arguments
+        if "{" in target:
+            low, high = (self._writer(name) for name in arguments_of(target.strip("{}")))
+            read = self._reader(source, "u64")
+
+            def part(mask: np.ndarray | None) -> None:
+                values = np.asarray(read())
+                low(values.astype(np.uint32), mask)
+                high((values >> np.uint64(32)).astype(np.uint32), mask)
+            return part
+        readers = [self._reader(name, "u32") for name in arguments_of(source.strip("{}"))]
+        write = self._writer(target)
+        return lambda mask: write(np.asarray(readers[0]()).astype(np.uint64) | np.asarray(readers[1]()).astype(np.uint64) << np.uint64(32), mask)
+
+    def _memory(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """Loads and stores, of up to four numbers at a time."""
+        load = instruction.operation == "ld"
+        space = next((each for each in instruction.modifiers if each in ("global", "shared")), None)
+        if space is None:
+            raise NotImplementedError(instruction.text)
+        values, place = instruction.arguments if load else instruction.arguments[::-1]
+        names = arguments_of(values.strip("{}"))
+        address = self._address(place)
+        dtype, size = TYPES[instruction.type], np.dtype(TYPES[instruction.type]).itemsize
+        writers = [self._writer(name) for name in names] if load else []
+        readers = [] if load else [self._reader(name, instruction.type) for name in names]
+
+        def access(mask: np.ndarray | None) -> None:
+            lanes = slice(None) if mask is None else mask
+            addresses, blocks = address()[lanes], self.block[self.span][lanes]
+            if (addresses % (size * len(names))).any():
+                raise Fault(f"not aligned: {instruction.text}")
+            for number in range(len(names)):
+                cells, index = self._cells(space, addresses + number * size, blocks, size, not load, instruction.text)
+                if load:
+                    found = np.zeros(self.lane[self.span].size, dtype)
+                    found[lanes] = cells.view(dtype)[index]
+                    writers[number](found, mask)
+                else:
+                    cells.view(dtype)[index] = np.broadcast_to(readers[number](), self.lane[self.span].shape)[lanes]
+        return access
+
+    def _cells(self, space: str, addresses: np.ndarray, blocks: np.ndarray, size: int, writes: bool, text: str) -> tuple[np.ndarray, np.ndarray]:
+        if space == "global":
+            return self.memory.bytes, self.memory.places(addresses, blocks + 1, size, writes, text) // size
+        if addresses.size and (addresses.min() < 0 or addresses.max() + size > self.shared_size):
+            raise Fault(f"outside of the block's shared memory: {text}")
+        return self.shared, (addresses + blocks * (self.shared_size + 16)) // size
+
+    def _exchange(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """shfl.sync.bfly: the value of the lane whose number differs in some bits."""
+        if instruction.modifiers[:2] != ("sync", "bfly"):
+            raise NotImplementedError(instruction.text)
+        target, source, distance, *_ = instruction.arguments
+        write, read, bits = self._writer(target.split("|")[0]), self._reader(source, "b32"), self._reader(distance, "s32")
+
+        def exchange(mask: np.ndarray | None) -> None:
+            if mask is not None and (mask.reshape(-1, WARP).any(1) != mask.reshape(-1, WARP).all(1)).any():
+                raise Fault(f"not all lanes of a warp take part: {instruction.text}")
+            values = np.broadcast_to(read(), self.lane[self.span].shape).reshape(-1, WARP)
+            others = np.broadcast_to(bits(), self.lane[self.span].shape).reshape(-1, WARP) ^ np.arange(WARP)
+            write(np.take_along_axis(values, others, 1).ravel(), mask)
+        return exchange
+
+
+# What instructions compute.
+
+def _conversion(modifiers: tuple[str, ...]) -> Callable[..., Any]:
+    to, source = TYPES[modifiers[-2]], modifiers[-1]
+    rounding = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
+    chosen = next((rounding[each] for each in modifiers if each in rounding), None)
+    return lambda x: (chosen(x) if chosen is not None and source[0] == "f" else x).astype(to)
+
+
+def _wide(operation: str, kind: str) -> Callable[..., Any]:
+    """Products of 32 bits in 64."""
+    to = TYPES[f"{kind[0]}64"]
+    if operation == "mul":
+        return lambda x, y: x.astype(to) * y.astype(to)
+    return lambda x, y, z: x.astype(to) * y.astype(to) + z
+
+
+def _fused(x: Any, y: Any, z: Any) -> Any:
+    return (x.astype(np.float64) * y + z).astype(np.float32) if x.dtype == np.float32 else x * y + z
+
+
+def _shift(left: bool) -> Callable[..., Any]:
+    def shift(x: Any, bits: Any) -> Any:
+        width = 8 * x.dtype.itemsize
+        few = np.minimum(bits, width - 1).astype(x.dtype)
+        moved = x << few if left else x >> few
+        return moved if x.dtype.kind == "i" and not left else np.where(bits >= width, x.dtype.type(0), moved).astype(x.dtype)
+    return shift
+
+
+def _quotient(x: Any, y: Any) -> Any:
+    """Of whole numbers it is cut towards 0; by 0 anything."""
+    if x.dtype.kind == "f":
+        return x / y
+    y = np.where(y == 0, y.dtype.type(1), y)
+    return (np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y))).astype(x.dtype) if x.dtype.kind == "i" else x // y
+
+
+def _insert(a: Any, b: Any, position: Any, length: Any) -> Any:
+    """b with the low `length` bits of a from `position` on."""
+    one = a.dtype.type(1)
+    bits = ((one << length.astype(a.dtype)) - one) << position.astype(a.dtype)
+    return (b & ~bits) | ((a << position.astype(a.dtype)) & bits)
+
+
+COMPUTE: dict[str, Callable[..., Any]] = {
+    "mov": lambda x: x, "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": _quotient,
+    "fma": _fused, "mad": lambda x, y, z: x * y + z, "neg": lambda x: -x, "abs": np.abs, "min": np.minimum, "max": np.maximum,
+    "and": lambda x, y: x & y, "or": lambda x, y: x | y, "xor": lambda x, y: x ^ y, "not": lambda x: ~x, "shl": _shift(True), "shr": _shift(False),
+    "rcp": lambda x: x.dtype.type(1) / x, "sqrt": np.sqrt, "selp": lambda x, y, choice: np.where(choice, x, y), "bfi": _insert,
+}
+COMPARE: dict[str, Callable[..., Any]] = {
+    "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "nan": lambda x, y: (x != x) | (y != y),
+    "ne": lambda x, y: (x != y) & (x == x) & (y == y), "neu": np.not_equal, "equ": lambda x, y: ~((x < y) | (x > y)),
+    "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y), "gtu": lambda x, y: ~(x <= y), "geu": lambda x, y: ~(x < y),
+}
+
+
+# A device for the runtime.
+
+class PtxDevice:
+    """What `runtime.cuda` asks of a device, on the CPU."""
+
+    def __init__(self, schedule: str = "together") -> None:
+        self.memory, self.schedule = Memory(), schedule
+        self._programs: dict[str, Program] = {}
+        self.done = 0
+
+    def allocate(self, nbytes: int) -> int:
+        """Zeroed memory."""
+        return self.memory.allocate(nbytes)
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        """Copy there."""
+        self.memory.array(address, array.nbytes)[:] = np.ascontiguousarray(array).view(np.uint8).ravel() if array.nbytes else 0
+
+    def read(self, address: int, array: np.ndarray) -> None:
+        """Copy from there."""
+        if array.nbytes:
+            array.view(np.uint8).reshape(-1)[:] = self.memory.array(address, array.nbytes)
+
+    def load(self, ptx: str) -> Program:
+        """Read PTX, the same only once."""
+        if ptx not in self._programs:
+            self._programs[ptx] = Program(ptx)
+        return self._programs[ptx]
+
+    def graph(self, nodes: Sequence[Any], copies: int) -> Any:
+        """Nodes to run one after the other."""
+        return _PtxGraph(self, nodes, copies)
+
+
+@attrs.frozen
+class _PtxGraph:
+    device: PtxDevice
+    nodes: Sequence[Any]
+    copies: int
+
+    def run(self, times: int) -> None:
+        for _ in range(times * self.copies):
+            for node in self.nodes:
+                self.device.done += run(node.function, self.device.memory, node.blocks, node.shared, node.words.tolist(), self.device.schedule)
+
+    def update(self, index: int) -> None:
+        """Words are read at every run."""
