@@ -178,8 +178,7 @@ class Memory:
 
 def run(program: Program, memory: Memory, blocks: int, shared: int, words: Sequence[int], schedule: str = "together") -> int:
     """Execute a launch; returns how many instructions of threads that were. Raises Fault."""
-    with np.errstate(all="ignore"):
-        return Run(program, memory, blocks, shared, words).go(schedule)
+    return Run(program, memory, blocks, shared, words).go(schedule)
 
 
 class Run:
@@ -198,22 +197,24 @@ class Run:
         self.registers = {name: np.zeros(lanes.size, np.bool_ if kind == "pred" else RAW[np.dtype(TYPES[kind]).itemsize])
                           for name, kind in program.registers.items()}
         self.counter = np.zeros(lanes.size, np.int64)    # the instruction where each lane stands
-        self.alive, self.waiting = np.ones(lanes.size, np.bool_), np.zeros(lanes.size, np.bool_)
+        self.alive, self.waiting = np.zeros((2, lanes.size), np.bool_)
         self.leaders = set(program.labels.values())
         self.span = slice(None)
         self.done = 0
-        self.steps = [self._step(instruction) for instruction in program.code]
-        memory.begin()
+        self.steps: list[Any] = [None] * len(program.code)           # made when an instruction is first reached, and kept
 
     def go(self, schedule: str) -> int:
-        """Let the threads run, barrier by barrier."""
+        """Let the threads run from the beginning, barrier by barrier; can be called again. Returns how many instructions of threads that were."""
+        self.memory.begin()
+        self.counter[:], self.alive[:], self.done = 0, True, 0
         width = self.blocks * WARP
         spans = [slice(w * width, (w + 1) * width) for w in range(self.warps)]
         spans = [slice(None)] if schedule == "together" else spans if schedule == "rising" else spans[::-1]
-        while self.alive.any():
-            for self.span in spans:
-                self._advance()
-            self._release()
+        with np.errstate(all="ignore"):
+            while self.alive.any():
+                for self.span in spans:
+                    self._advance()
+                self._release()
         return self.done
 
     def _release(self) -> None:
@@ -262,6 +263,8 @@ class Run:
                     waiting |= mask
                     counter[mask] = place + 1
                     break
+                if steps[place] is None:
+                    steps[place] = self._step(instruction)
                 steps[place](taken if instruction.guard or not whole else None)
                 place += 1
                 if not whole and place in self.leaders:
@@ -528,19 +531,24 @@ class PtxDevice:
 
     def graph(self, nodes: Sequence[Any], copies: int) -> Any:
         """Nodes to run one after the other."""
-        return _PtxGraph(self, nodes, copies)
+        return PtxGraph(self, nodes, copies)
 
 
-@attrs.frozen
-class _PtxGraph:
-    device: PtxDevice
-    nodes: Sequence[Any]
-    copies: int
+class PtxGraph:
+    """Launches one after the other."""
+
+    def __init__(self, device: PtxDevice, nodes: Sequence[Any], copies: int) -> None:
+        self.device, self.nodes, self.copies = device, nodes, copies
+        self.runs: list[Run | None] = [None] * len(nodes)
 
     def run(self, times: int) -> None:
+        """Run all so many times."""
         for _ in range(times * self.copies):
-            for node in self.nodes:
-                self.device.done += run(node.function, self.device.memory, node.blocks, node.shared, node.words.tolist(), self.device.schedule)
+            for index, node in enumerate(self.nodes):
+                launch = self.runs[index] or Run(node.function, self.device.memory, node.blocks, node.shared, node.words.tolist())
+                self.runs[index] = launch
+                self.device.done += launch.go(self.device.schedule)
 
     def update(self, index: int) -> None:
-        """Words are read at every run."""
+        """The words of a node have changed."""
+        self.runs[index] = None
