@@ -191,6 +191,7 @@ def maximum(a, b):
 
 ROUND = constant(1.5 * 2.0**23, 1.5 * 2.0**52)
 LOG2E = constant(1 / math.log(2))
+LOG_2 = constant(math.log(2))                                                           # math.log in a function would be computed on a GPU
 LOG2_HIGH = constant(0.693359375, float.fromhex("0x1.62e42feep-1"))                     # few bits, so that k * LOG2_HIGH is exact
 LOG2_LOW = constant(-2.12194440e-4, float.fromhex("0x1.a39ef35793c76p-33"))             # log 2 - LOG2_HIGH
 EXP_TOP, EXP_BOTTOM = constant(89.5, 710.5), constant(-104.5, -746.0)                   # beyond: infinity, zero
@@ -437,7 +438,7 @@ def _gelu_single(x):
     T = type(x)
     t = fabs(x)
     y = GELU_TOP(x) if t > GELU_TOP(x) else t
-    part = y * exp_normal(fma(-y, GELU_TAIL(y), T(-math.log(2))))
+    part = y * exp_normal(fma(-y, GELU_TAIL(y), -LOG_2(y)))
     return (x if x >= T(0) else T(-0.0)) - (T(0) if t >= GELU_TOP(x) else part)
 
 

@@ -58,9 +58,10 @@ class DeviceModel:
         start = layout.offsets[vector] + elements * np.dtype(buffer.dtype).itemsize
         return self.block[start:start + buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
 
-    def begin_epoch(self) -> None:
+    def begin_epoch(self, epoch: int = 0) -> None:
         """Position 0, sums cleared."""
         self.fetch()
+        self.view("counters")[COUNTERS["epoch"]] = epoch
         self.view("counters")[COUNTERS["position"]] = 0
         self.view("sums")[:] = 0
         self.memory.put(self.block)

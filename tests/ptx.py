@@ -168,6 +168,8 @@ class Memory:
             if (self.reader[words] * (self.reader[words] != blocks)).any():
                 raise Fault(f"a block writes what another one reads: {text}")
             self.writer[words] = blocks
+            if (self.writer[words] != blocks).any():     # several blocks in this very access
+                raise Fault(f"a block touches what another one writes: {text}")
         else:
             self.reader[words] = np.where((self.reader[words] == 0) | (self.reader[words] == blocks), blocks, -1)
             self.reader[words[self.reader[words] != blocks]] = -1                  # several blocks read it in this very access

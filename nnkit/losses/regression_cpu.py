@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from nnkit.losses.pointwise_cpu import pointwise_loss
-from nnkit.scalar import fabs, log, softplus, tanh
+from nnkit.scalar import LOG_2, fabs, log, softplus, tanh
 
 
 def mean_squared_error(y, t):
@@ -56,7 +54,7 @@ def log_cosh(y, t):
     """log cosh e = |e| + log(1 + exp(-2 |e|)) - log 2; e = y - t."""
     T = type(y)
     e = fabs(y - t)
-    return e + softplus(T(-2) * e) - T(math.log(2))
+    return e + softplus(T(-2) * e) - LOG_2(y)
 
 
 def log_cosh_derivative(y, t):

@@ -21,7 +21,7 @@ from nnkit.plan.launch import lanes_of, scratch_bytes
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.runtime.cpu import check_signature, offset_in_block
 
-__all__ = ["Code", "Device", "DeviceMemory", "DeviceTape", "Graph", "Node", "code_of"]
+__all__ = ["Code", "Device", "DeviceMemory", "DeviceTape", "Graph", "Node", "bits", "code_of"]
 
 UNROLLED = 16                                            # steps of the larger of a tape's two graphs: launching a graph costs as much as two launches
 
@@ -117,7 +117,7 @@ def code_of(lanes: tuple[tuple[str, ...], ...], dtype: str) -> Code:
     return _codes[key]
 
 
-def _bits(value: float | int, declared: str, dtype: str) -> int:
+def bits(value: float | int, declared: str, dtype: str) -> int:
     """A scalar as a word: a real by the bits of its type."""
     if declared == "int64":
         return int(value)
@@ -150,7 +150,7 @@ class DeviceTape:
                     self._externals.setdefault(buffer.name, []).append((index, len(words), len(buffer.shape)))
                 words += [0 if buffer.role == "external" else self.memory.address(buffer, self.plan), *buffer.shape]
             declared = signature.split()
-            words += [_bits(value, kind, self.plan.dtype)
+            words += [bits(value, kind, self.plan.dtype)
                       for value, kind in zip(step.scalars, declared[len(declared) - len(step.scalars):], strict=True)]
         blocks = sum(lane[0].tasks for lane in lanes)
         return Node(self.device.load(code.ptx), blocks, scratch_bytes(steps), np.array(words, np.int64))

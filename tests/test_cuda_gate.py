@@ -1,0 +1,89 @@
+"""Every CUDA kernel, alone and in the launches of plans, assembles for sm_90 and sm_80: no spills, no stack, no stray float64, a cap on registers."""
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+import nnkit
+from nnkit import Dense, Input, Sequential
+from nnkit.plan.build import build
+from nnkit.plan.launch import lanes_of
+
+pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
+toolkit = pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
+PTXAS = pathlib.Path(next(iter(toolkit.__path__))) / "bin" / "ptxas"
+if not PTXAS.exists():
+    pytest.skip("needs nnkit[cuda-test]", allow_module_level=True)
+
+from nnkit import cuda_jit  # noqa: E402
+from nnkit.runtime.cuda import code_of  # noqa: E402
+from test_cuda_kernels import all_kernels  # noqa: E402
+
+REGISTERS = 128                                          # of a thread: so two blocks of 256 are on a multiprocessor at least
+SHARED = 48 * 1024
+
+
+def assembled(ptx, architecture, folder):
+    """What ptxas says about a launch."""
+    source = folder / "launch.ptx"
+    source.write_text(ptx.replace(".target sm_90", f".target {architecture}"))
+    done = subprocess.run([PTXAS, "-v", f"-arch={architecture}", source, "-o", folder / "launch.cubin"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    def number(pattern):
+        found = re.search(pattern, done.stderr)
+        return int(found[1]) if found else 0
+    return {"registers": number(r"Used (\d+) registers"), "stack": number(r"(\d+) bytes stack"), "spilled": number(r"(\d+) bytes spill stores"),
+            "shared": number(r"(\d+) bytes smem")}
+
+
+def check(ptx, folder, doubles):
+    for architecture in ("sm_90", "sm_80"):
+        found = assembled(ptx, architecture, folder)
+        assert found["stack"] == found["spilled"] == 0, (architecture, found)
+        assert found["registers"] <= REGISTERS and found["shared"] <= SHARED, (architecture, found)
+    entry = ptx[ptx.index(".entry"):]
+    assert doubles or ".f64" not in entry, re.findall(r".*\.f64.*", entry)[:4]
+
+
+@pytest.mark.parametrize("name", [name for name, _ in all_kernels()])
+def test_a_kernel_assembles(name, tmp_path):
+    doubles = any(argument.dtype == "float64" for argument in cuda_jit.find(name).arguments)
+    check(code_of(((name,),), "float32").ptx, tmp_path, doubles)
+
+
+NETWORKS = {
+    "small": (Sequential([Input((20,)), Dense(64, "relu"), Dense(32, "relu"), Dense(1, "sigmoid")]), 32, "bce"),
+    "wide": (Sequential([Input((784,)), Dense(512, "gelu"), Dense(10, "softmax")]), 128, "sparse_categorical_crossentropy"),
+    "large": (Sequential([Input((784,)), Dense(4096, "relu"), Dense(4096, "relu"), Dense(10, "softmax")]), 4096, "sparse_categorical_crossentropy"),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_launches_of_a_plan_assemble(name, tmp_path):
+    spec, batch, loss = NETWORKS[name]
+    model = nnkit.compile(spec, optimizer="adam", loss=loss)
+    plan = build(model.graph, model.layout, "train", batch, losses=[(output.loss, output.weight) for output in model.outputs],
+                 optimizer=model.optimizer, backend="cuda")
+    for lanes in lanes_of(plan):
+        check(code_of(tuple(tuple(step.kernel for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
+
+
+def test_the_gate_sees_a_stray_float64(tmp_path):
+    from nnkit.jit import Int, Vector
+
+    @cuda_jit.kernel
+    def tenth(task: Int, tasks: Int, y: Vector) -> None:
+        values = cuda_jit.data(y)
+        values[cuda_jit.thread()] *= 0.1
+    with pytest.raises(AssertionError, match="f64"):
+        check(cuda_jit.compile_launch([[tenth]], "float32"), tmp_path, doubles=False)
+
+
+def test_modules_of_kernels_alone_import_numba_cuda():
+    package = pathlib.Path(nnkit.__file__).parent
+    importing = {path.name for path in package.rglob("*.py") if re.search(r"^\s*(from|import) numba[._]cuda|^from numba import .*\bcuda\b",
+                                                                          path.read_text(), re.MULTILINE)}
+    assert importing == {"cuda_jit.py"}

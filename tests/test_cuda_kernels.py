@@ -1,0 +1,104 @@
+"""Every CUDA kernel, executed by tests/ptx.py, against its twin on the CPU or NumPy: cut into several tasks, under three schedules."""
+
+import importlib
+import pathlib
+
+import numpy as np
+import pytest
+
+import nnkit
+from cases_cuda import CASES
+
+pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
+pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
+
+import ptx  # noqa: E402
+from nnkit import cuda_jit, jit  # noqa: E402
+from nnkit.plan.launch import DEPTH, PAD, SUMS_BYTES  # noqa: E402
+from nnkit.runtime.cuda import bits, code_of  # noqa: E402
+
+PACKAGE = pathlib.Path(nnkit.__file__).parent
+SHARED = max(SUMS_BYTES, 2 * DEPTH * (128 + PAD) * 8)
+
+
+def all_kernels():
+    """(step name, kernel) of every module of CUDA kernels."""
+    for path in sorted(PACKAGE.rglob("*_cuda.py")):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        for name, value in vars(importlib.import_module(f"nnkit.{module}")).items():
+            if isinstance(value, cuda_jit.Kernel):
+                yield f"{module.removesuffix('_cuda')}.{name}", value
+
+
+def twin_of(step):
+    module, _, name = step.rpartition(".")
+    return getattr(importlib.import_module(f"nnkit.{module}_cpu"), name, None)
+
+
+def typed(value, argument, dtype):
+    """The case's value as the kernel declares it."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return np.array(value, dtype if argument.dtype == "T" else argument.dtype)
+
+
+def on_the_device(case, values, dtype, tasks, schedule):
+    """The arrays after one launch of the kernel."""
+    code = code_of(((case.kernel,),), dtype)
+    device = ptx.PtxDevice(schedule)
+    words, places = [tasks], []
+    for value, kind in zip(values, cuda_jit.find(case.kernel).arguments, strict=True):
+        if isinstance(value, np.ndarray):
+            places.append(device.allocate(value.nbytes))
+            device.write(places[-1], value)
+            words += [places[-1], *value.shape]
+        else:
+            words.append(bits(value, kind.dtype, dtype))
+    ptx.run(device.load(code.ptx), device.memory, tasks, SHARED, words, schedule)
+    found = [value.copy() for value in values if isinstance(value, np.ndarray)]
+    for place, array in zip(places, found, strict=True):
+        device.read(place, array)
+    return found
+
+
+def expected_arrays(case, values):
+    """What the kernel is to leave behind, by the twin or by the case's own formula in float64."""
+    if case.expected is not None:
+        return case.expected(*(value.astype(np.float64) if isinstance(value, np.ndarray) else value for value in values))
+    copies = [value.copy() if isinstance(value, np.ndarray) else value for value in values]
+    twin_of(case.kernel)(0, 1, *copies)
+    return copies[:case.written]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_kernel_does_what_its_twin_does(case):
+    for dtype in case.dtypes:
+        values = [typed(value, argument, dtype) for value, argument in zip(case.arguments, cuda_jit.find(case.kernel).arguments, strict=True)]
+        expected = expected_arrays(case, values)
+        given = [value for value in values if isinstance(value, np.ndarray)]
+        tolerance = case.single if dtype == "float32" else 1e-13
+        bits_seen = set()
+        for tasks in case.tasks:
+            for schedule in ptx.SCHEDULES if dtype == "float32" and tasks == case.tasks[-1] else ptx.SCHEDULES[:1]:
+                found = on_the_device(case, values, dtype, tasks, schedule)
+                for array, wanted in zip(found, expected, strict=False):
+                    largest = np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
+                    np.testing.assert_allclose(array, wanted, rtol=tolerance, atol=tolerance * largest)
+                for array, before in zip(found[case.written:], given[case.written:], strict=True):
+                    np.testing.assert_array_equal(array, before)
+                bits_seen.add(b"".join(array.tobytes() for array in found[:case.written]))
+        assert len(bits_seen) == 1, "the bits depend on the number of tasks or on the schedule"
+
+
+def test_every_kernel_has_a_case():
+    assert {name for name, _ in all_kernels()} == {case.kernel for case in CASES}
+
+
+def test_a_twin_takes_the_same_arguments():
+    found = 0
+    for step, kernel in all_kernels():
+        twin = twin_of(step)
+        if isinstance(twin, jit.Kernel):
+            assert (kernel.signature, kernel.argument_names) == (twin.signature, twin.argument_names), step
+            found += 1
+    assert found > 80
