@@ -37,7 +37,7 @@ from numba.extending import intrinsic
 from nnkit.jit import I64, Argument, declared_arguments
 from nnkit.plan.launch import ENTRY, THREADS
 
-__all__ = ["THREADS", "Kernel", "barrier", "compile_launch", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine", "scratch", "thread"]
+__all__ = ["THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine", "scratch", "thread", "wait_for_copies"]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
 # No fastmath: NaN, infinities and the order of sums keep their meaning; NVVM still makes one fma of a * b + c.
@@ -282,6 +282,33 @@ def nothing(typing_context: Any, like: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return _array(context, builder, kind, ir.Constant(I64, 0), [ir.Constant(I64, 0)])
     return kind(like), codegen
+
+
+@intrinsic
+def copy_later(typing_context: Any, place: Any, index: Any, source: Any, at: Any, inside: Any) -> Any:
+    """place[index] = source[at], or 0 where `inside` is false, between `wait_for_copies` and now: no register holds it on the way. place is shared
+    memory, source global; elements of 4 or 8 bytes (cp.async)."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element = context.get_data_type(place.dtype)
+        size = context.get_abi_sizeof(element)
+        to = builder.addrspacecast(builder.gep(values[0], [values[1]]), ir.PointerType(element, 3))
+        source_pointer = builder.addrspacecast(builder.gep(values[2], [values[3]]), ir.PointerType(element, 1))
+        i32 = ir.IntType(32)
+        count = builder.select(builder.trunc(values[4], ir.IntType(1)) if values[4].type.width > 1 else values[4], ir.Constant(i32, size), ir.Constant(i32, 0))
+        kind = ir.FunctionType(ir.VoidType(), [i32, I64, i32])
+        code = ir.InlineAsm(kind, f"cp.async.ca.shared.global [$0], [$1], {size}, $2;", "r,l,r,~{memory}", side_effect=True)
+        builder.call(code, [builder.ptrtoint(to, i32), builder.ptrtoint(source_pointer, I64), count])
+        return context.get_dummy_value()
+    return types.void(place, types.int64, source, types.int64, types.boolean), codegen
+
+
+@intrinsic
+def wait_for_copies(typing_context: Any) -> Any:
+    """What the thread asked for by `copy_later` has come; after a barrier that of all threads."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "cp.async.wait_all;", "~{memory}", side_effect=True), [])
+        return context.get_dummy_value()
+    return types.void(), codegen
 
 
 def registers(n: int) -> Any:

@@ -200,6 +200,7 @@ class Run:
                           for name, kind in program.registers.items()}
         self.counter = np.zeros(lanes.size, np.int64)    # the instruction where each lane stands
         self.alive, self.waiting = np.zeros((2, lanes.size), np.bool_)
+        self.copies: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []          # under way: lanes, places in shared memory, values
         self.leaders = set(program.labels.values())
         self.span = slice(None)
         self.done = 0
@@ -208,7 +209,7 @@ class Run:
     def go(self, schedule: str) -> int:
         """Let the threads run from the beginning, barrier by barrier; can be called again. Returns how many instructions of threads that were."""
         self.memory.begin()
-        self.counter[:], self.alive[:], self.done = 0, True, 0
+        self.counter[:], self.alive[:], self.done, self.copies = 0, True, 0, []
         width = self.blocks * WARP
         spans = [slice(w * width, (w + 1) * width) for w in range(self.warps)]
         spans = [slice(None)] if schedule == "together" else spans if schedule == "rising" else spans[::-1]
@@ -339,6 +340,8 @@ class Run:
             return self._parameter(instruction) if modifiers[0] == "param" else self._memory(instruction)
         if operation == "shfl":
             return self._exchange(instruction)
+        if operation == "cp":
+            return self._copy(instruction)
         target, *sources = instruction.arguments
         if operation == "mov" and "{" in target + sources[0]:
             return self._halves(instruction)
@@ -427,6 +430,37 @@ class Run:
         if addresses.size and (addresses.min() < 0 or addresses.max() + size > self.shared_size):
             raise Fault(f"outside of the block's shared memory: {text}")
         return self.shared, (addresses + blocks * (self.shared_size + 16)) // size
+
+    def _copy(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """cp.async: from global to shared memory, seen from the wait on that the same thread makes; 0 where the last argument is 0."""
+        lanes_of_span = np.arange(self.lane.size)
+        if instruction.modifiers == ("async", "wait_all"):
+            def wait(mask: np.ndarray | None) -> None:
+                come = np.zeros(self.lane.size, np.bool_)
+                come[lanes_of_span[self.span] if mask is None else lanes_of_span[self.span][mask]] = True
+                for lanes, index, values in self.copies:
+                    here = come[lanes]
+                    self.shared.view(values.dtype)[index[here]] = values[here]
+                self.copies = [(lanes[~come[lanes]], index[~come[lanes]], values[~come[lanes]]) for lanes, index, values in self.copies]
+                self.copies = [each for each in self.copies if each[0].size]
+            return wait
+        if instruction.modifiers != ("async", "ca", "shared", "global"):
+            raise NotImplementedError(instruction.text)
+        to, source, size, count = instruction.arguments
+        place, origin, read, nbytes = self._address(to), self._address(source), self._reader(count, "u32"), int(size)
+
+        def copy(mask: np.ndarray | None) -> None:
+            lanes = slice(None) if mask is None else mask
+            blocks, wanted = self.block[self.span][lanes], np.broadcast_to(read(), self.lane[self.span].shape)[lanes] > 0
+            addresses, origins = place()[lanes], origin()[lanes]
+            if (addresses % nbytes).any() or (origins % nbytes).any():
+                raise Fault(f"not aligned: {instruction.text}")
+            _, index = self._cells("shared", addresses, blocks, nbytes, True, instruction.text)
+            values = np.zeros(index.size, RAW[nbytes])
+            values[wanted] = self.memory.bytes.view(RAW[nbytes])[
+                self.memory.places(origins[wanted], blocks[wanted] + 1, nbytes, False, instruction.text) // nbytes]
+            self.copies.append((lanes_of_span[self.span][lanes], index, values))
+        return copy
 
     def _exchange(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
         """shfl.sync.bfly: the value of the lane whose number differs in some bits."""

@@ -9,7 +9,7 @@ import pytest
 import nnkit
 from nnkit import Dense, Input, Sequential
 from nnkit.plan.build import build
-from nnkit.plan.launch import lanes_of
+from nnkit.plan.launch import SHARED_BYTES, lanes_of
 
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 toolkit = pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
@@ -22,7 +22,6 @@ from nnkit.runtime.cuda import code_of  # noqa: E402
 from test_cuda_kernels import all_kernels  # noqa: E402
 
 REGISTERS = 128                                          # of a thread: so two blocks of 256 are on a multiprocessor at least
-SHARED = 48 * 1024
 
 
 def assembled(ptx, architecture, folder):
@@ -43,7 +42,7 @@ def check(ptx, folder, doubles):
     for architecture in ("sm_90", "sm_80"):
         found = assembled(ptx, architecture, folder)
         assert found["stack"] == found["spilled"] == 0, (architecture, found)
-        assert found["registers"] <= REGISTERS and found["shared"] <= SHARED, (architecture, found)
+        assert found["registers"] <= REGISTERS and found["shared"] <= SHARED_BYTES, (architecture, found)
     entry = ptx[ptx.index(".entry"):]
     assert doubles or ".f64" not in entry, re.findall(r".*\.f64.*", entry)[:4]
 

@@ -14,11 +14,10 @@ pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 
 import ptx  # noqa: E402
 from nnkit import cuda_jit, jit  # noqa: E402
-from nnkit.plan.launch import DEPTH, PAD, SUMS_BYTES  # noqa: E402
+from nnkit.plan.launch import SHARED_BYTES  # noqa: E402
 from nnkit.runtime.cuda import bits, code_of  # noqa: E402
 
 PACKAGE = pathlib.Path(nnkit.__file__).parent
-SHARED = max(SUMS_BYTES, 2 * DEPTH * (128 + PAD) * 8)
 
 
 def all_kernels():
@@ -54,7 +53,7 @@ def on_the_device(case, values, dtype, tasks, schedule):
             words += [places[-1], *value.shape]
         else:
             words.append(bits(value, kind.dtype, dtype))
-    ptx.run(device.load(code.ptx), device.memory, tasks, SHARED, words, schedule)
+    ptx.run(device.load(code.ptx), device.memory, tasks, SHARED_BYTES, words, schedule)
     found = [value.copy() for value in values if isinstance(value, np.ndarray)]
     for place, array in zip(places, found, strict=True):
         device.read(place, array)

@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
-from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
-__all__ = ["DEPTH", "ENTRY", "PAD", "THREADS", "dependences", "into_launches", "lanes_of", "regions", "scratch_bytes", "size_products", "step_words"]
+__all__ = ["DEPTH", "ENTRY", "PAD", "THREADS", "dependences", "into_launches", "lanes_of", "regions", "scratch_bytes", "size_products", "slices_bytes", "step_words"]
 
 THREADS = 256                                            # of a block
 ENTRY = "launch"                                         # the name of a launch's kernel in its PTX
 DEPTH = 16                                               # of the slices that a tiled product keeps in shared memory
 PAD = 4                                                  # elements behind each row of them: see prims/matmul_cuda.py
+SHARED_BYTES = 48 * 1024                                 # of a block, without asking the driver for more
 SUMS_BYTES = 8 * THREADS                                 # of shared memory for a sum over a block
 MOST_TASKS = 1056                                        # blocks of a lane: eight for each of the 132 multiprocessors of an H100
 MOST_WORDS = 480                                         # of a launch, whose parameters may take 4096 bytes
@@ -109,14 +110,20 @@ def size_products(plan: Plan) -> Plan:
 def _sized(step: Step) -> Step:
     if step.kernel not in PRODUCTS or step.flops < TILED_FLOPS or min(step.writes[0].shape) < SIDES[-1]:
         return step
-    side = next((side for side in SIDES if _tiles(step, side) >= FULL), SIDES[-1])
+    sides = [side for side in SIDES if slices_bytes(side, step.writes[0].dtype) <= SHARED_BYTES]
+    side = next((side for side in sides if _tiles(step, side) >= FULL), sides[-1])
     return attrs.evolve(step, kernel=f"{step.kernel}_{side}", rows=0)
 
 
 def scratch_bytes(steps: Sequence[Step]) -> int:
     """Bytes of shared memory that these steps need, one after the other."""
-    sides = [side for step in steps for side in SIDES if step.kernel in {f"{name}_{side}" for name in PRODUCTS}]
-    return max([SUMS_BYTES, *(2 * DEPTH * (side + PAD) * 8 for side in sides)])
+    tiles = [slices_bytes(side, step.writes[0].dtype) for step in steps for side in SIDES if step.kernel in {f"{name}_{side}" for name in PRODUCTS}]
+    return max([SUMS_BYTES, *tiles])
+
+
+def slices_bytes(side: int, dtype: str) -> int:
+    """Of two slices of both factors of a product by tiles: one is used while the other comes."""
+    return 4 * DEPTH * (side + PAD) * ITEMSIZE[dtype]
 
 
 # Launches.

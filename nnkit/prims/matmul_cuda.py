@@ -2,7 +2,7 @@
 
 `product` is for small ones, element by element straight from memory: a thread makes a whole element, so a task's elements may be any range of rows.
 `tiled(...)` is for large ones: a block makes a square tile of y, of which each thread keeps side^2 / THREADS elements in registers; slices of A and B
-of depth DEPTH lie in shared memory while the next ones are on their way from global memory. Their rows are PAD elements longer, which keeps the
+of depth DEPTH lie in shared memory while the next ones are on their way there from global memory. Their rows are PAD elements longer, which keeps the
 columns of a slice that is stored transposed out of one bank, and 16-byte loads aligned.
 """
 
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.cuda_jit import THREADS, barrier, data, registers, routine, scratch, thread
+from nnkit.cuda_jit import THREADS, barrier, copy_later, data, registers, routine, scratch, thread, wait_for_copies
 from nnkit.plan.launch import DEPTH, PAD
 
 __all__ = ["product", "tiled"]
 
 UNROLLED = 8
+STRIDE = 2                                               # steps along k of a tile that are unrolled
 LINE = 16                                                # threads along one side of a tile
 
 
@@ -39,40 +40,33 @@ def product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias):
         y[e] = total
 
 
-def slices(side: int, along_k: bool) -> tuple[Any, Any]:
-    """How a block brings a slice [side, DEPTH] of a factor into shared memory: (fetch, put). along_k: whether its elements lie one after the other
-    along k in memory, else along the other axis; neighbouring threads read neighbouring elements."""
+def slices(side: int, along_k: bool) -> Any:
+    """How a block brings a slice [side, DEPTH] of a factor into shared memory. along_k: whether its elements lie one after the other along k in
+    memory, else along the other axis; neighbouring threads read neighbouring elements."""
     each = side * DEPTH // THREADS
     width = side + PAD
     gap, span = (THREADS // DEPTH, DEPTH) if along_k else (THREADS // side, side)
 
     @routine
-    def fetch(values, source, leading, first, limit, k0, K, like):
-        """values = the thread's elements of the slice that begins at (first, k0); 0 beyond (limit, K)."""
+    def fetch(place, begin, source, leading, first, limit, k0, K):
+        """place[begin + k width + row] = element (first + row, k0 + k), 0 beyond (limit, K); there after `wait_for_copies`."""
         t = thread()
         near, far = t % span, t // span                  # along the axis that is contiguous in memory, and across
+        row, k = (first + far, k0 + near) if along_k else (first + near, k0 + far)
+        to, step = (near * width + far, gap) if along_k else (far * width + near, gap * width)
+        at, stride = (row * leading + k if along_k else k * leading + row), gap * leading
         for u in range(each):
-            across = far + u * gap
-            row, k = (first + across, k0 + near) if along_k else (first + near, k0 + across)
-            values[u] = source[row * leading + k if along_k else k * leading + row] if row < limit and k < K else like.dtype.type(0)
-
-    @routine
-    def put(place, begin, values):
-        """Into shared memory, as place[begin + k width + row]."""
-        t = thread()
-        near, far = t % span, t // span
-        for u in range(each):
-            across = far + u * gap
-            place[begin + (near * width + across if along_k else across * width + near)] = values[u]
-    return fetch, put
+            inside = (row + u * gap < limit and k < K) if along_k else (row < limit and k + u * gap < K)
+            copy_later(place, begin + to + u * step, source, at + u * stride if inside else 0, inside)
+    return fetch
 
 
 def tiled(side: int, a_along_k: bool, b_along_k: bool) -> Any:
     """The routine that makes tiles of side^2 elements."""
-    fetch_a, put_a = slices(side, a_along_k)
-    fetch_b, put_b = slices(side, b_along_k)
-    each, own, width = side * DEPTH // THREADS, side // LINE, side + PAD
-    tile, edge, coming = registers(own * own), registers(own), registers(each)
+    fetch_a, fetch_b = slices(side, a_along_k), slices(side, b_along_k)
+    own, width = side // LINE, side + PAD
+    room = DEPTH * width                                 # of one slice
+    tile, edge = registers(own * own), registers(own)
     quad = min(own, 4)                                   # a thread's rows lie in runs of this many, so that a warp reads shared memory in one go
 
     @routine
@@ -86,10 +80,10 @@ def tiled(side: int, a_along_k: bool, b_along_k: bool) -> Any:
         y, a, b: pointers; y's rows have N elements. A(i, k) = a[i leading_a + k] where a_along_k, else a[k leading_a + i]; B likewise.
         """
         T = like.dtype.type
-        accumulators, left, right, coming_a, coming_b = tile(like), edge(like), edge(like), coming(like), coming(like)
+        accumulators, left, right = tile(like), edge(like), edge(like)
         place = scratch(like)
         t = thread()
-        line, column = t // LINE, t % LINE
+        line, column = t // 64 * 4 + t % 32 // 8, t // 32 % 2 * 8 + t % 8          # a warp is 4 lines by 8 columns: it reads least
         tall = (M + side - 1) // side
         for number in range(task, tall * ((N + side - 1) // side), tasks):
             across = np.int64(np.uint32(number) // np.uint32(tall))
@@ -97,27 +91,30 @@ def tiled(side: int, a_along_k: bool, b_along_k: bool) -> Any:
             for i in range(own * own):
                 accumulators[i] = T(0)
             sum_b = T(0)
-            fetch_a(coming_a, a, leading_a, first, M, 0, K, like)
-            fetch_b(coming_b, b, leading_b, start, N, 0, K, like)
+            barrier()                                    # whoever used the scratch before is done
+            fetch_a(place, 0, a, leading_a, first, M, 0, K)
+            fetch_b(place, room, b, leading_b, start, N, 0, K)
+            now = 0
             for k0 in range(0, K, DEPTH):
+                wait_for_copies()
                 barrier()
-                put_a(place, 0, coming_a)
-                put_b(place, DEPTH * width, coming_b)
-                barrier()
+                coming = 2 * room - now
                 if k0 + DEPTH < K:
-                    fetch_a(coming_a, a, leading_a, first, M, k0 + DEPTH, K, like)
-                    fetch_b(coming_b, b, leading_b, start, N, k0 + DEPTH, K, like)
-                for k in range(DEPTH):
-                    for i in range(own):
-                        left[i] = place[k * width + place_of(line, i)]
-                    for j in range(own):
-                        right[j] = place[DEPTH * width + k * width + place_of(column, j)]
-                    for i in range(own):
+                    fetch_a(place, coming, a, leading_a, first, M, k0 + DEPTH, K)
+                    fetch_b(place, coming + room, b, leading_b, start, N, k0 + DEPTH, K)
+                for k in range(0, DEPTH, STRIDE):
+                    for u in range(STRIDE):
+                        for i in range(own):
+                            left[i] = place[now + (k + u) * width + place_of(line, i)]
                         for j in range(own):
-                            accumulators[i * own + j] += left[i] * right[j]
+                            right[j] = place[now + room + (k + u) * width + place_of(column, j)]
+                        for i in range(own):
+                            for j in range(own):
+                                accumulators[i * own + j] += left[i] * right[j]
                 if totals.size and first == 0 and t < side:
                     for k in range(DEPTH):
-                        sum_b += place[DEPTH * width + k * width + t]
+                        sum_b += place[now + room + k * width + t]
+                now = coming
             for i in range(own):
                 r = first + place_of(line, i)
                 for j in range(own):
