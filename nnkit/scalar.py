@@ -35,7 +35,7 @@ from nnkit.jit import SCALAR_OPTIONS, scalar
 
 __all__ = [
     "copysign", "erf", "exp", "exp_normal", "expm1", "fabs", "fma", "gelu", "log", "log1p", "log_normal", "maximum", "minimum", "normal_cdf",
-    "normal_pair", "normal_pdf", "philox", "sigmoid", "sigmoid_gate", "sin_cos_turn", "softplus", "sqrt", "tanh", "uniform",
+    "normal_pair", "normal_pdf", "philox", "sigmoid", "sigmoid_gate", "sin_cos_turn", "softplus", "sqrt", "tanh", "uniform", "whole_power",
 ]
 
 
@@ -173,6 +173,18 @@ def split(typing_context: Any, y: Any) -> Any:
         exponent = builder.fsub(builder.bitcast(builder.add(k, layout.bits(rounder)), kind), _literal(kind, rounder))
         return context.make_tuple(builder, signature.return_type, [m, exponent])
     return (types.UniTuple(y, 2)(y), codegen) if y in LAYOUTS else None
+
+
+@scalar
+def whole_power(x, n):
+    """x^n for a whole number n >= 0, by repeated squaring: the relative error is about n units of rounding at most."""
+    power = type(x)(1)
+    while n > 0:
+        if n & 1:
+            power *= x
+        x *= x
+        n >>= 1
+    return power
 
 
 @scalar

@@ -11,7 +11,7 @@ from nnkit.cuda_jit import THREADS, Kernel, data, kernel, thread
 from nnkit.jit import Int, Matrix, Real, scalar
 from nnkit.jit import Kernel as Twin
 from nnkit.layers import activation_cpu as cpu
-from nnkit.prims.block_cuda import row_share
+from nnkit.prims.block_cuda import AT_ONCE, row_share, several, wholes
 from nnkit.prims.rows_cuda import largest_of_row, row_of_warp, sum_over_warp, warp_lane
 from nnkit.scalar import exp, log
 
@@ -28,7 +28,14 @@ def pointwise(forward_twin: Twin, backward_twin: Twin) -> tuple[Kernel, Kernel]:
         start, stop = row_share(y.shape[0], tasks, task)
         constants = (p0, p1, p2)[:count]
         F, ys, xs = y.shape[1], data(y), data(x)
-        for i in range(start * F + thread(), stop * F, THREADS):
+        own = several(y)
+        whole = wholes(start * F, stop * F)
+        for i in range(start * F + thread(), whole, AT_ONCE * THREADS):
+            for u in range(AT_ONCE):
+                own[u] = xs[i + u * THREADS]
+            for u in range(AT_ONCE):
+                ys[i + u * THREADS] = inner(own[u], *constants)
+        for i in range(whole + thread(), stop * F, THREADS):
             ys[i] = inner(xs[i], *constants)
 
     @kernel
@@ -36,7 +43,14 @@ def pointwise(forward_twin: Twin, backward_twin: Twin) -> tuple[Kernel, Kernel]:
         start, stop = row_share(dx.shape[0], tasks, task)
         constants = (p0, p1, p2)[:count]
         F, dxs, dys, ks = dx.shape[1], data(dx), data(dy), data(kept)
-        for i in range(start * F + thread(), stop * F, THREADS):
+        own, factors = several(dx), several(dx)
+        whole = wholes(start * F, stop * F)
+        for i in range(start * F + thread(), whole, AT_ONCE * THREADS):
+            for u in range(AT_ONCE):
+                own[u], factors[u] = ks[i + u * THREADS], dys[i + u * THREADS]
+            for u in range(AT_ONCE):
+                dxs[i + u * THREADS] = factors[u] * inner_derivative(own[u], *constants)
+        for i in range(whole + thread(), stop * F, THREADS):
             dxs[i] = dys[i] * inner_derivative(ks[i], *constants)
     return forward, backward
 

@@ -19,7 +19,7 @@ from nnkit.optimizers.base import PIECE, WIDTH
 from nnkit.plan.build import COUNTERS
 from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.simd_cpu import part
-from nnkit.scalar import maximum, minimum, sqrt
+from nnkit.scalar import maximum, minimum, sqrt, whole_power
 
 __all__ = [
     "adadelta_update", "adagrad_update", "adam_amsgrad_update", "adam_update", "clip_by_norm", "clip_by_value", "nadam_update",
@@ -60,7 +60,7 @@ def rmsprop_constants(rate, t, rho, epsilon, momentum):
 @scalar
 def adam_constants(rate, t, beta_1, beta_2, epsilon):
     """Alpha = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)."""
-    return rate * sqrt(1.0 - beta_2 ** t) / (1.0 - beta_1 ** t), 1.0 - beta_1, 1.0 - beta_2, epsilon, 0.0
+    return rate * sqrt(1.0 - whole_power(beta_2, t)) / (1.0 - whole_power(beta_1, t)), 1.0 - beta_1, 1.0 - beta_2, epsilon, 0.0
 
 
 # The product over i of (1 - 0.96^i / 2): from i = SETTLED on its factors are 1 in float64.
@@ -78,10 +78,10 @@ def nadam_constants(rate, t, beta_1, beta_2, epsilon):
         power *= 0.96
         product *= 1.0 - 0.5 * power
     if t >= SETTLED:
-        power, product = 0.96 ** t, LIMIT
+        power, product = whole_power(0.96, t), LIMIT
     now, then = beta_1 * (1.0 - 0.5 * power), beta_1 * (1.0 - 0.48 * power)
-    product *= beta_1 ** t
-    unscale = sqrt(1.0 - beta_2 ** t)
+    product *= whole_power(beta_1, t)
+    unscale = sqrt(1.0 - whole_power(beta_2, t))
     scale = rate * unscale
     return scale * then / (1.0 - product * then), scale * (1.0 - now) / (1.0 - product), 1.0 - beta_1, 1.0 - beta_2, epsilon * unscale
 

@@ -13,7 +13,7 @@ from nnkit.jit import Counters, Double, Doubles, Int, Vector
 from nnkit.optimizers import rules_cpu as cpu
 from nnkit.optimizers.rules_cpu import rate_of
 from nnkit.plan.build import COUNTERS
-from nnkit.prims.block_cuda import share
+from nnkit.prims.block_cuda import AT_ONCE, several, share, wholes
 
 __all__ = [
     "adadelta_update", "adagrad_update", "adam_amsgrad_update", "adam_update", "nadam_update", "rmsprop_centered_momentum_update",
@@ -50,7 +50,15 @@ def sweep_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
         start, stop = share(p.size, tasks, task)
         k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         ps, gs = data(p), data(g)
-        for i in range(start + thread(), stop, THREADS):
+        own_p, own_g = several(p), several(p)
+        whole = wholes(start, stop)
+        for i in range(start + thread(), whole, AT_ONCE * THREADS):
+            for u in range(AT_ONCE):
+                own_p[u] = ps[i + u * THREADS]
+                own_g[u] = gs[i + u * THREADS]
+            for u in range(AT_ONCE):
+                ps[i + u * THREADS] = rule(keep * own_p[u], own_g[u], k)
+        for i in range(whole + thread(), stop, THREADS):
             ps[i] = rule(keep * ps[i], gs[i], k)
     return update
 
@@ -66,7 +74,17 @@ def sweep_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
         start, stop = share(p.size, tasks, task)
         k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         ps, gs, us = data(p), data(g), data(a)
-        for i in range(start + thread(), stop, THREADS):
+        own_p, own_g, own_a = several(p), several(p), several(p)
+        whole = wholes(start, stop)
+        for i in range(start + thread(), whole, AT_ONCE * THREADS):
+            for u in range(AT_ONCE):
+                own_p[u] = ps[i + u * THREADS]
+                own_g[u] = gs[i + u * THREADS]
+                own_a[u] = us[i + u * THREADS]
+            for u in range(AT_ONCE):
+                j = i + u * THREADS
+                ps[j], us[j] = rule(keep * own_p[u], own_g[u], own_a[u], k)
+        for i in range(whole + thread(), stop, THREADS):
             ps[i], us[i] = rule(keep * ps[i], gs[i], us[i], k)
     return update
 
@@ -82,7 +100,18 @@ def sweep_2(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
         start, stop = share(p.size, tasks, task)
         k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
         ps, gs, us, vs = data(p), data(g), data(a), data(b)
-        for i in range(start + thread(), stop, THREADS):
+        own_p, own_g, own_a, own_b = several(p), several(p), several(p), several(p)
+        whole = wholes(start, stop)
+        for i in range(start + thread(), whole, AT_ONCE * THREADS):
+            for u in range(AT_ONCE):
+                own_p[u] = ps[i + u * THREADS]
+                own_g[u] = gs[i + u * THREADS]
+                own_a[u] = us[i + u * THREADS]
+                own_b[u] = vs[i + u * THREADS]
+            for u in range(AT_ONCE):
+                j = i + u * THREADS
+                ps[j], us[j], vs[j] = rule(keep * own_p[u], own_g[u], own_a[u], own_b[u], k)
+        for i in range(whole + thread(), stop, THREADS):
             ps[i], us[i], vs[i] = rule(keep * ps[i], gs[i], us[i], vs[i], k)
     return update
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnkit.cuda_jit import THREADS, barrier, routine, scratch, thread
+from nnkit.cuda_jit import THREADS, barrier, registers, routine, thread
 
-__all__ = ["block_sum", "row_share", "share"]
+__all__ = ["AT_ONCE", "block_sum", "row_share", "several", "share", "wholes"]
+
+# Elements of a sweep that a thread reads before it writes the first result: as many are on their way from memory at a time, whatever may overlap.
+AT_ONCE = 4
+several = registers(AT_ONCE)
+
+
+@routine
+def wholes(start, stop):
+    """Where the last whole round of AT_ONCE elements for each thread of the block ends."""
+    return start + (stop - start) // (AT_ONCE * THREADS) * (AT_ONCE * THREADS)
 
 
 @routine

@@ -1,4 +1,4 @@
-"""Matrix products on the device: y [M, N] = A [M, K] B [K, N] (+ bias), each element one sum over k in ascending order, whatever the cut.
+"""Matrix products on the device: y [M, N] = A [M, K] B [K, N] (+ bias), each element a sum whose order depends on shapes alone.
 
 `product` is for small ones, element by element straight from memory: a thread makes a whole element, so a task's elements may be any range of rows.
 `tiled(...)` is for large ones: a block makes a square tile of y, of which each thread keeps side^2 / THREADS elements in registers; slices of A and B
@@ -14,19 +14,47 @@ import numpy as np
 
 from nnkit.cuda_jit import THREADS, barrier, copy_later, data, registers, routine, scratch, thread, wait_for_copies
 from nnkit.plan.launch import DEPTH, PAD
+from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
 
 __all__ = ["product", "tiled"]
 
-UNROLLED = 8
+UNROLLED, FEW = 16, 4                                    # factors that a thread of `product` reads before it multiplies
+NARROW, LONG = 32, 256                                   # fewer columns than this, and sums at least so long: a warp shares each sum
 STRIDE = 2                                               # steps along k of a tile that are unrolled
 LINE = 16                                                # threads along one side of a tile
 
 
 @routine
-def product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias):
-    """Rows [start, stop) of y = A B + bias. y, a, b: pointers; A(i, k) = a[i row_a + k step_a], B(k, j) = b[k step_b + j column_b]; bias [N] or empty."""
+def narrow_product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias):
+    """The same for few columns and long sums: a warp makes FEW elements of a row, its lanes taking k, k + 32, ...; then a tree over the lanes."""
     shifts, T = data(bias), bias.dtype.type
-    whole = K // UNROLLED * UNROLLED
+    groups = (N + FEW - 1) // FEW
+    for e in range(start * groups + row_of_warp(), stop * groups, THREADS // 32):
+        i = np.int64(np.uint32(e) // np.uint32(groups))
+        first = (e - i * groups) * FEW
+        j1, j2, j3 = min(first + 1, N - 1), min(first + 2, N - 1), min(first + 3, N - 1)
+        s0, s1, s2, s3 = T(0), T(0), T(0), T(0)
+        for k in range(warp_lane(), K, 32):
+            value, at = a[i * row_a + k * step_a], k * step_b
+            s0 += value * b[at + first * column_b]
+            s1 += value * b[at + j1 * column_b]
+            s2 += value * b[at + j2 * column_b]
+            s3 += value * b[at + j3 * column_b]
+        s0, s1, s2, s3 = sum_over_warp(s0), sum_over_warp(s1), sum_over_warp(s2), sum_over_warp(s3)
+        lane = warp_lane()
+        if lane < FEW and first + lane < N:
+            total = s0 if lane == 0 else s1 if lane == 1 else s2 if lane == 2 else s3
+            y[i * N + first + lane] = total + shifts[first + lane] if bias.size else total
+
+
+@routine
+def product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias):
+    """Rows [start, stop) of y = A B + bias. A sum goes over k in ascending order, or, where few columns have long sums, is shared by a warp. y, a, b: pointers; A(i, k) = a[i row_a + k step_a], B(k, j) = b[k step_b + j column_b]; bias [N] or empty."""
+    shifts, T = data(bias), bias.dtype.type
+    if N < NARROW and K >= LONG and step_a == 1:         # else its lanes would read far apart
+        narrow_product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias)
+        return
+    whole, few = K // UNROLLED * UNROLLED, K // FEW * FEW
     for e in range(start * N + thread(), stop * N, THREADS):
         i = np.int64(np.uint32(e) // np.uint32(N))
         j = e - i * N
@@ -35,7 +63,10 @@ def product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias):
         for k in range(0, whole, UNROLLED):
             for u in range(UNROLLED):
                 total += a[at + (k + u) * step_a] * b[bt + (k + u) * step_b]
-        for k in range(whole, K):
+        for k in range(whole, few, FEW):
+            for u in range(FEW):
+                total += a[at + (k + u) * step_a] * b[bt + (k + u) * step_b]
+        for k in range(few, K):
             total += a[at + k * step_a] * b[bt + k * step_b]
         y[e] = total
 
