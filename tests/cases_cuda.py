@@ -143,7 +143,7 @@ def feeds() -> Iterator[KernelCase]:
 def products() -> Iterator[KernelCase]:
     """Small ones and ones by tiles of all sizes, which go beyond one tile, end within one, and end within a slice."""
     none = np.empty(0)
-    sizes = {"": ((5, 7, 11), (3, 1, 2), (1, 19, 1), (3, 261, 6), (261, 2, 3)), "_32": ((37, 21, 33), (32, 16, 32)), "_64": ((67, 35, 40),), "_128": ((131, 18, 70),)}
+    sizes = {"": ((5, 7, 11), (3, 1, 2), (1, 19, 1), (3, 261, 6), (261, 2, 3), (11, 70, 37)), "_32": ((37, 21, 33), (32, 16, 32)), "_64": ((67, 35, 40),), "_128": ((131, 18, 70),)}
     for suffix, shapes in sizes.items():
         dtypes = ("float32", "float64") if suffix in ("", "_32") else ("float32",)
         for R, I, O in shapes:

@@ -36,7 +36,7 @@ def test_a_training_step_is_four_launches():
     assert len(names[0]) == 1 and len(names[0][0]) == 14            # forward and backward of the rows
     assert names[1] == [["dense_backward_weight"]] * 3 + [["accumulate"]]
     assert names[2:] == [[["adam_update"]], [["advance"]]]
-    assert [lane[0].tasks for lane in lanes[0]] == [8]
+    assert [lane[0].tasks for lane in lanes[0]] == [32]
 
 
 def test_large_products_go_by_tiles_of_their_own():

@@ -11,7 +11,7 @@ from typing import Any
 from nnkit.cuda_jit import THREADS, Kernel, barrier, data, kernel, nothing, routine, scratch, thread
 from nnkit.jit import Int, Matrix, Vector
 from nnkit.prims.block_cuda import row_share
-from nnkit.prims.matmul_cuda import product, tiled
+from nnkit.prims.matmul_cuda import product, product_transposed, tiled
 
 __all__ = [
     "dense_backward_input_whole", "dense_backward_input_whole_32", "dense_backward_input_whole_64", "dense_backward_input_whole_128",
@@ -71,7 +71,7 @@ def dense_backward_input_whole(task: Int, tasks: Int, dx: Matrix, dy: Matrix, we
     """dx = dy W^T. Shapes: dx [R, I], dy [R, O], weight [I, O]. Row-local. Writes dx (=)."""
     start, stop = row_share(dx.shape[0], tasks, task)
     inputs, outputs = weight.shape
-    product(start, stop, inputs, outputs, data(dx), data(dy), outputs, 1, data(weight), 1, outputs, nothing(weight))
+    product_transposed(start, stop, inputs, outputs, data(dx), data(dy), data(weight), dx)
 
 
 def forward_by_tiles(side: int) -> Kernel:

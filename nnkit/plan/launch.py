@@ -15,18 +15,21 @@ import attrs
 
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
-__all__ = ["DEPTH", "ENTRY", "PAD", "THREADS", "dependences", "into_launches", "lanes_of", "regions", "scratch_bytes", "size_products", "slices_bytes", "step_words"]
+__all__ = ["CHUNK", "DEPTH", "ENTRY", "LEDGE", "PAD", "THREADS", "dependences", "into_launches", "lanes_of", "regions", "scratch_bytes", "size_products", "slices_bytes", "step_words"]
 
 THREADS = 256                                            # of a block
 ENTRY = "launch"                                         # the name of a launch's kernel in its PTX
 DEPTH = 16                                               # of the slices that a tiled product keeps in shared memory
 PAD = 4                                                  # elements behind each row of them: see prims/matmul_cuda.py
+CHUNK, LEDGE = 32, 65                                    # of the pieces that prims/matmul_cuda.product_transposed keeps there: depth, row length
 SHARED_BYTES = 48 * 1024                                 # of a block, without asking the driver for more
 SUMS_BYTES = 8 * THREADS                                 # of shared memory for a sum over a block
-MOST_TASKS = 1056                                        # blocks of a lane: eight for each of the 132 multiprocessors of an H100
+DEVICE = 132                                             # multiprocessors of an H100; plans are the same for every device
+MOST_TASKS = 32 * DEVICE                                 # blocks of a lane
 MOST_WORDS = 480                                         # of a launch, whose parameters may take 4096 bytes
 MOST_STEPS = 32                                          # of a launch, which is one function in the end
-ELEMENTS = 4 * THREADS                                   # fewest elements of a sweep worth a block
+ELEMENTS = THREADS                                       # of a sweep, for each block
+FEW_ELEMENTS = 64                                        # of a chain's largest step, for each block, as long as not every multiprocessor has one
 
 # Products: from so many FLOPs on by tiles, of the largest side that gives every multiprocessor about one tile.
 TILED_FLOPS = 2 ** 22
@@ -92,9 +95,10 @@ def _tasks(step: Step) -> int:
 
 
 def _row_tasks(steps: Sequence[Step]) -> int:
-    """Of a chain: about one element of its largest step for each thread, as long as every task has a row."""
+    """Of a chain: about one element of its largest step for each thread, or less where that leaves multiprocessors idle; a task has a row at least."""
     largest = max(buffer.size for step in steps for buffer in step.writes + step.updates)
-    return max(1, min(steps[0].rows, MOST_TASKS, -(-largest // THREADS)))
+    wanted = max(-(-largest // THREADS), min(DEVICE, -(-largest // FEW_ELEMENTS)))
+    return max(1, min(steps[0].rows, MOST_TASKS, wanted))
 
 
 def _tiles(step: Step, side: int) -> int:
@@ -118,7 +122,8 @@ def _sized(step: Step) -> Step:
 def scratch_bytes(steps: Sequence[Step]) -> int:
     """Bytes of shared memory that these steps need, one after the other."""
     tiles = [slices_bytes(side, step.writes[0].dtype) for step in steps for side in SIDES if step.kernel in {f"{name}_{side}" for name in PRODUCTS}]
-    return max([SUMS_BYTES, *tiles])
+    pieces = [CHUNK * LEDGE * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == PRODUCTS[2]]
+    return max([SUMS_BYTES, *tiles, *pieces])
 
 
 def slices_bytes(side: int, dtype: str) -> int:

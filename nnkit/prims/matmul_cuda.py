@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnkit.cuda_jit import THREADS, barrier, copy_later, data, registers, routine, scratch, thread, wait_for_copies
-from nnkit.plan.launch import DEPTH, PAD
+from nnkit.plan.launch import CHUNK, DEPTH, LEDGE, PAD
 from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
 
 __all__ = ["product", "tiled"]
@@ -69,6 +69,33 @@ def product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias):
         for k in range(few, K):
             total += a[at + k * step_a] * b[bt + k * step_b]
         y[e] = total
+
+
+@routine
+def product_transposed(start, stop, N, K, y, a, b, like):
+    """Rows [start, stop) of y = A B^T, A [M, K], B [N, K], pointers: a sum goes over k in ascending order.
+
+    A thread would read its own row of B, far from its neighbour's; so pieces of B, up to 64 of its rows, come through shared memory: CHUNK steps along
+    k at a time, in rows of B's elements of one k.
+    """
+    T, place, t = like.dtype.type, scratch(like), thread()
+    bits = 6 if N > 32 else 5
+    columns = 1 << bits
+    row, column = t >> bits, t & (columns - 1)
+    for first in range(start, stop, THREADS >> bits):
+        i = min(first + row, stop - 1)
+        for j0 in range(0, N, columns):
+            total = T(0)
+            for k0 in range(0, K, CHUNK):
+                barrier()                                # whoever used the scratch before is done
+                for e in range(t, columns * CHUNK, THREADS):
+                    j, k = e // CHUNK, e % CHUNK
+                    place[k * LEDGE + j] = b[(j0 + j) * K + k0 + k] if j0 + j < N and k0 + k < K else T(0)
+                barrier()
+                for k in range(min(CHUNK, K - k0)):
+                    total += a[i * K + k0 + k] * place[k * LEDGE + column]
+            if first + row < stop and j0 + column < N:
+                y[i * N + j0 + column] = total
 
 
 def slices(side: int, along_k: bool) -> Any:
