@@ -37,7 +37,10 @@ from numba.extending import intrinsic
 from nnkit.jit import I64, Argument, declared_arguments
 from nnkit.plan.launch import ENTRY, THREADS
 
-__all__ = ["THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine", "scratch", "thread", "wait_for_copies"]
+__all__ = [
+    "THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine",
+    "scratch", "thread", "wait_for_copies",
+]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
 # No fastmath: NaN, infinities and the order of sums keep their meaning; NVVM still makes one fma of a * b + c.
@@ -144,7 +147,7 @@ def _tidied(ptx: str) -> str:
 def _for_architecture(architecture: tuple[int, int]) -> Iterator[None]:
     """Functions that kernels call are compiled for the present device, so Numba asks for one even where only PTX is made; this answers."""
     device = mock.Mock(compute_capability=architecture)
-    with mock.patch.object(cuda_dispatcher, "get_current_device", lambda: device):
+    with mock.patch.object(cuda_dispatcher, "get_current_device", return_value=device):
         yield
 
 
@@ -294,7 +297,7 @@ def copy_later(typing_context: Any, place: Any, index: Any, source: Any, at: Any
         to = builder.addrspacecast(builder.gep(values[0], [values[1]]), ir.PointerType(element, 3))
         source_pointer = builder.addrspacecast(builder.gep(values[2], [values[3]]), ir.PointerType(element, 1))
         i32 = ir.IntType(32)
-        count = builder.select(builder.trunc(values[4], ir.IntType(1)) if values[4].type.width > 1 else values[4], ir.Constant(i32, size), ir.Constant(i32, 0))
+        count = builder.mul(builder.zext(values[4], i32), ir.Constant(i32, size))
         kind = ir.FunctionType(ir.VoidType(), [i32, I64, i32])
         code = ir.InlineAsm(kind, f"cp.async.ca.shared.global [$0], [$1], {size}, $2;", "r,l,r,~{memory}", side_effect=True)
         builder.call(code, [builder.ptrtoint(to, i32), builder.ptrtoint(source_pointer, I64), count])

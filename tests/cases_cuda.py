@@ -71,7 +71,8 @@ def activations() -> Iterator[KernelCase]:
 
 
 POINTWISE_LOSSES = ("crossentropy.binary_crossentropy", "crossentropy.binary_crossentropy_logits", "crossentropy.kl_divergence",
-                    "regression.mean_squared_error", "regression.mean_absolute_error", "regression.huber", "regression.log_cosh", "regression.poisson")
+                    "regression.mean_squared_error", "regression.mean_absolute_error", "regression.huber", "regression.log_cosh",
+                    "regression.poisson")
 
 
 def losses() -> Iterator[KernelCase]:
@@ -143,7 +144,8 @@ def feeds() -> Iterator[KernelCase]:
 def products() -> Iterator[KernelCase]:
     """Small ones and ones by tiles of all sizes, which go beyond one tile, end within one, and end within a slice."""
     none = np.empty(0)
-    sizes = {"": ((5, 7, 11), (3, 1, 2), (1, 19, 1), (3, 261, 6), (261, 2, 3), (11, 70, 37)), "_32": ((37, 21, 33), (32, 16, 32)), "_64": ((67, 35, 40),), "_128": ((131, 18, 70),)}
+    sizes = {"": ((5, 7, 11), (3, 1, 2), (1, 19, 1), (3, 261, 6), (261, 2, 3), (11, 70, 37)),
+             "_32": ((37, 21, 33), (32, 16, 32)), "_64": ((67, 35, 40),), "_128": ((131, 18, 70),)}
     for suffix, shapes in sizes.items():
         dtypes = ("float32", "float64") if suffix in ("", "_32") else ("float32",)
         for R, I, O in shapes:

@@ -9,14 +9,14 @@
 Which thread goes first is up to a schedule: "together" moves all threads on in step; "rising" and "falling" let one warp of each block run until it
 waits, then the next, from the first or from the last. A barrier that is missing shows as another result under one of them.
 
-It knows the instructions that the kernels use; another one raises NotImplementedError with its text. Lanes lie in the order warp, block, lane, so that
-a warp of every block is one run of neighbours. Rounding is that of IEEE, with two roundings in a float64 fma; approximate instructions are exact here.
+It knows the instructions that the kernels use; another one raises NotImplementedError with its text. Lanes lie in the order warp, block, lane, so
+that a warp of every block is one run of neighbours. Rounding is that of IEEE, but a float64 fma has two roundings; approximate ones are exact.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -24,7 +24,7 @@ import numpy as np
 
 from nnkit.plan.launch import THREADS
 
-__all__ = ["SCHEDULES", "Fault", "Memory", "PtxDevice", "Program", "run"]
+__all__ = ["SCHEDULES", "Fault", "Memory", "Program", "PtxDevice", "run"]
 
 SCHEDULES = ("together", "rising", "falling")
 WARP = 32
@@ -223,10 +223,11 @@ class Run:
     def _release(self) -> None:
         """All threads that live wait: each block must do so at one place."""
         for block in range(self.blocks):
-            members = (self.block == block) & self.alive
+            own = self.block == block
+            members = own & self.alive
             if members.any() and np.unique(self.counter[members]).size > 1:
                 raise Fault("threads of a block wait at different barriers")
-            if (members != ((self.block == block) & self.waiting)).any() or (self.waiting.any() and members.any() and not self.alive[self.block == block].all()):
+            if members.any() and not self.alive[own].all():
                 raise Fault("some threads of a block never come to a barrier at which others wait")
         self.waiting[:] = False
 

@@ -42,7 +42,8 @@ def check(ptx, folder, doubles):
     for architecture in ("sm_90", "sm_80"):
         found = assembled(ptx, architecture, folder)
         assert found["stack"] == found["spilled"] == 0, (architecture, found)
-        assert found["registers"] <= REGISTERS and found["shared"] <= SHARED_BYTES, (architecture, found)
+        assert found["registers"] <= REGISTERS, (architecture, found)
+        assert found["shared"] <= SHARED_BYTES, (architecture, found)
     entry = ptx[ptx.index(".entry"):]
     assert doubles or ".f64" not in entry, re.findall(r".*\.f64.*", entry)[:4]
 

@@ -12,10 +12,10 @@ from cases_cuda import CASES
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 
-import ptx  # noqa: E402
-from nnkit import cuda_jit, jit  # noqa: E402
-from nnkit.plan.launch import SHARED_BYTES  # noqa: E402
-from nnkit.runtime.cuda import bits, code_of  # noqa: E402
+import ptx
+from nnkit import cuda_jit, jit
+from nnkit.plan.launch import SHARED_BYTES
+from nnkit.runtime.cuda import bits, code_of
 
 PACKAGE = pathlib.Path(nnkit.__file__).parent
 

@@ -7,8 +7,8 @@ import nnkit
 from nnkit import Dense, Input, Network, Sequential
 from nnkit.plan.build import build
 from nnkit.plan.launch import MOST_WORDS, dependences, lanes_of, regions, step_words
-from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.plan.passes import optimise
+from nnkit.plan.plan import Buffer, Plan, Step
 
 
 def device_plan(spec, batch, mode="train", **named):
@@ -33,7 +33,7 @@ def test_a_training_step_is_four_launches():
     lanes = lanes_of(device_plan(small_network(), 32, optimizer="adam", loss="bce"))
     names = [[[step.kernel.rpartition(".")[2] for step in lane] for lane in launch] for launch in lanes]
     assert len(names) == 4
-    assert len(names[0]) == 1 and len(names[0][0]) == 14            # forward and backward of the rows
+    assert [len(lane) for lane in names[0]] == [14]                  # forward and backward of the rows
     assert names[1] == [["dense_backward_weight"]] * 3 + [["accumulate"]]
     assert names[2:] == [[["adam_update"]], [["advance"]]]
     assert [lane[0].tasks for lane in lanes[0]] == [32]
@@ -176,9 +176,43 @@ def test_without_a_gpu_the_driver_says_so_in_one_sentence():
     pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
     from nnkit.runtime import driver
 
-    try:
-        driver.device()
-    except RuntimeError as error:
-        assert str(error).startswith("backend 'cuda' needs an NVIDIA GPU and its driver, found none (")
-    else:
+    if gpu():
         pytest.skip("there is a GPU")
+    with pytest.raises(RuntimeError, match=r"^backend 'cuda' needs an NVIDIA GPU and its driver, found none \("):
+        driver.device()
+
+
+def gpu():
+    """The GPU of this machine, or None."""
+    from nnkit.runtime import driver
+
+    try:
+        return driver.device()
+    except RuntimeError:
+        return None
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time():
+    pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
+    device = gpu()
+    if device is None:
+        pytest.skip("there is no GPU")
+    from device_rig import DeviceModel
+
+    x, y = small_data(256)
+    model = nnkit.compile(small_network(), optimizer="adam", loss="bce", seed=4)
+    seen = set()
+    for _ in range(5):
+        trained = DeviceModel(model, device)
+        trained.data(x=x, target=y, sample_weight=np.ones((256, 1), np.float32), order=np.zeros(256, np.int64))
+        shuffle, tape = trained.shuffle(), trained.tape("train", 32)
+        losses = []
+        for epoch in range(3):
+            trained.begin_epoch(epoch)
+            shuffle.run()
+            tape.run(8)
+            losses.append(trained.loss())
+        seen.add(trained.fetch().block.tobytes())
+    assert len(seen) == 1
+    np.testing.assert_allclose(losses, model.fit(x, y, batch_size=32, epochs=3, verbose=0)["loss"], rtol=2e-6)

@@ -67,7 +67,8 @@ def test_instructions(body, expected, schedule):
 
 
 def test_a_fused_product_is_rounded_once():
-    found = results("mov.f32 %f1, 0f3F800001; fma.rn.f32 %f2, %f1, %f1, 0fBF800002; mov.b32 %r2, %f2; cvt.u64.u32 %rd3, %r2; st.global.u64 [%rd2], %rd3;")
+    found = results("mov.f32 %f1, 0f3F800001; fma.rn.f32 %f2, %f1, %f1, 0fBF800002; mov.b32 %r2, %f2;"
+                    "cvt.u64.u32 %rd3, %r2; st.global.u64 [%rd2], %rd3;")
     assert found[0] == np.float32(2.0**-46).view(np.uint32)
 
 

@@ -19,7 +19,8 @@ from nnkit.scalar import exp, log
 def pointwise(forward_twin: Twin, backward_twin: Twin) -> tuple[Kernel, Kernel]:
     """The forward and the backward kernel of the scalar functions that their twins are made of. A task covers its share of the rows."""
     f, df = forward_twin.formula, backward_twin.formula
-    assert f is not None and df is not None
+    assert f is not None
+    assert df is not None
     count = len(inspect.signature(f).parameters) - 1
     inner, inner_derivative = scalar(f), scalar(df)
 

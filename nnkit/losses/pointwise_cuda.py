@@ -27,7 +27,8 @@ def weight_of(w, r, R):
 def pointwise_loss(forward_twin: Twin, backward_twin: Twin) -> tuple[Kernel, Kernel]:
     """The forward and the backward kernel of the scalar functions that their twins are made of."""
     f, df = forward_twin.formula, backward_twin.formula
-    assert f is not None and df is not None
+    assert f is not None
+    assert df is not None
     count = len(inspect.signature(f).parameters) - 2
     inner, inner_derivative = scalar(f), scalar(df)
 

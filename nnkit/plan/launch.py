@@ -15,7 +15,10 @@ import attrs
 
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
-__all__ = ["CHUNK", "DEPTH", "ENTRY", "LEDGE", "PAD", "THREADS", "dependences", "into_launches", "lanes_of", "regions", "scratch_bytes", "size_products", "slices_bytes", "step_words"]
+__all__ = [
+    "CHUNK", "DEPTH", "ENTRY", "LEDGE", "PAD", "THREADS", "dependences", "into_launches", "lanes_of", "regions", "scratch_bytes", "size_products",
+    "slices_bytes", "step_words",
+]
 
 THREADS = 256                                            # of a block
 ENTRY = "launch"                                         # the name of a launch's kernel in its PTX
@@ -95,7 +98,7 @@ def _tasks(step: Step) -> int:
 
 
 def _row_tasks(steps: Sequence[Step]) -> int:
-    """Of a chain: about one element of its largest step for each thread, or less where that leaves multiprocessors idle; a task has a row at least."""
+    """Of a chain: about one element of its largest step for each thread, fewer where that leaves multiprocessors idle; a task has a row at least."""
     largest = max(buffer.size for step in steps for buffer in step.writes + step.updates)
     wanted = max(-(-largest // THREADS), min(DEVICE, -(-largest // FEW_ELEMENTS)))
     return max(1, min(steps[0].rows, MOST_TASKS, wanted))
@@ -122,7 +125,7 @@ def _sized(step: Step) -> Step:
 def scratch_bytes(steps: Sequence[Step]) -> int:
     """Bytes of shared memory that these steps need, one after the other."""
     tiles = [slices_bytes(side, step.writes[0].dtype) for step in steps for side in SIDES if step.kernel in {f"{name}_{side}" for name in PRODUCTS}]
-    pieces = [CHUNK * LEDGE * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == PRODUCTS[2]]
+    pieces = [(CHUNK * LEDGE + THREADS) * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == PRODUCTS[2]]
     return max([SUMS_BYTES, *tiles, *pieces])
 
 
@@ -141,8 +144,8 @@ def step_words(step: Step) -> int:
 def into_launches(plan: Plan) -> Plan:
     """Put the steps into the order of launches and say where launches (`groups`) and lanes begin.
 
-    A launch takes every step whose predecessors are done, and lets row-local chains run on as far as they can. So the row-local part of a network goes
-    through forward and backward in one launch, and the gradients of all weights follow side by side in the next.
+    A launch takes every step whose predecessors are done, and lets row-local chains run on as far as they can. So the row-local part of a network
+    goes through forward and backward in one launch, and the gradients of all weights follow side by side in the next.
     """
     before = dependences(plan)
     done: set[int] = set()

@@ -115,9 +115,9 @@ class Step:
 class Plan:
     """Steps, in order; what buffers there are; which steps run as a group; where the arena's buffers lie.
 
-    groups: index of the first step of every group. lanes: of every lane, in plans for a device: see plan/launch.py. shared: name -> name of the buffer whose memory it takes over (in place). terms: names of the
-    parts of the loss that "sums" holds, in their order. offsets: name -> byte offset in the arena. arena_bytes: size of the arena;
-    separate_bytes: what it would be without sharing.
+    groups: index of the first step of every group. lanes: of every lane, in plans for a device: see plan/launch.py. shared: name -> name of the
+    buffer whose memory it takes over (in place). terms: names of the parts of the loss that "sums" holds, in their order. offsets: name -> byte
+    offset in the arena. arena_bytes: size of the arena; separate_bytes: what it would be without sharing.
     """
 
     mode: str

@@ -49,7 +49,9 @@ def narrow_product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, 
 
 @routine
 def product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias):
-    """Rows [start, stop) of y = A B + bias. A sum goes over k in ascending order, or, where few columns have long sums, is shared by a warp. y, a, b: pointers; A(i, k) = a[i row_a + k step_a], B(k, j) = b[k step_b + j column_b]; bias [N] or empty."""
+    """Rows [start, stop) of y = A B + bias. A sum goes over k in ascending order, or, where few columns have long sums, is shared by a warp.
+
+    y, a, b: pointers; A(i, k) = a[i row_a + k step_a], B(k, j) = b[k step_b + j column_b]; bias [N] or empty."""
     shifts, T = data(bias), bias.dtype.type
     if N < NARROW and K >= LONG and step_a == 1:         # else its lanes would read far apart
         narrow_product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias)
@@ -71,31 +73,39 @@ def product(start, stop, N, K, y, a, row_a, step_a, b, step_b, column_b, bias):
         y[e] = total
 
 
+PIECES = 64 * CHUNK // THREADS                           # elements of B that a thread brings
+pieces = registers(PIECES)
+
+
 @routine
 def product_transposed(start, stop, N, K, y, a, b, like):
     """Rows [start, stop) of y = A B^T, A [M, K], B [N, K], pointers: a sum goes over k in ascending order.
 
-    A thread would read its own row of B, far from its neighbour's; so pieces of B, up to 64 of its rows, come through shared memory: CHUNK steps along
-    k at a time, in rows of B's elements of one k.
+    A thread would read its own row of B, far from its neighbour's; so pieces of both factors, 64 rows of B or 32, come through shared memory: CHUNK
+    steps along k at a time, B's elements of one k side by side, A's rows behind them.
     """
     T, place, t = like.dtype.type, scratch(like), thread()
+    coming = pieces(like)
     bits = 6 if N > 32 else 5
     columns = 1 << bits
-    row, column = t >> bits, t & (columns - 1)
+    row, column, own_row, own_k = t >> bits, t & (columns - 1), t // CHUNK, t % CHUNK
     for first in range(start, stop, THREADS >> bits):
-        i = min(first + row, stop - 1)
         for j0 in range(0, N, columns):
             total = T(0)
             for k0 in range(0, K, CHUNK):
+                value = a[(first + own_row) * K + k0 + own_k] if first + own_row < stop and k0 + own_k < K else T(0)
+                for u in range(PIECES):                  # all on their way before the first is put down
+                    j = j0 + own_row + u * (THREADS // CHUNK)
+                    coming[u] = b[j * K + k0 + own_k] if j < N and k0 + own_k < K else T(0)
                 barrier()                                # whoever used the scratch before is done
-                for e in range(t, columns * CHUNK, THREADS):
-                    j, k = e // CHUNK, e % CHUNK
-                    place[k * LEDGE + j] = b[(j0 + j) * K + k0 + k] if j0 + j < N and k0 + k < K else T(0)
+                place[CHUNK * LEDGE + t] = value
+                for u in range(PIECES):
+                    place[own_k * LEDGE + own_row + u * (THREADS // CHUNK)] = coming[u]
                 barrier()
-                for k in range(min(CHUNK, K - k0)):
-                    total += a[i * K + k0 + k] * place[k * LEDGE + column]
+                for k in range(CHUNK):
+                    total += place[CHUNK * LEDGE + row * CHUNK + k] * place[k * LEDGE + column]
             if first + row < stop and j0 + column < N:
-                y[i * N + j0 + column] = total
+                y[(first + row) * N + j0 + column] = total
 
 
 def slices(side: int, along_k: bool) -> Any:
