@@ -131,7 +131,8 @@ def compile_launch(lanes: Sequence[Sequence[Kernel]], dtype: str, architecture: 
         run(words, types.int64(cuda.blockIdx.x))
 
     with _for_architecture(architecture):
-        ptx, _ = cuda.compile_ptx(launch, types.void(types.UniTuple(types.int64, position)), cc=architecture, launch_bounds=(THREADS, BLOCKS))
+        blocks = BLOCKS if architecture >= ARCHITECTURE else 1        # for older ones ptxas does without a few more registers only by spilling
+        ptx, _ = cuda.compile_ptx(launch, types.void(types.UniTuple(types.int64, position)), cc=architecture, launch_bounds=(THREADS, blocks))
     return _tidied(ptx)
 
 
