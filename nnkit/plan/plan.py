@@ -24,7 +24,7 @@ class Buffer:
     """A named array. Two buffers of one name are the same memory, seen with different shapes.
 
     role: input, target (filled from the data set), activation, workspace (arena); parameter, gradient, state, constant (persistent);
-    external (the caller's own array, bound by address; its first dimension is unknown here and stands as 0).
+    external (the caller's own array, bound by address; a first dimension that is unknown here stands as 0).
     inside: (name of the buffer that this one is a piece of, offset in elements), or None.
     """
 
