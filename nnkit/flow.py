@@ -71,7 +71,7 @@ def _kind_behind(graph: Graph, node: Node, kinds: dict[int, str]) -> str:
                 raise ValueError(f"layer {node.name!r} must take numbers of nodes from an Input, received what layer {start.name!r} gives")
             kinds[source] = "places"
             continue
-        sparse = kinds[source] == "sparse" and position == 0 and (layer.takes_sparse or layer.keeps_sparse)
+        sparse = kinds[source] == "sparse" and position == 0 and layer.takes_sparse
         if kinds[source] != wanted and not sparse:
             found = WORDS.get(kinds[source], "numbers of nodes")
             raise ValueError(f"layer {node.name!r} must take {WORDS[wanted]} as its input number {position}, received {found} from {start.name!r}")

@@ -41,7 +41,6 @@ class Dense(Layer):
     """
 
     keeps_mask: ClassVar[bool] = True
-    takes_sparse: ClassVar[bool] = True
 
     units: int = integer(low=1)
     activation: ActivationFunction = child("activation", default="linear")
@@ -51,6 +50,11 @@ class Dense(Layer):
     kernel_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
     bias_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
     activity_regularizer: ActivityRegularizer | None = child("activity_regularizer", default=None, none=True, kw_only=True)
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Yes."""
+        return True
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The input's shape with `units` as its last entry."""

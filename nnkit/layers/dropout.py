@@ -37,11 +37,15 @@ class Dropout(Layer):
     """
 
     keeps_mask: ClassVar[bool] = True
-    keeps_sparse: ClassVar[bool] = True
 
     rate: float = real(low=0, high=1, high_open=True)
     noise_shape: tuple[int | None, ...] | None = shape_of(default=None, low=1, none=True)
     seed: int | None = integer(default=None, low=0, none=True)
+
+    @property
+    def keeps_sparse(self) -> bool:
+        """Where every number has a draw of its own."""
+        return self.noise_shape is None
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The input's shape. Raises ValueError where noise_shape does not fit it."""

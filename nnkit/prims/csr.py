@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from nnkit.layers.base import Form
     from nnkit.plan.build import Builder
 
-__all__ = ["Csr", "GraphBuffer", "aggregate", "form_name"]
+__all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "largest_neighbours"]
+
+
+EXPONENTIAL = 16                                         # FLOPs of an entry's part of a softmax, about
 
 
 @attrs.frozen
@@ -135,4 +138,37 @@ def aggregate(g: Builder, a: Csr, x: Buffer, bias: str | None = None) -> Buffer:
         a.transposed(g).multiply(g, dx, dy)
         return dx, a.entry_gradient(g, dy, x)
     g.on_backward(y, [x, a.values], backward)
+    return y
+
+
+def attend(g: Builder, a: Csr, s: Buffer, t: Buffer, slope: float) -> Buffer:
+    """alpha [E, H]: for each head the softmax over the entries of a row i of LeakyReLU(s_i + t_j); with its backward steps."""
+    heads = s.shape[1]
+    alpha = g.buffer("alpha", a.entries, heads)
+    tasks, flops = a.tasks(EXPONENTIAL * heads), EXPONENTIAL * alpha.size
+    g.step("prims.attention.edge_softmax_forward", [alpha], [a.starts, a.columns, s, t], scalars=[slope], tasks=tasks, flops=flops)
+
+    def backward(dalpha: Buffer) -> tuple[Buffer, Buffer]:
+        dscores, ds, dt = g.buffer("dscores", *alpha.shape), g.buffer("ds", *s.shape), g.buffer("dt", *t.shape)
+        g.step("prims.attention.edge_softmax_backward", [dscores, ds], [a.starts, a.columns, alpha, dalpha, s, t], scalars=[slope], tasks=tasks,
+               flops=flops)
+        turned = a.with_values(dscores).transposed(g)
+        g.step("prims.attention.csr_row_sums", [dt], [turned.starts, turned.values], tasks=a.tasks(heads))
+        return ds, dt
+    g.on_backward(alpha, [s, t], backward)
+    return alpha
+
+
+def largest_neighbours(g: Builder, a: Csr, x: Buffer) -> Buffer:
+    """y_i = feature by feature the largest x_j of the entries of row i, 0 for an empty row; with its backward step."""
+    y = g.buffer("largest", a.shape[0], x.shape[1])
+    best = g.buffer("best", *y.shape, dtype="int32")
+    tasks = a.tasks(x.shape[1])
+    g.step("prims.segment.csr_max_forward", [y, best], [a.starts, a.columns, x], tasks=tasks)
+
+    def backward(dy: Buffer) -> Buffer:
+        dx = g.buffer("dx", *x.shape)
+        g.step("prims.segment.csr_max_backward", [dx], [*a.turned, best, dy], tasks=tasks)
+        return dx
+    g.on_backward(y, [x], backward)
     return y
