@@ -128,6 +128,7 @@ class Tape:
         words: list[int] = []
         starts: list[int] = []
         self._externals.clear()
+        known = {buffer.name for step in self.plan.steps for buffer in step.buffers if buffer.role == "external" and buffer.size}
         for step in self.plan.steps:
             starts.append(len(words))
             position = len(words)
@@ -136,7 +137,8 @@ class Tape:
                 external = buffer.role == "external"
                 addresses.append(0 if external else self.memory.address(buffer, self.plan))
                 if external:                             # of an array whose shape the plan knows only the address is missing
-                    self._externals.setdefault(buffer.name, []).append((position, 0 if buffer.size else len(buffer.shape), buffer.nbytes))
+                    missing = 0 if buffer.name in known else len(buffer.shape)
+                    self._externals.setdefault(buffer.name, []).append((position, missing, buffer.nbytes))
                 position += 1 + len(buffer.shape)
             words += words_of(step, addresses)
         self.words = np.array(words or [0], np.int64)
