@@ -78,7 +78,7 @@ def join(y, carry, starts, bias, parts):
     T = y.dtype.type
     begun = False
     for part in range(parts):
-        row, e = walk_cut(starts, parts, part)
+        row, _e = walk_cut(starts, parts, part)
         last_row, last = walk_cut(starts, parts, part + 1)
         if begun and row < last_row:
             for f in range(F):
