@@ -9,9 +9,24 @@ entries in which a row's end is a step of its own, E + R steps. A task takes an 
 
 from __future__ import annotations
 
-from nnkit.jit import Int, Labels, Matrix, Ordinals, Vector, kernel, routine
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nnkit.jit import I64, Int, Labels, Matrix, Ordinals, Vector, kernel, routine, vector_bytes
+from nnkit.prims.rows_cpu import fill_run
+from nnkit.prims.simd_cpu import LINE, Emitter, address, itemsize, lanes
 
 __all__ = ["csr_entries", "csr_entries_heads", "csr_join", "csr_join_heads", "csr_product", "csr_product_heads", "row_cut", "walk_cut"]
+
+HALF = 8
+MOST = 8 if vector_bytes() == 32 else 16                 # registers of a row that are summed side by side: AVX2 has 16 in all, others 32
+REGISTERS = tuple(sorted({*range(1, HALF + 1), MOST}))
+AHEAD = 24                                               # entries between the fetching of a row of x and its use
 
 
 @routine
@@ -36,6 +51,114 @@ def row_cut(starts, tasks, task):
     return i + 1 if e > starts[i] else i
 
 
+def each_variant(e: Emitter, n: Any, emit: Callable[[int, list[Any]], None]) -> None:
+    """emit(V, masks) for the number V of registers that n numbers fill, one of REGISTERS: code for each, of which one runs. A mask is None where
+    the register is whole."""
+    builder = e.b
+    needed = builder.sdiv(builder.add(n, I64(e.lanes - 1)), I64(e.lanes))
+    end = builder.append_basic_block("variants_end")
+    choice = builder.switch(needed, end)
+    for V in REGISTERS:
+        block = builder.append_basic_block(f"registers_{V}")
+        choice.add_case(I64(V), block)
+        builder.position_at_end(block)
+        emit(V, [None] * (V - 1) + [e.first(builder.sub(n, I64((V - 1) * e.lanes)))])
+        builder.branch(end)
+    builder.position_at_end(end)
+
+
+def fetch_row(e: Emitter, row: Any, V: int, n: Any) -> None:
+    """Fetch n numbers, V registers, from an address on: a line each, and the line of the last one, since rows need not begin with a line."""
+    for at in range(0, V * e.lanes * e.itemsize, LINE):
+        e.prefetch(e.b.add(row, I64(at)), near=True)
+    e.prefetch(e.b.add(row, e.b.mul(e.b.sub(n, I64(1)), I64(e.itemsize))), near=True)
+
+
+@intrinsic
+def sum_rows(typing_context: Any, y: Any, rows: Any, first: Any, limit: Any, ends: Any, columns: Any, values: Any, x: Any, F: Any, n: Any,
+             bias: Any, known: Any, like: Any) -> Any:
+    """y[i F:][:n] = bias[:n] + the sum of values[e] x[columns[e] F:][:n] over the entries of row i, for i < rows.
+
+    Row i's entries end before ends[i], at the latest before `limit`, the next row's begin there; row 0's begin at `first`. By address; ends of
+    int64, columns of int32; bias may be 0, for none. n fills one of REGISTERS. known: number of entries whose columns may be read.
+    """
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, rows, first, limit, ends, columns, factors, x, F, n, bias, known, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        column_of = builder.inttoptr(columns, ir.IntType(32).as_pointer())
+        end_of = builder.inttoptr(ends, I64.as_pointer())
+        factor_of, stride = e.pointer(factors), builder.mul(F, I64(e.itemsize))
+        biased = builder.icmp_signed("!=", bias, I64(0))
+        top = builder.sub(known, I64(1))
+
+        def address_of(entry: Any) -> Any:
+            return builder.add(x, builder.mul(builder.sext(builder.load(builder.gep(column_of, [entry])), I64), stride))
+
+        def emit(V: int, masks: list[Any]) -> None:
+            begin = cgutils.alloca_once_value(builder, first)
+            start = [cgutils.alloca_once_value(builder, e.zero) for _ in range(V)]
+            with builder.if_then(biased):
+                for r in range(V):
+                    builder.store(e.load(e.at(e.pointer(bias), r * e.lanes), masks[r]), start[r])
+            sums = [cgutils.alloca_once_value(builder, e.zero) for _ in range(V)]
+            with cgutils.for_range(builder, rows) as row:
+                end = builder.load(builder.gep(end_of, [row.index]))
+                end = builder.select(builder.icmp_signed("<", end, limit), end, limit)
+                for r in range(V):
+                    builder.store(builder.load(start[r]), sums[r])
+                with cgutils.for_range_slice(builder, builder.load(begin), end, I64(1)) as (entry, _):
+                    ahead = builder.add(entry, I64(AHEAD))
+                    fetch_row(e, address_of(builder.select(builder.icmp_signed("<", ahead, top), ahead, top)), V, n)
+                    factor = e.splat(builder.load(e.at(factor_of, entry)))
+                    source = e.pointer(address_of(entry))
+                    for r in range(V):
+                        builder.store(e.fma(factor, e.load(e.at(source, r * e.lanes), masks[r]), builder.load(sums[r])), sums[r])
+                builder.store(end, begin)
+                target = e.at(e.pointer(y), builder.mul(row.index, F))
+                for r in range(V):
+                    e.store(builder.load(sums[r]), e.at(target, r * e.lanes), masks[r])
+        each_variant(e, n, emit)
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 12, like), codegen
+
+
+@routine
+def width(n, lane):
+    """How many of n numbers go side by side: those of MOST registers, or of HALF, or all, where they fill at most HALF."""
+    if n >= MOST * lane:
+        return MOST * lane
+    return min(n, HALF * lane)
+
+
+@routine
+def product(task, tasks, y, carry, starts, columns, values, x, bias):
+    """See csr_product."""
+    F, size, lane, total = y.shape[1], itemsize(y), lanes(y), starts[starts.size - 1]
+    T = y.dtype.type
+    row, e = walk_cut(starts, tasks, task)
+    stop, last = walk_cut(starts, tasks, task + 1)
+    torn = row < stop and e > starts[row]                # a row that ends here and did not begin here
+    head = starts[row + 1] if torn else e
+    own = row + torn
+    tail = max(head, starts[stop])
+    fill_run(address(carry) + size * 2 * task * F, T(0), 2 * F, y)
+    if torn:
+        fill_run(address(y) + size * row * F, T(0), F, y)
+    f = 0
+    while f < F:
+        n = width(F - f, lane)
+        c, d, v, at = address(columns), address(carry) + size * (2 * task * F + f), address(values), address(x) + size * f
+        b = address(bias) + size * f if bias.size else 0
+        ends = address(starts) + 8
+        if torn:
+            sum_rows(d, 1, e, head, ends + 8 * row, c, v, at, F, n, 0, total, y)
+        if own < stop:
+            sum_rows(address(y) + size * (own * F + f), stop - own, head, last, ends + 8 * own, c, v, at, F, n, b, total, y)
+        if last > tail:
+            sum_rows(d + size * F, 1, tail, last, ends + 8 * stop, c, v, at, F, n, 0, total, y)
+        f += n
+
+
 @routine
 def add_entries(y, h, U, first, last, columns, values, x):
     """y[h U + u] += the sum over entries first <= e < last of values[e, h] x[columns[e], h U + u], u < U."""
@@ -45,7 +168,7 @@ def add_entries(y, h, U, first, last, columns, values, x):
 
 
 @routine
-def product(task, tasks, y, carry, starts, columns, values, x, bias):
+def product_heads(task, tasks, y, carry, starts, columns, values, x, bias):
     """See csr_product_heads."""
     H, F = values.shape[1], y.shape[1]
     U = F // H
@@ -101,7 +224,7 @@ def csr_product_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: O
     that lie whole in its share of the walk; of the row that it ends and did not begin the sum goes to carry[2 t] and y becomes 0, of the one
     that it does not end to carry[2 t + 1]: see csr_join. Writes y, carry (=).
     """
-    product(task, tasks, y, carry, starts, columns, values, x, bias)
+    product_heads(task, tasks, y, carry, starts, columns, values, x, bias)
 
 
 @kernel
@@ -113,7 +236,7 @@ def csr_join_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordi
 @kernel
 def csr_product(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Vector, x: Matrix, bias: Vector) -> None:
     """y = A x + bias: csr_product_heads with one head, values [E]."""
-    product(task, tasks, y, carry, starts, columns, values.reshape(values.size, 1), x, bias)
+    product(task, tasks, y, carry, starts, columns, values, x, bias)
 
 
 @kernel
