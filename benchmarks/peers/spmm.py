@@ -36,7 +36,7 @@ def runners(a: scipy.sparse.csr_matrix, x: np.ndarray, threads: int) -> dict[str
     except ImportError:
         return made
     torch.set_num_threads(threads)
-    matrix = torch.sparse_csr_tensor(torch.from_numpy(a.indptr.astype(np.int64)), torch.from_numpy(a.indices.astype(np.int64)),
+    matrix = torch.sparse_csr_tensor(torch.from_numpy(a.indptr), torch.from_numpy(a.indices),
                                      torch.from_numpy(a.data), a.shape)
     right = torch.from_numpy(x)
     return {**made, "torch": (lambda: torch.sparse.mm(matrix, right), lambda: torch.sparse.mm(matrix, right).numpy())}
