@@ -1,4 +1,6 @@
-"""Kernels on the entries of a sparse matrix, each against the obvious formula in float64: shapes with empty and huge rows, cuts into tasks, padding."""
+"""Kernels on the entries of a sparse matrix, each against the obvious formula in float64: empty and huge rows, cuts into tasks, padding."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -90,7 +92,8 @@ def product(m, values, x, bias, tasks, heads=False, order=None):
     """A x + bias by the kernels, in that many tasks."""
     y, carry = m.empty(m.R, x.shape[1]), m.empty(2 * tasks, x.shape[1])
     run(csr_cpu.csr_product_heads if heads else csr_cpu.csr_product, tasks, y, carry, m.starts, m.columns, values, x, bias, order=order)
-    assert np.isfinite(y).all() and np.isfinite(carry).all()
+    assert np.isfinite(y).all()
+    assert np.isfinite(carry).all()
     (csr_cpu.csr_join_heads if heads else csr_cpu.csr_join)(0, 1, y, carry, m.starts, m.columns, bias, tasks)
     return y
 
@@ -170,8 +173,10 @@ def test_tasks_have_equal_shares_of_entries_and_rows():
     m = Sparse(*MATRICES["huge"], "float32")
     for tasks in TASKS:
         cuts = np.array([csr_cpu.walk_cut(m.starts, tasks, task) for task in range(tasks + 1)])
-        assert cuts[0].tolist() == [0, 0] and cuts[-1].tolist() == [m.R, m.used]
-        assert np.ptp(np.diff(cuts.sum(1))) <= 1 and (np.diff(cuts, axis=0) >= 0).all()
+        assert cuts[0].tolist() == [0, 0]
+        assert cuts[-1].tolist() == [m.R, m.used]
+        assert np.ptp(np.diff(cuts.sum(1))) <= 1
+        assert (np.diff(cuts, axis=0) >= 0).all()
 
 
 def softmax_of(m, a, slope):
@@ -187,7 +192,7 @@ def softmax_of(m, a, slope):
 
 
 def row_sums(starts, values):
-    return np.array([values[a:b].sum(0) for a, b in zip(starts[:-1], starts[1:], strict=True)]).reshape(len(starts) - 1, values.shape[1])
+    return np.array([values[a:b].sum(0) for a, b in itertools.pairwise(starts)]).reshape(len(starts) - 1, values.shape[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -224,7 +229,8 @@ def test_edge_softmax_of_large_scores_and_nan():
     run(attention_cpu.edge_softmax_forward, 2, spoilt, m.starts, m.columns, s, t, 0.2)
     there = np.zeros((m.E, 2), bool)
     there[m.starts[4]:m.starts[5], 1] = True
-    assert np.isnan(spoilt[there]).all() and (spoilt[~there] == alpha[~there]).all()
+    assert np.isnan(spoilt[there]).all()
+    assert (spoilt[~there] == alpha[~there]).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -258,7 +264,8 @@ def test_largest_of_neighbours(name, dtype):
         for tasks in (1, 3, 32):
             y, best, dx = m.empty(m.R, F), np.full((m.R, F), -7, np.int32), m.empty(m.C, F)
             run(segment_cpu.csr_max_forward, tasks, y, best, m.starts, m.columns, x)
-            assert np.array_equal(y, y_expected.astype(dtype)) and np.array_equal(best, best_expected)
+            assert np.array_equal(y, y_expected.astype(dtype))
+            assert np.array_equal(best, best_expected)
             run(segment_cpu.csr_max_backward, tasks, dx, m.starts_t, m.columns_t, m.places, best, dy)
             assert_near(dx, dx_expected, dtype, 10)
 
@@ -268,9 +275,11 @@ def test_largest_where_there_is_nan_or_infinity():
     m = Sparse(2, 4, np.zeros(4), np.arange(4), "float32")
     y, best = m.empty(2, 3), np.empty((2, 3), np.int32)
     segment_cpu.csr_max_forward(0, 1, y, best, m.starts, m.columns, x)
-    assert np.array_equal(y, [[-np.inf, np.nan, np.inf], [0, 0, 0]], equal_nan=True) and best.tolist() == [[0, 1, 2], [-1, -1, -1]]
+    assert np.array_equal(y, [[-np.inf, np.nan, np.inf], [0, 0, 0]], equal_nan=True)
+    assert best.tolist() == [[0, 1, 2], [-1, -1, -1]]
     segment_cpu.segment_max_forward(0, 1, y, best, np.array([0, 4, 4]), x)
-    assert np.array_equal(y, [[-np.inf, np.nan, np.inf], [0, 0, 0]], equal_nan=True) and best.tolist() == [[0, 1, 2], [-1, -1, -1]]
+    assert np.array_equal(y, [[-np.inf, np.nan, np.inf], [0, 0, 0]], equal_nan=True)
+    assert best.tolist() == [[0, 1, 2], [-1, -1, -1]]
 
 
 SEGMENTS = {"one": [0, 53], "several": [0, 0, 5, 6, 6, 40, 53, 53], "nodes behind": [0, 20, 30], "none": [0], "empty": [0, 0], "many": [*range(54)]}
@@ -282,7 +291,7 @@ def test_segments(name, dtype):
     rng = np.random.default_rng(0)
     segments = np.array(SEGMENTS[name], np.int64)
     G, V = len(segments) - 1, 53
-    runs = [slice(a, b) for a, b in zip(segments[:-1], segments[1:], strict=True)]
+    runs = [slice(a, b) for a, b in itertools.pairwise(segments)]
     for F in WIDTHS:
         x, dy = np.round(rng.standard_normal((V, F)), 1).astype(dtype), rng.standard_normal((G, F)).astype(dtype)
         sums, means, largest = (np.array([f(x[r].astype(float), 0) if r.start < r.stop else np.zeros(F) for r in runs]).reshape(G, F)
@@ -303,6 +312,7 @@ def test_segments(name, dtype):
                 run(backward, tasks, dx, segments, dy)
                 assert_near(dx, dexpected, dtype)
             run(segment_cpu.segment_max_forward, tasks, y, best, segments, x)
-            assert np.array_equal(y, largest.astype(dtype)) and np.array_equal(best, best_expected)
+            assert np.array_equal(y, largest.astype(dtype))
+            assert np.array_equal(best, best_expected)
             run(segment_cpu.segment_max_backward, tasks, dx, segments, best, dy)
             assert np.array_equal(dx, dlargest.astype(dtype))

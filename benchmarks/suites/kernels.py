@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
+import scipy.sparse
 
 import nnkit
 from nnkit.jit import Int, Matrix, kernel
@@ -17,7 +19,7 @@ from nnkit.runtime import store
 from nnkit.runtime.cpu import Memory, Tape
 
 Run = Callable[[int], None]
-Call = tuple[str, Sequence[np.ndarray], Sequence[float]]
+Call = tuple[Any, ...]                                   # name, arrays, scalars, and tasks where they are others than those of the rest
 Made = dict[str, tuple[Run, np.ndarray]]
 
 ACTIVATIONS = {"relu": nnkit.ReLU(), "leaky_relu": nnkit.LeakyReLU(0.3), "elu": nnkit.ELU(), "sigmoid": nnkit.Sigmoid(), "tanh": nnkit.Tanh(),
@@ -27,15 +29,16 @@ OPTIMIZERS = {"sgd": nnkit.SGD(0.01), "sgd_momentum": nnkit.SGD(0.01, momentum=0
 
 
 def on_tape(*calls: Call, tasks: int, threads: int) -> Run:
-    """A function of n that makes the calls (kernel, arrays in the kernel's order, scalars) n times, one after the other, each in that many tasks."""
+    """A function of n that makes the calls (kernel, arrays in the kernel's order, scalars) n times, one after the other, each in that many tasks;
+    a fourth member of a call is its own number of them."""
     arrays: dict[str, np.ndarray] = {}
     steps = []
-    for name, operands, scalars in calls:
+    for name, operands, scalars, *own in calls:
         buffers = []
         for operand in operands:
             buffers.append(Buffer(f"array{len(arrays)}", operand.shape, operand.dtype.name, "external"))
             arrays[buffers[-1].name] = operand
-        steps.append(Step(name, "benchmark", "forward", updates=tuple(buffers), scalars=tuple(scalars), tasks=tasks))
+        steps.append(Step(name, "benchmark", "forward", updates=tuple(buffers), scalars=tuple(scalars), tasks=[*own, tasks][0]))
     plan = Plan(mode="predict", batch=1, dtype="float32", steps=tuple(steps), groups=tuple(range(len(steps))))
     tape = Tape(plan, Memory(Layout("float32", {}, {}, {}, {}, {}, dense_size=0, trainable_size=0, rowwise=(), history={}, nbytes=0)), threads)
     tape.bind(arrays)
@@ -143,3 +146,35 @@ def passes(model: nnkit.Model, x: np.ndarray, dy: np.ndarray) -> dict[str, tuple
     gradients = {name: memory.view(buffer) for name, buffer in layout.gradients.items()}
     runs = {name: Tape(plan, memory, model.threads).run for name, plan in plans.items()}
     return {"forward": (runs["forward"], {"y": y}), "forward and backward": (runs["forward and backward"], {"x": dx, **gradients})}
+
+
+def random_graph(name: str, nodes: int, degree: int = 10) -> scipy.sparse.csr_matrix:
+    """A square matrix of about `degree` entries a row: "uniform", every entry as likely; "power": row and column r of the ranks as r^-0.6, in
+    random order, so that the largest row has a few thousandths of all entries."""
+    rng = np.random.default_rng(nodes)
+    if name == "uniform":
+        rows, columns = rng.integers(0, nodes, (2, nodes * degree))
+    else:
+        order = rng.permutation(nodes)
+        rows, columns = (order[(nodes * rng.random(nodes * degree) ** 2.5).astype(np.int64)] for _ in range(2))
+    flat = np.unique(rows * nodes + columns)
+    values = rng.standard_normal(len(flat), dtype=np.float32)
+    return scipy.sparse.csr_matrix((values, flat % nodes, np.searchsorted(flat, nodes * np.arange(nodes + 1))), shape=(nodes, nodes))
+
+
+def planetoid(file: str) -> scipy.sparse.csr_matrix:
+    """The matrix of a file with the arrays adj_data, adj_indices, adj_indptr, adj_shape, with self-loops."""
+    with np.load(file) as stored:
+        a = scipy.sparse.csr_matrix((stored["adj_data"], stored["adj_indices"], stored["adj_indptr"]), shape=tuple(stored["adj_shape"]))
+    return (a + scipy.sparse.identity(a.shape[0], np.float32)).tocsr()
+
+
+def sparse_product(a: scipy.sparse.csr_matrix, x: np.ndarray, threads: int) -> tuple[Run, np.ndarray]:
+    """y = A x by the kernel of graph layers: what runs it, and y."""
+    tasks = max(1, work_tasks(2 * a.nnz * x.shape[1], a.nnz * 4 * x.shape[1], most=32))
+    starts, columns, values = a.indptr.astype(np.int64), a.indices.astype(np.int32), a.data
+    y, carry = np.empty((a.shape[0], x.shape[1]), np.float32), np.empty((2 * tasks, x.shape[1]), np.float32)
+    none = np.empty(0, np.float32)
+    run = on_tape(("prims.csr.csr_product", [y, carry, starts, columns, values, x, none], (), tasks),
+                  ("prims.csr.csr_join", [y, carry, starts, columns, none], (tasks,), 1), tasks=tasks, threads=threads)
+    return run, y

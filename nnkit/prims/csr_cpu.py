@@ -9,9 +9,27 @@ entries in which a row's end is a step of its own, E + R steps. A task takes an 
 
 from __future__ import annotations
 
-from nnkit.jit import Int, Labels, Matrix, Ordinals, Vector, kernel, routine
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nnkit.jit import I64, Int, Labels, Matrix, Ordinals, Vector, kernel, routine, vector_bytes
+from nnkit.prims.rows_cpu import fill_run
+from nnkit.prims.simd_cpu import I1, I32, LINE, Emitter, address, itemsize, lanes
 
 __all__ = ["csr_entries", "csr_entries_heads", "csr_join", "csr_join_heads", "csr_product", "csr_product_heads", "row_cut", "walk_cut"]
+
+HALF = 8
+MOST = 8 if vector_bytes() == 32 else 16                 # registers of a row that are summed side by side: AVX2 has 16 in all, others 32
+REGISTERS = tuple(sorted({*range(1, HALF + 1), MOST}))
+AHEAD = 64                                               # lines of x that are fetched before they are used
+
+PERMUTES = vector_bytes() == 64                          # AVX-512 permutes a register by another one
 
 
 @routine
@@ -36,39 +54,199 @@ def row_cut(starts, tasks, task):
     return i + 1 if e > starts[i] else i
 
 
-@routine
-def add_entries(y, h, U, first, last, columns, values, x):
-    """y[h U + u] += the sum over entries first <= e < last of values[e, h] x[columns[e], h U + u], u < U."""
-    for e in range(first, last):
-        for u in range(U):
-            y[h * U + u] += values[e, h] * x[columns[e], h * U + u]
+def each_variant(e: Emitter, n: Any, emit: Callable[[int, list[Any]], None]) -> None:
+    """emit(V, masks) for the number V of registers that n numbers fill, one of REGISTERS: code for each, of which one runs. A mask is None where
+    the register is whole."""
+    builder = e.b
+    needed = builder.sdiv(builder.add(n, I64(e.lanes - 1)), I64(e.lanes))
+    end = builder.append_basic_block("variants_end")
+    choice = builder.switch(needed, end)
+    for V in REGISTERS:
+        block = builder.append_basic_block(f"registers_{V}")
+        choice.add_case(I64(V), block)
+        builder.position_at_end(block)
+        emit(V, [None] * (V - 1) + [e.first(builder.sub(n, I64((V - 1) * e.lanes)))])
+        builder.branch(end)
+    builder.position_at_end(end)
+
+
+def fetch_row(e: Emitter, row: Any, V: int, n: Any) -> None:
+    """Fetch n numbers, V registers, from an address on: a line each, and the line of the last one, since rows need not begin with a line."""
+    for at in range(0, V * e.lanes * e.itemsize, LINE):
+        e.prefetch(e.b.add(row, I64(at)), near=True)
+    e.prefetch(e.b.add(row, e.b.mul(e.b.sub(n, I64(1)), I64(e.itemsize))), near=True)
+
+
+def distance(e: Emitter, V: int) -> int:
+    """How many entries ahead rows of V registers are fetched: about AHEAD lines, some for the narrow, whose turns are short."""
+    return max(16, AHEAD * LINE // (V * e.lanes * e.itemsize))
+
+
+@attrs.frozen
+class Walk:
+    """The way through rows of entries, of which each reads a row of F numbers of x: see `sum_rows` for the fields. All by address.
+
+    columns 0: entry e reads row e of x.
+    """
+
+    e: Emitter
+    first: Any
+    limit: Any
+    ends: Any
+    columns: Any
+    x: Any
+    F: Any
+    known: Any
+
+    def place(self, entry: Any) -> Any:
+        """Number of the row of x that an entry reads."""
+        column = self.e.b.inttoptr(self.columns, I32.as_pointer())
+        return self.e.b.sext(self.e.b.load(self.e.b.gep(column, [entry])), I64)
+
+    def address(self, x: Any, place: Any) -> Any:
+        """Address of a row of a matrix of numbers of x's size."""
+        return self.e.b.add(x, self.e.b.mul(place, self.e.b.mul(self.F, I64(self.e.itemsize))))
+
+    def through(self, rows: Any, V: int, n: Any, begin: Callable[[Any, Any, Any], Any], visit: Callable[[Any, Any], None],
+                finish: Callable[[Any], None]) -> None:
+        """For each row i: begin(i, its first entry, its end), which says from which entry on; visit(entry, address in x) for each; finish(i)."""
+        builder, top = self.e.b, self.e.b.sub(self.known, I64(1))
+        position = cgutils.alloca_once_value(builder, self.first)
+        ends = builder.inttoptr(self.ends, I64.as_pointer())
+        with cgutils.for_range(builder, rows) as loop:
+            end = builder.load(builder.gep(ends, [loop.index]))
+            end = builder.select(builder.icmp_signed("<", end, self.limit), end, self.limit)
+            start = begin(loop.index, builder.load(position), end)
+            with cgutils.for_range_slice(builder, start, end, I64(1)) as (entry, _):
+                ahead = builder.add(entry, I64(distance(self.e, V)))
+                ahead = builder.select(builder.icmp_signed("<", ahead, top), ahead, top)
+                fetch_row(self.e, self.address(self.x, self.place(ahead)), V, n)
+                visit(entry, self.address(self.x, self.place(entry)))
+            builder.store(end, position)
+            finish(loop.index)
+
+
+def indices_of(e: Emitter, column: Any, U: Any, n: Any) -> Any:
+    """Where n numbers from a column on have their heads, U each: int32 on the stack, in whole registers."""
+    builder = e.b
+    table = cgutils.alloca_once(builder, I32, size=MOST * e.lanes)
+    with cgutils.for_range(builder, n) as loop:
+        builder.store(builder.trunc(builder.sdiv(builder.add(column, loop.index), U), I32), builder.gep(table, [loop.index]))
+    return table
+
+
+def permuted(e: Emitter, value: Any, index: Any) -> Any:
+    """value[index] for every lane, AVX-512."""
+    integer = ir.VectorType(ir.IntType(8 * e.itemsize), e.lanes)
+    index = index if index.type == integer else e.b.zext(index, integer)
+    name = f"llvm.x86.avx512.permvar.{'sf' if e.itemsize == 4 else 'df'}.512"
+    return e.b.call(cgutils.get_or_insert_function(e.b.module, ir.FunctionType(e.vector, [e.vector, integer]), name), [value, index])
+
+
+def sum_rows(headed: bool) -> Any:
+    """f(y, rows, first, limit, ends, columns, values, stride, x, F, n, bias, known, column, U, like), by address:
+
+    y[i F:][:n] = bias[:n] + the sum of values[e stride] x[columns[e] F:][:n] over the entries of row i, for i < rows.
+
+    Row i's entries end before ends[i], at the latest before `limit`, the next row's begin there; row 0's begin at `first`. ends: int64; columns:
+    int32; bias may be 0, for none. n fills one of REGISTERS. known: number of entries whose columns may be read.
+    headed: values[e stride:] holds a number for each of `stride` heads, at most a register; number k belongs to head (column + k) // U.
+    """
+    @intrinsic
+    def rows_of(typing_context: Any, y: Any, rows: Any, first: Any, limit: Any, ends: Any, columns: Any, factors: Any, stride: Any, x: Any, F: Any,
+                n: Any, bias: Any, known: Any, column: Any, U: Any, like: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            y, rows, first, limit, ends, columns, factors, stride, x, F, n, bias, known, column, U, _ = values
+            e = Emitter(builder, signature.args[-1].dtype)
+            walk = Walk(e, first, limit, ends, columns, x, F, known)
+            biased = builder.icmp_signed("!=", bias, I64(0))
+            table, some = (indices_of(e, column, U, n), e.first(stride)) if headed else (None, None)
+
+            def emit(V: int, masks: list[Any]) -> None:
+                start = [cgutils.alloca_once_value(builder, e.zero) for _ in range(V)]
+                with builder.if_then(biased):
+                    for r in range(V):
+                        builder.store(e.load(e.at(e.pointer(bias), r * e.lanes), masks[r]), start[r])
+                whole = e.all_lanes(ir.Constant(I1, 1))
+                indices = [e.load_whole(builder.gep(table, [I64(r * e.lanes)]), whole) for r in range(V)] if headed else []
+                sums = [cgutils.alloca_once_value(builder, e.zero) for _ in range(V)]
+
+                def begin(i: Any, entry: Any, end: Any) -> Any:
+                    for r in range(V):
+                        builder.store(builder.load(start[r]), sums[r])
+                    return entry
+
+                def visit(entry: Any, row: Any) -> None:
+                    factor = e.at(e.pointer(factors), builder.mul(entry, stride))
+                    factor = e.load(factor, some) if headed else e.splat(builder.load(factor))
+                    for r in range(V):
+                        own = permuted(e, factor, indices[r]) if headed else factor
+                        value = e.load(e.at(e.pointer(row), r * e.lanes), masks[r])
+                        builder.store(e.fma(own, value, builder.load(sums[r])), sums[r])
+
+                def finish(i: Any) -> None:
+                    target = e.at(e.pointer(y), builder.mul(i, F))
+                    for r in range(V):
+                        e.store(builder.load(sums[r]), e.at(target, r * e.lanes), masks[r])
+                walk.through(rows, V, n, begin, visit, finish)
+            each_variant(e, n, emit)
+            return context.get_dummy_value()
+        return types.void(*[types.int64] * 15, like), codegen
+    return rows_of
+
+
+sum_single, sum_headed = sum_rows(False), sum_rows(True)
 
 
 @routine
-def product(task, tasks, y, carry, starts, columns, values, x, bias):
-    """See csr_product_heads."""
-    H, F = values.shape[1], y.shape[1]
+def width(n, lane):
+    """How many of n numbers go side by side: those of MOST registers, or of HALF, or all, where they fill at most HALF."""
+    if n >= MOST * lane:
+        return MOST * lane
+    return min(n, HALF * lane)
+
+
+@routine
+def add_rows(y, rows, first, limit, ends, columns, values, H, x, bias, known, like, F):
+    """y[i] = bias + the sum over the entries of row i, as in `sum_rows`, for all F numbers of a row: side by side as many as registers hold,
+    whatever their heads, where a permutation finds their factors, else a head at a time."""
+    size, lane = itemsize(like), lanes(like)
     U = F // H
+    together = H == 1 or (PERMUTES and H <= lane)
+    f = 0
+    while f < F:
+        h = 0 if together else f // U
+        n = width(F - f if together else (h + 1) * U - f, lane)
+        b = bias + size * f if bias else 0
+        if H > 1 and together:
+            sum_headed(y + size * f, rows, first, limit, ends, columns, values, H, x + size * f, F, n, b, known, f, U, like)
+        else:
+            sum_single(y + size * f, rows, first, limit, ends, columns, values + size * h, H, x + size * f, F, n, b, known, 0, 1, like)
+        f += n
+
+
+@routine
+def product(task, tasks, y, carry, starts, columns, values, H, x, bias):
+    """See csr_product_heads. values: their address."""
+    F, size, known = y.shape[1], itemsize(y), starts[starts.size - 1]
     T = y.dtype.type
     row, e = walk_cut(starts, tasks, task)
-    last_row, last = walk_cut(starts, tasks, task + 1)
-    carry[2 * task] = T(0)
-    carry[2 * task + 1] = T(0)
-    if row < last_row and e > starts[row]:
-        y[row] = T(0)
-        for h in range(H):
-            add_entries(carry[2 * task], h, U, e, starts[row + 1], columns, values, x)
-        e = starts[row + 1]
-        row += 1
-    while row < last_row:
-        for f in range(F):
-            y[row, f] = bias[f] if bias.size else T(0)
-        for h in range(H):
-            add_entries(y[row], h, U, e, starts[row + 1], columns, values, x)
-        e = starts[row + 1]
-        row += 1
-    for h in range(H):
-        add_entries(carry[2 * task + 1], h, U, e, last, columns, values, x)
+    stop, last = walk_cut(starts, tasks, task + 1)
+    torn = row < stop and e > starts[row]                # a row that ends here and did not begin here
+    head = starts[row + 1] if torn else e
+    own = row + torn
+    tail = max(head, starts[stop])
+    fill_run(address(carry) + size * 2 * task * F, T(0), 2 * F, y)
+    if torn:
+        fill_run(address(y) + size * row * F, T(0), F, y)
+    b = address(bias) if bias.size else 0
+    for part in range(3):                                # the torn row, whole rows, the row that does not end here: one place of code
+        i = row if part == 0 else own if part == 1 else stop
+        rows = torn if part == 0 else stop - own if part == 1 else last > tail
+        to = address(y) + size * own * F if part == 1 else address(carry) + size * (2 * task + part // 2) * F
+        first, limit = e if part == 0 else head if part == 1 else tail, head if part == 0 else last
+        if rows > 0:
+            add_rows(to, rows, first, limit, address(starts) + 8 * (i + 1), address(columns), values, H, address(x), b if part == 1 else 0, known, y, F)
 
 
 @routine
@@ -78,7 +256,7 @@ def join(y, carry, starts, bias, parts):
     T = y.dtype.type
     begun = False
     for part in range(parts):
-        row, e = walk_cut(starts, parts, part)
+        row, _e = walk_cut(starts, parts, part)
         last_row, last = walk_cut(starts, parts, part + 1)
         if begun and row < last_row:
             for f in range(F):
@@ -101,7 +279,7 @@ def csr_product_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: O
     that lie whole in its share of the walk; of the row that it ends and did not begin the sum goes to carry[2 t] and y becomes 0, of the one
     that it does not end to carry[2 t + 1]: see csr_join. Writes y, carry (=).
     """
-    product(task, tasks, y, carry, starts, columns, values, x, bias)
+    product(task, tasks, y, carry, starts, columns, address(values), values.shape[1], x, bias)
 
 
 @kernel
@@ -113,7 +291,7 @@ def csr_join_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordi
 @kernel
 def csr_product(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Vector, x: Matrix, bias: Vector) -> None:
     """y = A x + bias: csr_product_heads with one head, values [E]."""
-    product(task, tasks, y, carry, starts, columns, values.reshape(values.size, 1), x, bias)
+    product(task, tasks, y, carry, starts, columns, address(values), 1, x, bias)
 
 
 @kernel

@@ -128,11 +128,11 @@ class Emitter:
         assembly = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0", side_effect=True)
         return self.b.call(assembly, [pointer])
 
-    def prefetch(self, address: Any, write: bool = False) -> None:
-        """Fetch the line of an address for reading, into the second-level cache, or for writing, into the first. Any address will do."""
+    def prefetch(self, address: Any, write: bool = False, near: bool = False) -> None:
+        """Fetch the line of an address for reading, into the second-level cache, or for writing or `near`, into the first. Any address will do."""
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
         fetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0i8")
-        self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write else 2), I32(1)])
+        self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write or near else 2), I32(1)])
 
     def prefetch_lines(self, address: Any, n: Any, write: bool = False) -> None:
         """Fetch the lines of n numbers from an address on: see `prefetch`."""
