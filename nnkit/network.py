@@ -61,9 +61,9 @@ class Input(Layer):
         return self.shape
 
 
-def _check_no_shape(instance: Any, attribute: Any, value: object) -> None:
-    if value != ():
-        raise ValueError(f"GraphInput: shape must be (), received {value!r}")
+def _check_default(instance: Any, attribute: Any, value: object) -> None:
+    if value != attribute.default:
+        raise ValueError(f"GraphInput: {attribute.name} must be {attribute.default}, received {value!r}")
 
 
 @spec()
@@ -78,7 +78,9 @@ class GraphInput(Input):
     ((16,), ())
     """
 
-    shape: Shape = attrs.field(default=(), validator=_check_no_shape)
+    shape: Shape = attrs.field(default=(), validator=_check_default, kw_only=True)
+    batch_size: int | None = attrs.field(default=None, validator=_check_default, kw_only=True)
+    sparse: bool = attrs.field(default=False, validator=_check_default, kw_only=True)
 
     @property
     def kind(self) -> str:
@@ -309,9 +311,10 @@ class Graph:
                      output_names=tuple(_numbered([name for _, name in wanted])), places={name: calls for name, calls in inside.items() if calls})
 
     def _start(self, name: str, ref: Ref) -> Node:
-        """The Input that stands for an output of a node."""
-        shape = self.nodes[ref[0]].shapes[ref[1]]
-        return Node(name, Input(shape, batch_size=self.batch_size), (), (), (shape,))
+        """The Input that stands for an output of a node: itself, where it is one."""
+        node = self.nodes[ref[0]]
+        shape = node.shapes[ref[1]]
+        return Node(name, Input(shape, batch_size=self.batch_size) if node.inputs else node.layer, (), (), (shape,))
 
     def _path(self, index: int, wants: Mapping[int, int | None]) -> str:
         """The layers from a node to the output that needs it: "input -> dense -> add"."""

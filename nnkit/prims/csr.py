@@ -89,9 +89,8 @@ class Csr:
 
     def entry_gradient(self, g: Builder, dy: Buffer, x: Buffer) -> Buffer:
         """Emit d[e] = dy[row] . x[column], the gradient by the values; of several heads each has its own share."""
-        suffix = "_heads" if len(self.values.shape) > 1 else ""
         d = g.buffer("dvalues", *self.values.shape)
-        g.step(f"prims.csr.csr_entries{suffix}", [d], [self.starts, self.columns, dy, x], tasks=self.tasks(dy.shape[1]),
+        g.step("prims.csr.csr_entries_heads", [d.rows()], [self.starts, self.columns, dy, x], tasks=self.tasks(dy.shape[1]),
                flops=2 * self.entries * dy.shape[1])
         return d
 

@@ -67,10 +67,10 @@ class Surroundings:
 
     def pullback(self, gradients: Sequence[np.ndarray]) -> np.ndarray:
         """The gradient by the weights of the edges, in the order of the adjacency's entries, from those by the values of the forms."""
-        total = np.zeros(len(self.adjacency.columns))
+        total = np.zeros(len(self.adjacency.csr.values))
         for form, gradient in zip(self.forms, gradients, strict=True):
             total += self.adjacency.pullback(*form, gradient)
-        return total.astype(self.dtype)
+        return total[:self.adjacency.entries].astype(self.dtype)
 
 
 Checked = np.ndarray | SparseRows | Surroundings
