@@ -207,10 +207,11 @@ class Adjacency:
         """
         chosen = as_numbers(nodes, self.nodes, "nodes")
         number = np.full(self.nodes, -1, np.int32)
-        number[chosen] = np.arange(len(chosen), dtype=np.int32)
-        if not len(chosen) or len(np.unique(chosen)) < len(chosen):
-            raise ValueError(f"nodes must name at least one node and each once, received {len(chosen)} nodes"
-                             + (", some of them repeatedly" if len(chosen) else ""))
+        number[chosen] = turn = np.arange(len(chosen), dtype=np.int32)
+        if not len(chosen):
+            raise ValueError("nodes must name at least one node, received none")
+        if (number[chosen] != turn).any():
+            raise ValueError(f"nodes must name each node once, received {chosen[(number[chosen] != turn).argmax()]} repeatedly")
         risen = bool((chosen[1:] > chosen[:-1]).all())
         if not risen and self.graphs > 1:
             raise ValueError(f"nodes must rise where the adjacency holds several graphs, received another order of {self.graphs} graphs")
