@@ -9,7 +9,7 @@ entries in which a row's end is a step of its own, E + R steps. A task takes an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -54,14 +54,14 @@ def row_cut(starts, tasks, task):
     return i + 1 if e > starts[i] else i
 
 
-def each_variant(e: Emitter, n: Any, emit: Callable[[int, list[Any]], None]) -> None:
-    """emit(V, masks) for the number V of registers that n numbers fill, one of REGISTERS: code for each, of which one runs. A mask is None where
+def each_variant(e: Emitter, n: Any, registers: Sequence[int], emit: Callable[[int, list[Any]], None]) -> None:
+    """emit(V, masks) for the number V of registers that n numbers fill, one of `registers`: code for each, of which one runs. A mask is None where
     the register is whole."""
     builder = e.b
     needed = builder.sdiv(builder.add(n, I64(e.lanes - 1)), I64(e.lanes))
     end = builder.append_basic_block("variants_end")
     choice = builder.switch(needed, end)
-    for V in REGISTERS:
+    for V in registers:
         block = builder.append_basic_block(f"registers_{V}")
         choice.add_case(I64(V), block)
         builder.position_at_end(block)
@@ -70,11 +70,11 @@ def each_variant(e: Emitter, n: Any, emit: Callable[[int, list[Any]], None]) -> 
     builder.position_at_end(end)
 
 
-def fetch_row(e: Emitter, row: Any, V: int, n: Any) -> None:
+def fetch_row(e: Emitter, row: Any, V: int, n: Any, itemsize: int) -> None:
     """Fetch n numbers, V registers, from an address on: a line each, and the line of the last one, since rows need not begin with a line."""
-    for at in range(0, V * e.lanes * e.itemsize, LINE):
+    for at in range(0, V * e.lanes * itemsize, LINE):
         e.prefetch(e.b.add(row, I64(at)), near=True)
-    e.prefetch(e.b.add(row, e.b.mul(e.b.sub(n, I64(1)), I64(e.itemsize))), near=True)
+    e.prefetch(e.b.add(row, e.b.mul(e.b.sub(n, I64(1)), I64(itemsize))), near=True)
 
 
 def distance(e: Emitter, V: int) -> int:
@@ -86,7 +86,7 @@ def distance(e: Emitter, V: int) -> int:
 class Walk:
     """The way through rows of entries, of which each reads a row of F numbers of x: see `sum_rows` for the fields. All by address.
 
-    columns 0: entry e reads row e of x.
+    columns None: entry e reads row e of x. labels: of a matrix of int32 whose rows are read along with those of x, or None.
     """
 
     e: Emitter
@@ -97,20 +97,36 @@ class Walk:
     x: Any
     F: Any
     known: Any
+    labels: Any = None
 
     def place(self, entry: Any) -> Any:
         """Number of the row of x that an entry reads."""
+        if self.columns is None:
+            return entry
         column = self.e.b.inttoptr(self.columns, I32.as_pointer())
         return self.e.b.sext(self.e.b.load(self.e.b.gep(column, [entry])), I64)
 
-    def address(self, x: Any, place: Any) -> Any:
-        """Address of a row of a matrix of numbers of x's size."""
-        return self.e.b.add(x, self.e.b.mul(place, self.e.b.mul(self.F, I64(self.e.itemsize))))
+    def address(self, entry: Any) -> Any:
+        """Address of the row of x that an entry reads."""
+        return self.e.b.add(self.x, self.e.b.mul(self.place(entry), self.e.b.mul(self.F, I64(self.e.itemsize))))
+
+    def address_of_labels(self, entry: Any) -> Any:
+        """Address of the row of labels that an entry reads."""
+        return self.e.b.add(self.labels, self.e.b.mul(self.place(entry), self.e.b.mul(self.F, I64(4))))
+
+    def fetch(self, entry: Any, V: int, n: Any) -> None:
+        """Fetch what a later entry reads."""
+        builder, top = self.e.b, self.e.b.sub(self.known, I64(1))
+        ahead = builder.add(entry, I64(distance(self.e, V)))
+        ahead = builder.select(builder.icmp_signed("<", ahead, top), ahead, top)
+        fetch_row(self.e, self.address(ahead), V, n, self.e.itemsize)
+        if self.labels is not None:
+            fetch_row(self.e, self.address_of_labels(ahead), V, n, 4)
 
     def through(self, rows: Any, V: int, n: Any, begin: Callable[[Any, Any, Any], Any], visit: Callable[[Any, Any], None],
                 finish: Callable[[Any], None]) -> None:
         """For each row i: begin(i, its first entry, its end), which says from which entry on; visit(entry, address in x) for each; finish(i)."""
-        builder, top = self.e.b, self.e.b.sub(self.known, I64(1))
+        builder = self.e.b
         position = cgutils.alloca_once_value(builder, self.first)
         ends = builder.inttoptr(self.ends, I64.as_pointer())
         with cgutils.for_range(builder, rows) as loop:
@@ -118,10 +134,9 @@ class Walk:
             end = builder.select(builder.icmp_signed("<", end, self.limit), end, self.limit)
             start = begin(loop.index, builder.load(position), end)
             with cgutils.for_range_slice(builder, start, end, I64(1)) as (entry, _):
-                ahead = builder.add(entry, I64(distance(self.e, V)))
-                ahead = builder.select(builder.icmp_signed("<", ahead, top), ahead, top)
-                fetch_row(self.e, self.address(self.x, self.place(ahead)), V, n)
-                visit(entry, self.address(self.x, self.place(entry)))
+                if self.columns is not None:             # rows one after the other are fetched without our help
+                    self.fetch(entry, V, n)
+                visit(entry, self.address(entry))
             builder.store(end, position)
             finish(loop.index)
 
@@ -189,7 +204,7 @@ def sum_rows(headed: bool) -> Any:
                     for r in range(V):
                         e.store(builder.load(sums[r]), e.at(target, r * e.lanes), masks[r])
                 walk.through(rows, V, n, begin, visit, finish)
-            each_variant(e, n, emit)
+            each_variant(e, n, REGISTERS, emit)
             return context.get_dummy_value()
         return types.void(*[types.int64] * 15, like), codegen
     return rows_of
@@ -207,12 +222,12 @@ def width(n, lane):
 
 
 @routine
-def add_rows(y, rows, first, limit, ends, columns, values, H, x, bias, known, like, F):
+def add_rows(y, rows, first, limit, ends, columns, values, H, x, F, bias, known, like):
     """y[i] = bias + the sum over the entries of row i, as in `sum_rows`, for all F numbers of a row: side by side as many as registers hold,
     whatever their heads, where a permutation finds their factors, else a head at a time."""
     size, lane = itemsize(like), lanes(like)
     U = F // H
-    together = H == 1 or (PERMUTES and H <= lane)
+    together = H == 1 or (PERMUTES and lane >= H)
     f = 0
     while f < F:
         h = 0 if together else f // U
@@ -246,7 +261,8 @@ def product(task, tasks, y, carry, starts, columns, values, H, x, bias):
         to = address(y) + size * own * F if part == 1 else address(carry) + size * (2 * task + part // 2) * F
         first, limit = e if part == 0 else head if part == 1 else tail, head if part == 0 else last
         if rows > 0:
-            add_rows(to, rows, first, limit, address(starts) + 8 * (i + 1), address(columns), values, H, address(x), b if part == 1 else 0, known, y, F)
+            ends, start = address(starts) + 8 * (i + 1), b if part == 1 else 0
+            add_rows(to, rows, first, limit, ends, address(columns), values, H, address(x), F, start, known, y)
 
 
 @routine
@@ -304,26 +320,60 @@ def csr_join(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, 
 
 
 @routine
-def entries(task, tasks, d, starts, columns, dy, x):
-    """See csr_entries_heads."""
-    R, E, H = starts.size - 1, d.shape[0], d.shape[1]
-    U = x.shape[1] // H
-    T = d.dtype.type
+def entries(task, tasks, d, E, H, starts, columns, dy, x):
+    """See csr_entries_heads. d: its address."""
+    R, F, size, known = starts.size - 1, x.shape[1], itemsize(x), starts[starts.size - 1]
+    U = F // H
+    near = max(16, AHEAD * LINE // max(1, size * F))
     row, e = walk_cut(starts, tasks, task)
     _, last = walk_cut(starts, tasks, task + 1)
     while e < last:
-        while e >= starts[row + 1]:
-            row += 1
-        for h in range(H):
-            total = T(0)
-            for u in range(U):
-                total += dy[row, h * U + u] * x[columns[e], h * U + u]
-            d[e, h] = total
-        e += 1
-    rest = E - starts[R]
-    for e in range(starts[R] + rest * task // tasks, starts[R] + rest * (task + 1) // tasks):
-        for h in range(H):
-            d[e, h] = T(0)
+        end = min(last, starts[row + 1])
+        at = address(dy) + size * row * F
+        for k in range(e, end):
+            prefetch_near(address(x) + size * F * columns[min(k + near, known - 1)], F, x)
+            source = address(x) + size * F * columns[k]
+            for h in range(H):
+                dot_to(d + size * (k * H + h), at + size * h * U, source + size * h * U, U, x)
+        e = end
+        row += 1
+    first, stop = rest_share(E, starts[R], tasks, task)
+    fill_run(d + size * first * H, x.dtype.type(0), (stop - first) * H, x)
+
+
+@routine
+def rest_share(E, used, tasks, task):
+    """The share of a task of the entries behind the used ones."""
+    return used + (E - used) * task // tasks, used + (E - used) * (task + 1) // tasks
+
+
+@intrinsic
+def prefetch_near(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
+    """Fetch x[:n], by address, into the first-level cache. Any address will do."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        e = Emitter(builder, signature.args[-1].dtype)
+        e.prefetch_lines(values[0], values[1], near=True)
+        e.prefetch(builder.add(values[0], builder.mul(builder.sub(values[1], I64(1)), I64(e.itemsize))), near=True)
+        return context.get_dummy_value()
+    return types.void(types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def dot_to(typing_context: Any, y: Any, a: Any, b: Any, n: Any, like: Any) -> Any:
+    """y[0] = a[:n] . b[:n], by address: sums by lanes, then these pairwise. n of one register, without a loop, or of whole ones and one more."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, a, b, n, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        total = cgutils.alloca_once_value(builder, e.zero)
+        whole = builder.mul(builder.sdiv(builder.sub(n, I64(1)), I64(e.lanes)), I64(e.lanes))
+        with cgutils.for_range_slice(builder, I64(0), whole, I64(e.lanes)) as (first, _):
+            product = [e.load(e.at(e.pointer(run), first)) for run in (a, b)]
+            builder.store(e.fma(*product, builder.load(total)), total)
+        mask = e.first(builder.sub(n, whole))
+        product = [e.load(e.at(e.pointer(run), whole), mask) for run in (a, b)]
+        builder.store(e.fold(e.fma(*product, builder.load(total)), builder.fadd), e.pointer(y))
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 4, like), codegen
 
 
 @kernel
@@ -332,10 +382,10 @@ def csr_entries_heads(task: Int, tasks: Int, d: Matrix, starts: Ordinals, column
 
     Shapes: d [E, H], starts [R + 1], columns [E], dy [R, H U], x [C, H U]. Task t covers the entries of its share of the walk. Writes d (=).
     """
-    entries(task, tasks, d, starts, columns, dy, x)
+    entries(task, tasks, address(d), d.shape[0], d.shape[1], starts, columns, dy, x)
 
 
 @kernel
 def csr_entries(task: Int, tasks: Int, d: Vector, starts: Ordinals, columns: Labels, dy: Matrix, x: Matrix) -> None:
     """d[e] = dy[i] . x[columns[e]] for the entries e of row i: csr_entries_heads with one head, d [E]."""
-    entries(task, tasks, d.reshape(d.size, 1), starts, columns, dy, x)
+    entries(task, tasks, address(d), d.size, 1, starts, columns, dy, x)

@@ -134,11 +134,11 @@ class Emitter:
         fetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0i8")
         self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write or near else 2), I32(1)])
 
-    def prefetch_lines(self, address: Any, n: Any, write: bool = False) -> None:
+    def prefetch_lines(self, address: Any, n: Any, write: bool = False, near: bool = False) -> None:
         """Fetch the lines of n numbers from an address on: see `prefetch`."""
         lines = self.b.sdiv(self.b.add(self.b.mul(n, I64(self.itemsize)), I64(LINE - 1)), I64(LINE))
         with cgutils.for_range(self.b, lines) as loop:
-            self.prefetch(self.b.add(address, self.b.mul(loop.index, I64(LINE))), write)
+            self.prefetch(self.b.add(address, self.b.mul(loop.index, I64(LINE))), write, near)
 
     def larger(self, a: Any, b: Any) -> Any:
         """max(a, b), a where they are equal. Of NaN the last, which then stays: two comparisons and two selections."""
