@@ -76,7 +76,7 @@ class Adjacency:
                 raise ValueError(f"adjacency must be square, received shape {csr.shape}")
             if csr.shape[0] == 0:
                 raise ValueError("adjacency must have at least one node, received shape (0, 0)")
-            made = cls(csr, np.array([0, csr.shape[0]]))
+            made = cls(csr, np.array([0, csr.shape[0]], np.int64))
         if nodes is not None and as_whole(nodes, 1, "nodes") != made.nodes:
             raise ValueError(f"nodes must be the {made.nodes} nodes of the adjacency, received {nodes}")
         return made
@@ -226,7 +226,7 @@ class Adjacency:
             order = np.lexsort((columns, rows))
             columns, values = columns[order], values[order]
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(chosen)))])
-        segments = np.searchsorted(chosen, self.segments) if risen else np.array([0, len(chosen)])
+        segments = np.searchsorted(chosen, self.segments) if risen else np.array([0, len(chosen)], np.int64)
         return Adjacency(CsrArrays((len(chosen), len(chosen)), starts, columns, values), segments)
 
     def _looped(self, keep: bool = False) -> tuple[CsrArrays, Any]:
