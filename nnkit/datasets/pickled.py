@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 from collections.abc import Callable
 from itertools import chain
 from typing import IO, Any, TypeAlias
@@ -171,6 +170,8 @@ def read_neighbours(content: bytes, what: str) -> tuple[np.ndarray, np.ndarray, 
 
 def _load(content: bytes, makes: Makes, rule: str) -> Any:
     """What the pickle makes of stand-ins. Raises ValueError where it is damaged or asks for anything else."""
+    import pickletools  # costs a few ms, which `import nnkit` need not pay
+
     try:
         for instruction, argument, place in pickletools.genops(content):
             # Python keeps a list as long as the greatest number under which the file remembers something: a few bytes could ask for all memory.
