@@ -201,7 +201,7 @@ def made_citation_graph(nodes: int, classes: int, features: int, seed: int) -> C
     train = np.concatenate([order[labels[order] == k][:min(20, V // K // 4)] for k in range(K)])
     rest = order[~np.isin(order, train)]
     validation, test = min(500, V // 5), min(1000, 2 * V // 5)
-    return CitationGraph(held, Adjacency(_of_keys(pairs, V, V), np.array([0, V])), labels, mask_of(train, V), mask_of(rest[:validation], V),
+    return CitationGraph(held, Adjacency(_of_keys(pairs, V, V), np.array([0, V], np.int64)), labels, mask_of(train, V), mask_of(rest[:validation], V),
                          mask_of(rest[validation:validation + test], V), K)
 
 
@@ -235,7 +235,7 @@ def made_random_graph(nodes: int, edges: int, kind: str = "uniform", seed: int =
         keys = _distinct(np.concatenate([keys, (target * V + source)[target != source]]))
     if len(keys) > E:
         keys = np.delete(keys, rng.choice(len(keys), len(keys) - E, replace=False))
-    return Adjacency(_of_keys(keys, V, V), np.array([0, V]))
+    return Adjacency(_of_keys(keys, V, V), np.array([0, V], np.int64))
 
 
 def _distinct(keys: np.ndarray) -> np.ndarray:
