@@ -8,7 +8,7 @@ import pytest
 
 from graphs import assert_well_formed
 from helpers import refused
-from nnkit.datasets import SHAPES, Characters, made_reviews, made_text, make_citation_graph, make_random_graph, make_shape_graphs
+from nnkit.datasets import SHAPES, Characters, made_reviews, made_text, made_citation_graph, made_random_graph, made_shape_graphs
 from nnkit.graph import normalized
 
 
@@ -91,7 +91,7 @@ def shape_of(adjacency):
 
 
 def test_shape_graphs():
-    features, adjacencies, labels = make_shape_graphs(301, seed=0)
+    features, adjacencies, labels = made_shape_graphs(301, seed=0)
     assert len(features) == len(adjacencies) == len(labels) == 301
     assert labels.dtype == np.int64
     np.testing.assert_array_equal(np.sort(np.bincount(labels)), [50] * 5 + [51])
@@ -104,14 +104,14 @@ def test_shape_graphs():
     assert {adjacency.nodes for adjacency in adjacencies} == set(range(6, 21))
     hubs = [int(np.diff(adjacency.csr.starts).argmax()) for adjacency, label in zip(adjacencies, labels, strict=True) if SHAPES[label] == "star"]
     assert len(set(hubs)) > 5                            # numbered at random
-    again = make_shape_graphs(301, seed=0)
+    again = made_shape_graphs(301, seed=0)
     np.testing.assert_array_equal(again[2], labels)
     assert all(np.array_equal(one.edges, other.edges) for one, other in zip(adjacencies, again[1], strict=True))
-    assert not np.array_equal(make_shape_graphs(301, seed=1)[2], labels)
+    assert not np.array_equal(made_shape_graphs(301, seed=1)[2], labels)
 
 
 def test_citation_graph():
-    graph = make_citation_graph(1000, 5, 300, seed=0)
+    graph = made_citation_graph(1000, 5, 300, seed=0)
     s, t = graph.adjacency.edges
     assert_well_formed(graph.adjacency.csr)
     assert graph.adjacency.is_symmetric
@@ -128,10 +128,10 @@ def test_citation_graph():
     assert (graph.train_mask.astype(int) + graph.validation_mask + graph.test_mask).max() == 1
     words, propagate = graph.features.toarray().astype(np.float64), normalized(graph.adjacency)
     assert nearest(graph, words) + 0.1 < nearest(graph, propagate @ (propagate @ words))
-    again = make_citation_graph(1000, 5, 300, seed=0)
+    again = made_citation_graph(1000, 5, 300, seed=0)
     np.testing.assert_array_equal(again.adjacency.edges, graph.adjacency.edges)
     np.testing.assert_array_equal(again.features.indices, graph.features.indices)
-    small = make_citation_graph(8, 2, 2, seed=0)
+    small = made_citation_graph(8, 2, 2, seed=0)
     assert [int(mask.sum()) for mask in (small.train_mask, small.validation_mask, small.test_mask)] == [2, 1, 3]
 
 
@@ -145,13 +145,13 @@ def nearest(graph, x):
 @pytest.mark.parametrize("kind", ["uniform", "power_law"])
 def test_random_graphs(kind):
     for nodes, edges in ((2, 0), (5, 5), (40, 390), (3000, 20_000)):
-        graph = make_random_graph(nodes, edges, kind, seed=1)
+        graph = made_random_graph(nodes, edges, kind, seed=1)
         assert_well_formed(graph.csr)
         assert (graph.nodes, graph.entries) == (nodes, edges)
         assert (graph.edges[0] != graph.edges[1]).all()
         np.testing.assert_array_equal(graph.csr.values, 1)
-        np.testing.assert_array_equal(graph.edges, make_random_graph(nodes, edges, kind, seed=1).edges)
-    assert not np.array_equal(graph.edges, make_random_graph(nodes, edges, kind, seed=2).edges)
+        np.testing.assert_array_equal(graph.edges, made_random_graph(nodes, edges, kind, seed=1).edges)
+    assert not np.array_equal(graph.edges, made_random_graph(nodes, edges, kind, seed=2).edges)
     degrees = np.diff(graph.csr.starts)                  # mean 6.7
     assert degrees.max() > 200 if kind == "power_law" else degrees.max() < 30
     if kind == "power_law":
@@ -160,15 +160,15 @@ def test_random_graphs(kind):
 
 
 def test_wrong_arguments_of_graphs():
-    for function, arguments, named in ((make_shape_graphs, (0, 0), "n must be a whole number at least 1, received 0"),
-                                       (make_shape_graphs, (1, -1), "seed must be a whole number at least 0, received -1"),
-                                       (make_citation_graph, (7, 2, 9, 0), "nodes must be a whole number at least 8, received 7"),
-                                       (make_citation_graph, (9, 1, 9, 0), "classes must be a whole number at least 2, received 1"),
-                                       (make_citation_graph, (9, 2, 1, 0), "features must be a whole number at least 2, received 1"),
-                                       (make_random_graph, (1, 0), "nodes must be a whole number at least 2, received 1"),
-                                       (make_random_graph, (5, 2.0), "edges must be a whole number at least 0, received 2.0"),
-                                       (make_random_graph, (5, 5, "star"), "kind must be 'uniform' or 'power_law', received 'star'")):
+    for function, arguments, named in ((made_shape_graphs, (0, 0), "n must be a whole number at least 1, received 0"),
+                                       (made_shape_graphs, (1, -1), "seed must be a whole number at least 0, received -1"),
+                                       (made_citation_graph, (7, 2, 9, 0), "nodes must be a whole number at least 8, received 7"),
+                                       (made_citation_graph, (9, 1, 9, 0), "classes must be a whole number at least 2, received 1"),
+                                       (made_citation_graph, (9, 2, 1, 0), "features must be a whole number at least 2, received 1"),
+                                       (made_random_graph, (1, 0), "nodes must be a whole number at least 2, received 1"),
+                                       (made_random_graph, (5, 2.0), "edges must be a whole number at least 0, received 2.0"),
+                                       (made_random_graph, (5, 5, "star"), "kind must be 'uniform' or 'power_law', received 'star'")):
         refused(named, function, *arguments)
     rule = "nodes must be fewer than 2**31, and edges too and at most a quarter of nodes * (nodes - 1), received"
-    refused(f"{rule} 5 and 6", make_random_graph, 5, 6)
-    refused(f"{rule} 2147483648 and 1", make_random_graph, 2**31, 1)
+    refused(f"{rule} 5 and 6", made_random_graph, 5, 6)
+    refused(f"{rule} 2147483648 and 1", made_random_graph, 2**31, 1)
