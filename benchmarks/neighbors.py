@@ -1,4 +1,5 @@
-"""Neighbour sampling beside PyTorch Geometric's NeighborLoader: same graphs, seeds and fan-outs, in one process, batches by turns.
+"""Neighbour sampling beside PyTorch Geometric's NeighborLoader: same graphs, seeds and fan-outs, in one process, batches by turns (with
+--workers one after the other).
 
     python benchmarks/neighbors.py --nodes 1000000 --entries 10000000 --features 64
 
@@ -43,7 +44,11 @@ def peer_batches(x: np.ndarray, edges: np.ndarray, y: np.ndarray, workers: int) 
     except ImportError as error:
         print(f"PyTorch Geometric does not take part: {error}")
         return None
-    return (batch.edge_index.shape[1] for batch in loader)
+
+    def edges_of_batches() -> Iterator[int]:
+        for batch in loader:
+            yield batch.edge_index.shape[1]
+    return edges_of_batches()
 
 
 def timed(batches: Iterator[Any], count: int) -> tuple[int, float]:
@@ -68,11 +73,13 @@ def compare(kind: str, options: argparse.Namespace) -> None:
     if peer is not None:
         runs["PyTorch Geometric"] = peer
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
-    for turn in range(options.turns + 1):
-        for name, batches in runs.items():
-            one = timed(batches, options.batches)
-            if turn:                                     # the first one warms up
-                found[name].append(one)
+    # Worker processes would prepare their batches in the others' turns.
+    for group in [list(runs)] if not options.workers else [[name] for name in runs]:
+        for turn in range(options.turns + 1):
+            for name in group:
+                one = timed(runs[name], options.batches)
+                if turn:                                 # the first one warms up
+                    found[name].append(one)
     means = {name: sum(edges for edges, _ in own) / options.batches / len(own) for name, own in found.items()}
     assert max(means.values()) < 1.03 * min(means.values()), f"they do not sample alike: {means}"
     for name, own in found.items():

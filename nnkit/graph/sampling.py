@@ -43,7 +43,7 @@ class GraphBatch:
 
     Fields:
         x: features, an array (P, F) or, where the loader's are sparse, `CsrArrays`; padding is 0.
-        adjacency: `Adjacency` of P nodes. Node i of the batch is node nodes[i] of the graph, and gathers from those of its neighbours that were drawn.
+        adjacency: `Adjacency` of P nodes. Node i of the batch is node nodes[i] of the graph; it gathers from those of its neighbours that were drawn.
         y: targets of all nodes, (P,) or (P, k), padded with 0; None where the loader has none.
         mask: (P,), True for the seeds, which come first.
         nodes: int32, the numbers in the graph of the sampled nodes, without the padding.
@@ -152,9 +152,11 @@ def _as_seeds(nodes: Any, V: int) -> np.ndarray:
     if nodes is None:
         return np.arange(V, dtype=np.int32)
     seeds = as_numbers(nodes, V, "nodes")
-    times = np.bincount(seeds, minlength=V)
-    if times.size and times.max() > 1:
-        raise ValueError(f"nodes must hold distinct numbers, received {int((times > 1).argmax())} {int(times[(times > 1).argmax()])} times")
+    if not len(seeds):
+        raise ValueError("nodes must name at least one node, received none")
+    times = np.bincount(seeds)
+    if times.max() > 1:
+        raise ValueError(f"nodes must hold distinct numbers, received {times.argmax()} repeatedly")
     return seeds.astype(np.int32)
 
 
@@ -185,12 +187,13 @@ class _Steps:
     """Collects steps on named external arrays."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self.arrays, self.steps = arrays, []              # type: ignore[var-annotated]
+        self.buffers = {name: external(name, array) for name, array in arrays.items()}
+        self.steps: list[Step] = []
 
     def add(self, kernel: str, writes: str, updates: str, reads: str, scratch: str = "", scalars: tuple[int, ...] = (), tasks: int = 1) -> None:
         """One step; arrays by name, separated by spaces."""
-        groups = [tuple(external(name, self.arrays[name]) for name in names.split()) for names in (writes, updates, reads, scratch)]
-        self.steps.append(Step(f"graph.sampling.{kernel}", "", "sample", *groups, scalars=scalars, tasks=tasks))
+        w, u, r, s = (tuple(self.buffers[name] for name in names.split()) for names in (writes, updates, reads, scratch))
+        self.steps.append(Step(f"graph.sampling.{kernel}", "", "sample", w, u, r, s, scalars, tasks))
 
 
 def tasks_of(rows: int) -> int:
@@ -224,20 +227,22 @@ class SeedOrder:
 class _Sampler:
     """The memory and the tape that sample a batch: its nodes, and the entries of its rows, in places of one batch after the other.
 
-    Arrays: nodes (N + 1,), found and places (M,): column in the batch and entry in the graph of each entry drawn; starts (N + 1,): where rows begin,
-    as far as nodes are expanded; bounds (H + 2,): hop h expands the nodes bounds[h] to bounds[h + 1] - 1; slots (V,): number of a node, see number_seeds.
+    Arrays: nodes (N + 1,); found and places (M,): column in the batch and entry in the graph of each entry drawn; starts (N + 1,): where rows begin,
+    as far as nodes are expanded; bounds (H + 2,): hop h expands the nodes bounds[h] to bounds[h + 1] - 1; slots (V,): see number_seeds.
     """
 
     def __init__(self, csr: CsrArrays, fan_outs: tuple[int, ...], batch_size: int, seed: int, threads: int | None) -> None:
         self.csr, self.hops = csr, len(fan_outs)
         V, E = csr.shape[0], csr.entries
+        most = int(np.diff(csr.starts).max(initial=1))
+        fan_outs = tuple(min(fan_out, most) for fan_out in fan_outs)
         rows, N, M = [batch_size], batch_size, 0
         for fan_out in fan_outs:
             drawn = E if fan_out < 0 else min(E, rows[-1] * fan_out)
             rows.append(min(V, drawn))
             N, M = min(V, N + rows[-1]), min(E, M + drawn)
         words = max((tasks_of(n) * 4 * -(-max(fan_out, 0) // 4) * CHUNK for n, fan_out in zip(rows, fan_outs, strict=False)), default=0)
-        self.arrays = {
+        self.arrays: dict[str, np.ndarray] = {
             "nodes": np.empty(N + 1, np.int32), "slots": np.zeros(V, np.int32), "bounds": np.zeros(len(fan_outs) + 2, np.int64),
             "starts": np.zeros(N + 1, np.int64), "first": np.empty(N, np.int32), "degrees": np.empty(N, np.int32),
             "places": np.empty(M, np.int32), "found": np.empty(M, np.int32), "words": np.empty(words, np.int32),
@@ -284,19 +289,19 @@ class _Gatherer:
         self.sampler, self.x, self.y, csr = sampler, x, y, sampler.csr
         self.spare = Spare()
         self.weighted = not (csr.values[:csr.entries] == 1).all()
-        self.sources = {"x": x if isinstance(x, np.ndarray) else None, "y": y, "values": csr.values if self.weighted else None}
-        arrays = dict(sampler.arrays)
-        arrays.update({f"{name}/all": as_words(array) for name, array in self.sources.items() if array is not None})
-        empty = {"row_starts": np.empty(0, np.int64), "row_columns": np.empty(0, np.int32)}
-        empty.update({name: arrays[f"{name}/all"][:0] for name, array in self.sources.items() if array is not None})
-        g = _Steps({**arrays, **empty})
-        rows = tasks_of(len(arrays["first"]))
+        given = {"x": x if isinstance(x, np.ndarray) else None, "y": y, "values": csr.values if self.weighted else None}
+        self.sources = {name: array for name, array in given.items() if array is not None}
+        words = {f"{name}/all": as_words(array) for name, array in self.sources.items()}
+        arrays = {**sampler.arrays, **words}
+        made: dict[str, np.ndarray] = {name: words[f"{name}/all"][:0] for name in self.sources}
+        made.update(row_starts=np.empty(0, np.int64), row_columns=np.empty(0, np.int32))
+        g = _Steps({**arrays, **made})
+        nodes, entries = tasks_of(len(arrays["first"])), tasks_of(len(arrays["places"]))
         g.add("find_places", "row_starts", "", "starts bounds", scalars=(sampler.hops,))
-        g.add("sort_rows", "row_columns", "found places", "starts bounds", scalars=(sampler.hops,), tasks=rows)
-        for name, array in self.sources.items():
-            if array is not None:
-                indices = "places row_starts" if name == "values" else "nodes bounds"
-                g.add("gather", name, "", f"{name}/all {indices}", tasks=tasks_of(len(arrays["places"]) if name == "values" else len(arrays["first"])))
+        g.add("sort_rows", "row_columns", "found places", "starts bounds", scalars=(sampler.hops,), tasks=nodes)
+        for name in self.sources:
+            indices, tasks = ("places row_starts", entries) if name == "values" else ("nodes bounds", nodes)
+            g.add("gather", name, "", f"{name}/all {indices}", tasks=tasks)
         self.tape = step_tape("gather", g.steps, threads)
         self.tape.bind(arrays)
 
@@ -305,7 +310,7 @@ class _Gatherer:
         n, m = self.sampler.found
         P, Q, csr = bucket(n), bucket(m), self.sampler.csr
         lengths = {"x": P, "y": P, "values": Q}
-        taken = {name: self.spare.take((lengths[name], *array.shape[1:]), array.dtype) for name, array in self.sources.items() if array is not None}
+        taken = {name: self.spare.take((lengths[name], *array.shape[1:]), array.dtype) for name, array in self.sources.items()}
         starts, columns = self.spare.take((P + 1,), np.dtype(np.int64)), self.spare.take((Q,), np.dtype(np.int32))
         self.tape.bind({"row_starts": starts, "row_columns": columns, **{name: as_words(array) for name, array in taken.items()}})
         self.tape.run()

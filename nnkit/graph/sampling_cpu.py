@@ -1,4 +1,4 @@
-"""Kernels that sample neighbours, gather the rows of what was sampled, and draw pairs that are no edges.
+"""Kernels that sample neighbours and gather the rows of what was sampled.
 
 V nodes and E entries of the graph (row i gathers from its columns), B seeds of a batch, H hops, N sampled nodes at most, M sampled entries at
 most, F numbers of a row. Sampled nodes are numbered in the order in which they are reached, the seeds first; so the entries of hop after hop, row
@@ -13,16 +13,15 @@ from __future__ import annotations
 import numpy as np
 
 from nnkit.graph.sampling import CHUNK, COUNTERS, STREAMS
-from nnkit.jit import Int, LabelMatrix, Labels, Matrix, Ordinals, kernel, routine
+from nnkit.jit import Int, Labels, Matrix, Ordinals, kernel, routine
 from nnkit.prims.feed_cpu import copy_row
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, itemsize, part, prefetch_run
 from nnkit.scalar import philox
 
-__all__ = ["draw_neighbors", "draw_negatives", "find_places", "gather", "number_found", "number_seeds", "sort_rows", "sum_counts", "take_counts"]
+__all__ = ["below", "draw_neighbors", "find_places", "gather", "number_found", "number_seeds", "sort_rows", "sum_counts", "take_counts"]
 
-SEED, STEP, BASE, TRIES = COUNTERS["seed"], COUNTERS["step"], COUNTERS["base"], COUNTERS["tries"]
-NEIGHBORS, NEGATIVES = STREAMS["neighbors"], STREAMS["negatives"]
+SEED, STEP, BASE, NEIGHBORS = COUNTERS["seed"], COUNTERS["step"], COUNTERS["base"], STREAMS["neighbors"]
 AHEAD = 16                                               # how many rows or numbers ahead memory is asked for
 LONG = 64                                                # numbers of a row from which on asking ahead pays
 SHORT = 24                                               # rows up to this length are sorted by insertion
@@ -77,6 +76,15 @@ def fill_words(words, first, blocks, seed, step):
 
 
 @routine
+def largest(degrees):
+    """The largest of these numbers, or 0."""
+    most = np.int32(0)
+    for i in range(degrees.size):
+        most = max(most, degrees[i])
+    return most
+
+
+@routine
 def below(word, n):
     """A random place from 0 to n - 1 of a random word."""
     return (np.int64(np.uint32(word)) * n) >> 32
@@ -108,7 +116,8 @@ def draw_neighbors(task: Int, tasks: Int, places: Labels, found: Labels, starts:
     own = part(words, task * 4 * blocks * CHUNK, (task + 1) * 4 * blocks * CHUNK)
     for chunk in range(start, stop, CHUNK):
         end = min(chunk + CHUNK, stop)
-        fill_words(own, chunk, blocks, counters[SEED], counters[STEP])
+        if largest(part(degrees, chunk, end)) > fan_out:
+            fill_words(own, chunk, blocks, counters[SEED], counters[STEP])
         for i in range(chunk, end):
             row = part(places, starts[i], starts[i + 1])
             if row.size < degrees[i]:
@@ -230,38 +239,3 @@ def gather(task: Int, tasks: Int, y: Matrix, x: Matrix, indices: Labels, rows: O
     for i in range(max(start, count), stop):
         for f in range(F):
             y[i, f] = 0
-
-
-@routine
-def holds(columns, start, stop, j):
-    """Whether the sorted columns[start:stop] hold j: by halves."""
-    end = stop
-    while start < stop:
-        middle = (start + stop) // 2
-        if columns[middle] < j:
-            start = middle + 1
-        else:
-            stop = middle
-    return start < end and columns[start] == j
-
-
-@kernel
-def draw_negatives(task: Int, tasks: Int, pairs: LabelMatrix, starts: Ordinals, columns: Labels, counters: Ordinals) -> None:
-    """pairs[p] = (source, target): no edge, no node with itself, all such pairs equally likely; -1 where `tries` draws found none.
-
-    Shapes: pairs [P, 2], starts [V + 1], columns [E]. A task covers its share of the pairs. Writes pairs (=).
-    """
-    start, stop = row_share(pairs.shape[0], tasks, task)
-    V, seed = starts.size - 1, counters[SEED]
-    for p in range(start, stop):
-        pairs[p, 0], pairs[p, 1] = -1, -1
-        for k in range(counters[TRIES]):
-            w0, w1, w2, w3 = philox(seed, NEGATIVES, p, k, counters[STEP], seed >> 32)
-            source, target = below(w0, V), below(w1, V)
-            again = source == target or holds(columns, starts[target], starts[target + 1], source)
-            if again:
-                source, target = below(w2, V), below(w3, V)
-                again = source == target or holds(columns, starts[target], starts[target + 1], source)
-            if not again:
-                pairs[p, 0], pairs[p, 1] = source, target
-                break
