@@ -2,7 +2,10 @@
 
 import gc
 import itertools
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.csr import CsrArrays
 from nnkit.graph.sampling import COUNTERS, LAST_SLOT, NeighborLoader, Spare, bucket
 from nnkit.graph.sampling_cpu import sort_rows
+from nnkit.runtime import store
 
 
 def made(V, density, seed=0, weighted=True):
@@ -309,6 +313,7 @@ def test_bad_input():
     wrong("fan_outs[1] must be at least 1, or -1 for all neighbours, received 0", fan_outs=(1, 0))
     wrong("batch_size must be a whole number at least 1, received 0", batch_size=0)
     wrong("seed must be a whole number at least 0, received -1", seed=-1)
+    wrong("threads must be a whole number at least 1, received 0", threads=0)
     wrong("nodes must hold whole numbers from 0 to 4, received 5 at position 1", nodes=[1, 5])
     wrong("nodes must hold whole numbers from 0 to 4, received -1 at position 0", nodes=[-1])
     wrong("nodes must hold distinct numbers, received 3 repeatedly", nodes=[1, 3, 0, 3])
@@ -326,3 +331,25 @@ def test_an_adjacency_is_taken_as_it_is():
     adjacency = Adjacency.of(made(20, 0.3))
     assert NeighborLoader(np.ones((20, 1)), adjacency).adjacency is adjacency
     assert re.match("<Adjacency of", repr(next(iter(NeighborLoader(np.ones((20, 1)), adjacency))).adjacency))
+
+
+PROGRAM = """
+import sys, numpy as np
+from nnkit.runtime import store
+from nnkit.graph.links import LinkLoader
+from nnkit.graph.sampling import NeighborLoader
+x, edges = np.ones((8, 2), np.float32), np.array([[0, 1, 2], [1, 2, 3]])
+batches = [*NeighborLoader(x, edges, np.arange(8), fan_outs=(2,)), *LinkLoader(x, edges)]
+print(len(batches), store.compiled_count(), "numba" in sys.modules)
+"""
+
+
+def test_a_known_machine_compiles_nothing():
+    def run():
+        done = subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, "NNKIT_QUIET": "1", "NNKIT_DEBUG": "0"}, capture_output=True,
+                              text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+    assert run()[0] == "2"
+    if store.writable():
+        assert run() == ["2", "0", "False"]

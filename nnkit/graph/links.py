@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
-from nnkit.graph.csr import CsrArrays, as_numbers
+from nnkit.graph.csr import CsrArrays
 from nnkit.graph.sampling import COUNTERS, SeedOrder, as_graph, external, step_tape, tasks_of
 from nnkit.plan.plan import Step
 from nnkit.training.feed import as_whole
@@ -206,4 +206,10 @@ def _as_pairs(pairs: Any, V: int) -> np.ndarray:
         raise ValueError(f"pairs must have shape (pairs, 2), received {given.shape}")
     if not len(given):
         raise ValueError("pairs must hold at least one pair, received none")
-    return as_numbers(np.ascontiguousarray(given).reshape(-1), V, "pairs").astype(np.int32).reshape(-1, 2)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"pairs must hold whole numbers, received dtype {given.dtype}")
+    wrong = (given < 0) | (given >= V)
+    if wrong.any():
+        p, side = (int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"pairs must hold whole numbers from 0 to {V - 1}, received {given[p, side]} at position ({p}, {side})")
+    return given.astype(np.int32)

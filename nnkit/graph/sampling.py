@@ -71,7 +71,7 @@ class NeighborLoader:
         batch_size: seeds of a batch; the last one of an epoch may have fewer.
         shuffle: whether the seeds come in another order every epoch.
         seed: of order and draws.
-        threads: how many take part. Default: all.
+        threads: how many take part at most. Default: as many as there are processors.
 
     Raises:
         TypeError, ValueError: what does not fit; one sentence that names it.
@@ -93,6 +93,7 @@ class NeighborLoader:
         self.batch_size = as_whole(batch_size, 1, "batch_size")
         self.shuffle = bool(shuffle)
         self.seed = as_whole(seed, 0, "seed")
+        threads = None if threads is None else as_whole(threads, 1, "threads")
         self.epoch = 0
         self._order = SeedOrder(len(self.nodes), self.seed, self.shuffle)
         self._sampler = _Sampler(self.adjacency.csr, self.fan_outs, min(self.batch_size, len(self.nodes)), self.seed, threads)
