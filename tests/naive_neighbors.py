@@ -15,8 +15,8 @@ def choose(degree, fan_out, words):
     return places
 
 
-def sample(rows, seeds, fan_outs, seed, step):
-    """(nodes in the order in which they are reached, {(row, column): weight} in their numbers)."""
+def sample(rows, seeds, fan_outs, seed, step, replace=False):
+    """(nodes in the order in which they are reached, {(row, column): weight, as often as it was drawn} in their numbers)."""
     nodes, edges = list(seeds), {}
     begin = 0
     for fan_out in fan_outs:
@@ -24,14 +24,15 @@ def sample(rows, seeds, fan_outs, seed, step):
         for i in range(begin, end):
             own = rows[nodes[i]]
             places = range(len(own))
-            if 0 <= fan_out < len(own):
+            if own and fan_out >= 0 and (replace or fan_out < len(own)):
                 words = [word for block in range((fan_out + 3) // 4) for word in draw_words(seed, NEIGHBORS, i, block, step, seed >> 32)]
-                places = choose(len(own), fan_out, words)
+                places = [word * len(own) >> 32 for word in words[:fan_out]] if replace else choose(len(own), fan_out, words)
             for place in places:
                 column, weight = own[place]
                 if column not in nodes:
                     nodes.append(column)
-                edges[i, nodes.index(column)] = weight
+                edge = (i, nodes.index(column))
+                edges[edge] = edges.get(edge, 0) + weight
         begin = end
     return nodes, edges
 

@@ -56,21 +56,23 @@ def same_batch(a, b):
 
 @pytest.mark.parametrize("debug", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("replace", [False, True])
 @pytest.mark.parametrize(("V", "density", "fan_outs", "batch_size", "seed"), [
     (1, 1.0, (3,), 1, 0), (13, 0.5, (1,), 5, 1), (29, 0.4, (3, 2), 7, 2), (31, 0.9, (5, 13, 1), 3, 1 << 40), (23, 0.6, (-1, 4), 23, 3),
     (40, 0.05, (10, 10, 10), 11, 4), (97, 0.9, (61, 70), 2, 5), (150, 0.3, (9, -1), 149, 6)])
-def test_batches_are_the_documented_ones(V, density, fan_outs, batch_size, seed, weighted, debug):
+def test_batches_are_the_documented_ones(V, density, fan_outs, batch_size, seed, replace, weighted, debug):
+    """Bits; a weight that was drawn k times is the product k w, here a sum of k: two units in the last place for each addition."""
     matrix = made(V, density, weighted=weighted)
     rows = rows_of(matrix)
     seeds = np.arange(V)[::-1]
     with debug_mode(debug):
-        loader = loader_of(matrix, nodes=seeds, fan_outs=fan_outs, batch_size=batch_size, shuffle=False, seed=seed)
+        loader = loader_of(matrix, nodes=seeds, fan_outs=fan_outs, batch_size=batch_size, shuffle=False, seed=seed, replace=replace)
         for epoch in range(2):
             for position, batch in enumerate(loader):
                 own = seeds[position * batch_size:(position + 1) * batch_size].tolist()
-                nodes, edges = sample(rows, own, fan_outs, seed, epoch * len(loader) + position)
+                nodes, edges = sample(rows, own, fan_outs, seed, epoch * len(loader) + position, replace)
                 assert batch.nodes.tolist() == nodes
-                assert entries_of(batch) == edges
+                assert entries_of(batch) == (pytest.approx(edges, rel=1e-14, abs=0) if replace else edges)
                 assert batch.mask.sum() == len(own)
                 assert batch.mask[:len(own)].all()
 
@@ -129,6 +131,17 @@ def test_every_neighbour_is_equally_likely(degree, fan_out):
         counts += np.bincount(batch.nodes[csr.columns[:csr.entries]] - R, minlength=degree)
     statistic = ((counts - 2 * R * p) ** 2).sum() / (2 * R * p * (1 - p) * degree / (degree - 1))
     assert 1e-3 < stats.chi2.sf(statistic, degree - 1) < 1 - 1e-3
+
+
+def test_draws_with_replacement_are_uniform():
+    """Chi square of all draws; the sum of weights is the number of draws. The seed is fixed."""
+    R, degree, fan_out = 2000, 20, 7
+    loader = NeighborLoader(np.ones((R + degree, 1)), bipartite(R, degree), nodes=np.arange(R), fan_outs=(fan_out,), batch_size=R, seed=2,
+                            replace=True)
+    (batch,) = loader
+    csr = batch.adjacency.csr
+    assert (csr.matrix[:R].sum(axis=1) == fan_out).all()
+    assert stats.chisquare(np.bincount(batch.nodes[csr.columns[:csr.entries]] - R, csr.values[:csr.entries])).pvalue > 1e-3
 
 
 def test_every_set_of_neighbours_is_equally_likely():
@@ -228,11 +241,11 @@ def test_memory_comes_back_and_is_never_shared():
 
 # The same bits.
 
-@pytest.mark.parametrize("fan_outs", [(10, 10), (-1, 3)])
-def test_threads_and_tasks_change_no_bit(fan_outs, monkeypatch):
+@pytest.mark.parametrize(("fan_outs", "replace"), [((10, 10), False), ((-1, 3), False), ((10, 10), True)])
+def test_threads_and_tasks_change_no_bit(fan_outs, replace, monkeypatch):
     matrix = scipy.sparse.random(20_000, 20_000, 1e-3, "csr", random_state=0)
     x, y = np.random.default_rng(0).random((20_000, 5), np.float32), np.arange(20_000)
-    options = {"fan_outs": fan_outs, "batch_size": 700, "nodes": np.arange(2000), "seed": 4}
+    options = {"fan_outs": fan_outs, "batch_size": 700, "nodes": np.arange(2000), "seed": 4, "replace": replace}
     expected = [NeighborLoader(x, matrix, y, threads=threads, **options) for threads in (1, 2)]
     monkeypatch.setattr(sampling, "TASK_ROWS", 3)
     monkeypatch.setattr(sampling, "TASKS", 7)

@@ -72,6 +72,7 @@ class NeighborLoader:
         shuffle: whether the seeds come in another order every epoch.
         seed: of order and draws.
         threads: how many take part at most. Default: as many as there are processors.
+        replace: whether a neighbour can be drawn several times: fan_outs[h] draws then, wherever there is a neighbour; its weight counts as often.
 
     Raises:
         TypeError, ValueError: what does not fit; one sentence that names it.
@@ -84,7 +85,7 @@ class NeighborLoader:
     """
 
     def __init__(self, x: Any, adjacency: Any, y: Any = None, *, nodes: Any = None, fan_outs: Sequence[int] = (10, 10), batch_size: int = 1024,
-                 shuffle: bool = True, seed: int = 0, threads: int | None = None) -> None:
+                 shuffle: bool = True, seed: int = 0, threads: int | None = None, replace: bool = False) -> None:
         self.x, self.adjacency = as_graph(x, adjacency)
         V = self.adjacency.nodes
         self.y = None if y is None else _as_targets(y, V)
@@ -96,7 +97,7 @@ class NeighborLoader:
         threads = None if threads is None else as_whole(threads, 1, "threads")
         self.epoch = 0
         self._order = SeedOrder(len(self.nodes), self.seed, self.shuffle)
-        self._sampler = _Sampler(self.adjacency.csr, self.fan_outs, min(self.batch_size, len(self.nodes)), self.seed, threads)
+        self._sampler = _Sampler(self.adjacency.csr, self.fan_outs, min(self.batch_size, len(self.nodes)), self.seed, threads, bool(replace))
         self._gatherer = _Gatherer(self._sampler, self.x, self.y, threads)
         self._lock = threading.Lock()
 
@@ -232,16 +233,18 @@ class _Sampler:
     as far as nodes are expanded; bounds (H + 2,): hop h expands the nodes bounds[h] to bounds[h + 1] - 1; slots (V,): see number_seeds.
     """
 
-    def __init__(self, csr: CsrArrays, fan_outs: tuple[int, ...], batch_size: int, seed: int, threads: int | None) -> None:
-        self.csr, self.hops = csr, len(fan_outs)
+    def __init__(self, csr: CsrArrays, fan_outs: tuple[int, ...], batch_size: int, seed: int, threads: int | None,
+                 replace: bool) -> None:
+        self.csr, self.hops, self.replace = csr, len(fan_outs), replace
         V, E = csr.shape[0], csr.entries
-        most = int(np.diff(csr.starts).max(initial=1))
-        fan_outs = tuple(min(fan_out, most) for fan_out in fan_outs)
+        if not replace:
+            most = int(np.diff(csr.starts).max())        # memory for no more draws than there are neighbours
+            fan_outs = tuple(min(fan_out, most) for fan_out in fan_outs)
         rows, N, M = [batch_size], batch_size, 0
         for fan_out in fan_outs:
-            drawn = E if fan_out < 0 else min(E, rows[-1] * fan_out)
+            drawn = E if fan_out < 0 else rows[-1] * fan_out if replace else min(E, rows[-1] * fan_out)
             rows.append(min(V, drawn))
-            N, M = min(V, N + rows[-1]), min(E, M + drawn)
+            N, M = min(V, N + rows[-1]), M + drawn if replace else min(E, M + drawn)
         words = max((tasks_of(n) * 4 * -(-max(fan_out, 0) // 4) * CHUNK for n, fan_out in zip(rows, fan_outs, strict=False)), default=0)
         self.arrays: dict[str, np.ndarray] = {
             "nodes": np.empty(N + 1, np.int32), "slots": np.zeros(V, np.int32), "bounds": np.zeros(len(fan_outs) + 2, np.int64),
@@ -253,10 +256,10 @@ class _Sampler:
         g = _Steps(self.arrays)
         g.add("number_seeds", "nodes bounds starts", "slots", "seeds counters")
         for hop, fan_out in enumerate(fan_outs):
-            tasks = tasks_of(rows[hop])
-            g.add("take_counts", "starts first degrees", "", "bounds nodes graph_starts", scalars=(hop, fan_out), tasks=tasks)
+            tasks, again = tasks_of(rows[hop]), int(replace and fan_out > 0)
+            g.add("take_counts", "starts first degrees", "", "bounds nodes graph_starts", scalars=(hop, fan_out, again), tasks=tasks)
             g.add("sum_counts", "", "starts", "bounds", scalars=(hop,))
-            g.add("draw_neighbors", "places found", "", "starts first degrees bounds columns counters", "words", (hop, fan_out), tasks)
+            g.add("draw_neighbors", "places found", "", "starts first degrees bounds columns counters", "words", (hop, fan_out, again), tasks)
             g.add("number_found", "", "nodes found slots bounds", "starts counters", scalars=(hop,))
         self.tape = step_tape("sample", g.steps, threads)
         self.tape.bind(self.arrays)
@@ -278,7 +281,7 @@ class _Sampler:
 
     @property
     def found(self) -> tuple[int, int]:
-        """How many nodes and entries the batch has."""
+        """How many nodes the batch has, and how many entries were drawn."""
         bounds = self.arrays["bounds"]
         return int(bounds[-1]), int(self.arrays["starts"][bounds[-2]])
 
@@ -295,11 +298,14 @@ class _Gatherer:
         words = {f"{name}/all": as_words(array) for name, array in self.sources.items()}
         arrays = {**sampler.arrays, **words}
         made: dict[str, np.ndarray] = {name: words[f"{name}/all"][:0] for name in self.sources}
-        made.update(row_starts=np.empty(0, np.int64), row_columns=np.empty(0, np.int32))
+        made.update(row_starts=np.empty(0, np.int64), row_columns=np.empty(0, np.int32), times=np.empty(0))
         g = _Steps({**arrays, **made})
         nodes, entries = tasks_of(len(arrays["first"])), tasks_of(len(arrays["places"]))
-        g.add("find_places", "row_starts", "", "starts bounds", scalars=(sampler.hops,))
         g.add("sort_rows", "row_columns", "found places", "starts bounds", scalars=(sampler.hops,), tasks=nodes)
+        if sampler.replace:
+            g.add("merge_repeated", "row_starts row_columns times", "places", "found starts bounds", scalars=(sampler.hops,))
+        else:
+            g.add("find_places", "row_starts", "", "starts bounds", scalars=(sampler.hops,))
         for name in self.sources:
             indices, tasks = ("places row_starts", entries) if name == "values" else ("nodes bounds", nodes)
             g.add("gather", name, "", f"{name}/all {indices}", tasks=tasks)
@@ -309,18 +315,22 @@ class _Gatherer:
     def run(self, seeds: int) -> GraphBatch:
         """The batch that the sampler holds."""
         n, m = self.sampler.found
-        P, Q, csr = bucket(n), bucket(m), self.sampler.csr
+        P, Q = bucket(n), bucket(m)
         lengths = {"x": P, "y": P, "values": Q}
         taken = {name: self.spare.take((lengths[name], *array.shape[1:]), array.dtype) for name, array in self.sources.items()}
-        starts, columns = self.spare.take((P + 1,), np.dtype(np.int64)), self.spare.take((Q,), np.dtype(np.int32))
-        self.tape.bind({"row_starts": starts, "row_columns": columns, **{name: as_words(array) for name, array in taken.items()}})
+        made = {"row_starts": self.spare.take((P + 1,), np.dtype(np.int64)), "row_columns": self.spare.take((Q,), np.dtype(np.int32))}
+        if self.sampler.replace:
+            made["times"] = np.empty(Q)
+        self.tape.bind({**made, **{name: as_words(array) for name, array in taken.items()}})
         self.tape.run()
-        if not self.weighted:
-            taken["values"] = np.zeros(Q, csr.values.dtype)
-            taken["values"][:m] = 1
+        values = taken.get("values")
+        if values is None:
+            values = made["times"] if self.sampler.replace else _ones(m, Q)
+        elif self.sampler.replace:
+            values *= made["times"]
         nodes, mask = self.sampler.arrays["nodes"][:n].copy(), np.zeros(P, bool)
         mask[:seeds] = True
-        adjacency = Adjacency(CsrArrays((P, P), starts, columns, taken["values"]), np.array([0, n]))
+        adjacency = Adjacency(CsrArrays((P, P), made["row_starts"], made["row_columns"], values), np.array([0, n]))
         x = taken["x"] if isinstance(self.x, np.ndarray) else _padded_rows(self.x.take_rows(nodes), P)
         return GraphBatch(x=x, adjacency=adjacency, y=taken.get("y"), mask=mask, nodes=nodes)
 
@@ -329,6 +339,13 @@ def as_words(array: np.ndarray) -> np.ndarray:
     """The same memory as float32 (rows, words of four bytes of a row): kernels copy them without looking at them."""
     words = array.itemsize // 4 * int(np.prod(array.shape[1:], dtype=np.int64))
     return array.reshape(-1).view(np.float32).reshape(len(array), words)
+
+
+def _ones(count: int, room: int) -> np.ndarray:
+    """The weights of entries that all weigh 1."""
+    values = np.zeros(room)
+    values[:count] = 1.0
+    return values
 
 
 def _padded_rows(csr: CsrArrays, rows: int) -> CsrArrays:

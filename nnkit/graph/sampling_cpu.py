@@ -13,13 +13,15 @@ from __future__ import annotations
 import numpy as np
 
 from nnkit.graph.sampling import CHUNK, COUNTERS, STREAMS
-from nnkit.jit import Int, Labels, Matrix, Ordinals, kernel, routine
+from nnkit.jit import Doubles, Int, Labels, Matrix, Ordinals, kernel, routine
 from nnkit.prims.feed_cpu import copy_row
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, itemsize, part, prefetch_run
 from nnkit.scalar import philox
 
-__all__ = ["below", "draw_neighbors", "find_places", "gather", "number_found", "number_seeds", "sort_rows", "sum_counts", "take_counts"]
+__all__ = [
+    "below", "draw_neighbors", "find_places", "gather", "merge_repeated", "number_found", "number_seeds", "sort_rows", "sum_counts", "take_counts",
+]
 
 SEED, STEP, BASE, NEIGHBORS = COUNTERS["seed"], COUNTERS["step"], COUNTERS["base"], STREAMS["neighbors"]
 AHEAD = 16                                               # how many rows or numbers ahead memory is asked for
@@ -42,9 +44,9 @@ def number_seeds(task: Int, tasks: Int, nodes: Labels, bounds: Ordinals, starts:
 
 @kernel
 def take_counts(task: Int, tasks: Int, counts: Ordinals, first: Labels, degrees: Labels, bounds: Ordinals, nodes: Labels, graph_starts: Ordinals,
-                hop: Int, fan_out: Int) -> None:
+                hop: Int, fan_out: Int, replace: Int) -> None:
     """counts[i + 1] = how many neighbours of node i will be drawn, for the nodes that the hop before has reached: fan_out, or all where there are
-    fewer or fan_out is -1. first: its first entry in the graph; degrees: how many it has there.
+    fewer (unless `replace` and there is one) or fan_out is -1. first: its first entry in the graph; degrees: how many it has there.
 
     Shapes: counts [N + 1], first, degrees, nodes [N], graph_starts [V + 1]. A task covers its share of these nodes. Writes their places (=).
     """
@@ -53,7 +55,8 @@ def take_counts(task: Int, tasks: Int, counts: Ordinals, first: Labels, degrees:
         begin = graph_starts[nodes[i]]
         degree = graph_starts[nodes[i] + 1] - begin
         first[i], degrees[i] = begin, degree
-        counts[i + 1] = degree if fan_out < 0 else min(degree, fan_out)
+        least = fan_out if replace and degree > 0 else degree
+        counts[i + 1] = degree if fan_out < 0 else min(least, fan_out)
 
 
 @kernel
@@ -104,8 +107,8 @@ def choose(places, words, i, degree):
 
 @kernel
 def draw_neighbors(task: Int, tasks: Int, places: Labels, found: Labels, starts: Ordinals, first: Labels, degrees: Labels, bounds: Ordinals,
-                   columns: Labels, counters: Ordinals, words: Labels, hop: Int, fan_out: Int) -> None:
-    """places = entries of the graph that are drawn for the hop's rows, found = their columns.
+                   columns: Labels, counters: Ordinals, words: Labels, hop: Int, fan_out: Int, replace: Int) -> None:
+    """places = entries of the graph that are drawn for the hop's rows, each once unless `replace`; found = their columns.
 
     Shapes: places, found [M], starts [N + 1], first, degrees [N], columns [E]. Scratch: words [tasks * 4 ceil(fan_out / 4) CHUNK].
     A task covers its share of the rows. Writes the entries of these rows (=).
@@ -116,11 +119,14 @@ def draw_neighbors(task: Int, tasks: Int, places: Labels, found: Labels, starts:
     own = part(words, task * 4 * blocks * CHUNK, (task + 1) * 4 * blocks * CHUNK)
     for chunk in range(start, stop, CHUNK):
         end = min(chunk + CHUNK, stop)
-        if largest(part(degrees, chunk, end)) > fan_out:
+        if replace or largest(part(degrees, chunk, end)) > fan_out:
             fill_words(own, chunk, blocks, counters[SEED], counters[STEP])
         for i in range(chunk, end):
             row = part(places, starts[i], starts[i + 1])
-            if row.size < degrees[i]:
+            if replace:
+                for k in range(row.size):
+                    row[k] = first[i] + below(own[k * CHUNK + i - chunk], np.int64(degrees[i]))
+            elif row.size < degrees[i]:
                 choose(row, own, i - chunk, np.int64(degrees[i]))
                 for k in range(row.size):
                     row[k] += first[i]
@@ -212,6 +218,28 @@ def sort_rows(task: Int, tasks: Int, y: Labels, found: Labels, places: Labels, s
     if task == tasks - 1:
         for e in range(starts[bounds[hops]], y.size):
             y[e] = 0
+
+
+@kernel
+def merge_repeated(task: Int, tasks: Int, y: Ordinals, columns: Labels, times: Doubles, places: Labels, found: Labels, starts: Ordinals,
+                   bounds: Ordinals, hops: Int) -> None:
+    """Make each run of equal columns in the sorted rows one entry: y = where rows then start, columns, and how many times each was drawn.
+
+    Shapes: y [P + 1], columns, times [Q], found, places [M], starts [N + 1]. One task. Writes y, columns, times (=); moves places along.
+    """
+    n = 0
+    for i in range(bounds[hops]):
+        y[i] = n
+        for e in range(starts[i], starts[i + 1]):
+            if e > starts[i] and found[e] == found[e - 1]:
+                times[n - 1] += 1.0
+            else:
+                columns[n], places[n], times[n] = found[e], places[e], 1.0
+                n += 1
+    for i in range(bounds[hops], y.size):
+        y[i] = n
+    for e in range(n, columns.size):
+        columns[e], times[e] = 0, 0.0
 
 
 @kernel
