@@ -39,14 +39,15 @@ LAST_SLOT = 2**31 - 1
 
 @attrs.frozen(eq=False)
 class GraphBatch:
-    """A sampled part of a graph, padded by isolated nodes to one of few shapes, for which plans are kept.
+    """What `NeighborLoader` and `GraphLoader` give: a graph, padded by isolated nodes to one of few shapes, for which plans are kept.
 
     Fields:
         x: features, an array (P, F) or, where the loader's are sparse, `CsrArrays`; padding is 0.
-        adjacency: `Adjacency` of P nodes. Node i of the batch is node nodes[i] of the graph; it gathers from those of its neighbours that were drawn.
-        y: targets of all nodes, (P,) or (P, k), padded with 0; None where the loader has none.
-        mask: (P,), True for the seeds, which come first.
-        nodes: int32, the numbers in the graph of the sampled nodes, without the padding.
+        adjacency: `Adjacency` of P nodes. Sampled, node i of the batch is node nodes[i] of the graph; it gathers from those of its neighbours that were
+            drawn.
+        y: targets of all samples: nodes, (P,) or (P, k), padded with 0, or graphs; None where the loader has none.
+        mask: which samples count: of sampled nodes the seeds, which come first; all graphs.
+        nodes: int32, the numbers of the sampled nodes, without the padding, or of the graphs.
     """
 
     x: np.ndarray | CsrArrays

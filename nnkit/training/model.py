@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nnkit.graph import GraphBatch, LinkBatch
 from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
 from nnkit.network import Container, Graph
@@ -24,9 +25,9 @@ from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
 from nnkit.spec import article, is_of_family, nearest, resolve
 from nnkit.training.callbacks import Callback
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
-from nnkit.training.feed import as_whole
+from nnkit.training.feed import as_batch, as_whole, is_batches
 from nnkit.training.fitting import Fitting
-from nnkit.training.graphs import Surroundings, input_arrays, samples_of, sizes_of
+from nnkit.training.graphs import Surroundings, by_kind, input_arrays, samples_of, sizes_of
 from nnkit.training.history import History
 from nnkit.training.outputs import Output, resolve_outputs
 
@@ -345,11 +346,18 @@ class Model:
             fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data, mask, validation_mask)
             return fitting.run(verbose)
 
-    def evaluate(self, x: Any, y: Any, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False, mask: Any = None
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False, mask: Any = None
                  ) -> dict[str, float]:
-        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}. mask: which samples count, as for `fit`."""
+        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}. mask: which samples count, as for `fit`.
+
+        x alone may be batches, as for `fit`.
+        """
         batch_size = as_whole(batch_size, 1, "batch_size")
         self._loss("evaluate")
+        if y is None and (is_batches(x) or isinstance(x, (list, tuple))):
+            if sample_weight is not None or mask is not None:
+                raise ValueError("evaluate: sample_weight and mask need arrays x and y, received batches")
+            return self.evaluate_batches(x, check_finite)
         data = self.data(x, y, sample_weight, check_finite=check_finite, mask=mask)
         return self.evaluate_data(data, self.rows_of(batch_size, data.n, "evaluate"))
 
@@ -375,6 +383,35 @@ class Model:
         """The user's arrays, checked against network and losses; inputs: those of x where they have been checked."""
         self._loss("data")
         return Data.of(x, y, self.graph, self.outputs, self.dtype, sample_weight, class_weight, check_finite, mask, inputs)
+
+    def batch(self, given: Any, check_finite: bool = False) -> Data:
+        """One batch of an iterable, checked: (x, y), (x, y, sample_weight), or what a loader of `nnkit.graph` gives."""
+        if isinstance(given, (GraphBatch, LinkBatch)):
+            x = by_kind(self.graph, given.x, given.adjacency, given.pairs if isinstance(given, LinkBatch) else None)
+            return self.data(x, given.y, check_finite=check_finite, mask=None if isinstance(given, LinkBatch) else given.mask)
+        return self.data(*as_batch(given), check_finite=check_finite)
+
+    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False) -> dict[str, float]:
+        """`evaluate` on batches: the loss is the mean over all samples of all batches."""
+        sums = self.sums.copy()
+        pieces: list[tuple[Targets, Kept | None]] = []
+        with _Use(self, "evaluate"):
+            try:
+                self.sums[:] = 0
+                for given in batches:
+                    data = self.batch(given, check_finite)
+                    kept = self.room_for_metrics(data.n, data.counted)
+                    tape = self.tape("evaluate", data.n, kept is not None, sizes=data.sizes)
+                    self.counters[POSITION] = 0
+                    self.bind(tape, data, kept)
+                    tape.run()
+                    pieces.append((data.targets, kept))
+                logs = self.mean_losses()
+            finally:
+                self.sums[:] = sums
+        if not pieces:
+            raise ValueError("evaluate: x must give at least one batch, received none")
+        return {**logs, **self.metric_values(pieces)}
 
     def evaluate_data(self, data: Data, batch_size: int) -> dict[str, float]:
         """`evaluate` on checked data."""
