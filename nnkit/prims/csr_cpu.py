@@ -27,6 +27,7 @@ __all__ = ["csr_entries", "csr_entries_heads", "csr_join", "csr_join_heads", "cs
 HALF = 8
 MOST = 8 if vector_bytes() == 32 else 16                 # registers of a row that are summed side by side: AVX2 has 16 in all, others 32
 REGISTERS = tuple(sorted({*range(1, HALF + 1), MOST}))
+HEADED = (1, 2, 3, 4, HALF)                              # the same where factors differ along a row: fewer, since each costs 0.1 s to compile
 AHEAD = 64                                               # lines of x that are fetched before they are used
 
 PERMUTES = vector_bytes() == 64                          # AVX-512 permutes a register by another one
@@ -204,7 +205,7 @@ def sum_rows(headed: bool) -> Any:
                     for r in range(V):
                         e.store(builder.load(sums[r]), e.at(target, r * e.lanes), masks[r])
                 walk.through(rows, V, n, begin, visit, finish)
-            each_variant(e, n, REGISTERS, emit)
+            each_variant(e, n, HEADED if headed else REGISTERS, emit)
             return context.get_dummy_value()
         return types.void(*[types.int64] * 15, like), codegen
     return rows_of
@@ -214,11 +215,13 @@ sum_single, sum_headed = sum_rows(False), sum_rows(True)
 
 
 @routine
-def width(n, lane):
-    """How many of n numbers go side by side: those of MOST registers, or of HALF, or all, where they fill at most HALF."""
-    if n >= MOST * lane:
-        return MOST * lane
-    return min(n, HALF * lane)
+def width(n, lane, registers):
+    """How many of n numbers go side by side: those of the most registers that they fill, the last one maybe in part, of a tuple of numbers."""
+    needed, found = (n + lane - 1) // lane, 1
+    for V in registers:
+        if needed >= V:
+            found = V
+    return min(n, found * lane)
 
 
 @routine
@@ -231,11 +234,12 @@ def add_rows(y, rows, first, limit, ends, columns, values, H, x, F, bias, known,
     f = 0
     while f < F:
         h = 0 if together else f // U
-        n = width(F - f if together else (h + 1) * U - f, lane)
         b = bias + size * f if bias else 0
         if H > 1 and together:
+            n = width(F - f, lane, HEADED)
             sum_headed(y + size * f, rows, first, limit, ends, columns, values, H, x + size * f, F, n, b, known, f, U, like)
         else:
+            n = width((F if together else (h + 1) * U) - f, lane, REGISTERS)
             sum_single(y + size * f, rows, first, limit, ends, columns, values + size * h, H, x + size * f, F, n, b, known, 0, 1, like)
         f += n
 
@@ -365,7 +369,7 @@ def csr_entries(task: Int, tasks: Int, d: Vector, starts: Ordinals, columns: Lab
     rows = stop - row + (stop < R)
     f = 0
     while f < F:
-        n = width(F - f, lane)
+        n = width(F - f, lane, REGISTERS)
         dot_rows(address(d), rows, e, last, address(starts) + 8 * (row + 1), address(columns), address(dy) + size * (row * F + f),
                  address(x) + size * f, F, n, f, starts[R], x)
         f += n
