@@ -27,6 +27,7 @@ __all__ = ["csr_entries", "csr_entries_heads", "csr_join", "csr_join_heads", "cs
 HALF = 8
 MOST = 8 if vector_bytes() == 32 else 16                 # registers of a row that are summed side by side: AVX2 has 16 in all, others 32
 REGISTERS = tuple(sorted({*range(1, HALF + 1), MOST}))
+HEADED = (1, 2, 3, 4, HALF)                              # the same where factors differ along a row: fewer, since each costs 0.1 s to compile
 AHEAD = 64                                               # lines of x that are fetched before they are used
 
 PERMUTES = vector_bytes() == 64                          # AVX-512 permutes a register by another one
@@ -204,7 +205,7 @@ def sum_rows(headed: bool) -> Any:
                     for r in range(V):
                         e.store(builder.load(sums[r]), e.at(target, r * e.lanes), masks[r])
                 walk.through(rows, V, n, begin, visit, finish)
-            each_variant(e, n, REGISTERS, emit)
+            each_variant(e, n, HEADED if headed else REGISTERS, emit)
             return context.get_dummy_value()
         return types.void(*[types.int64] * 15, like), codegen
     return rows_of
@@ -214,11 +215,13 @@ sum_single, sum_headed = sum_rows(False), sum_rows(True)
 
 
 @routine
-def width(n, lane):
-    """How many of n numbers go side by side: those of MOST registers, or of HALF, or all, where they fill at most HALF."""
-    if n >= MOST * lane:
-        return MOST * lane
-    return min(n, HALF * lane)
+def width(n, lane, registers):
+    """How many of n numbers go side by side: those of the most registers that they fill, the last one maybe in part, of a tuple of numbers."""
+    needed, found = (n + lane - 1) // lane, 1
+    for V in registers:
+        if needed >= V:
+            found = V
+    return min(n, found * lane)
 
 
 @routine
@@ -231,11 +234,12 @@ def add_rows(y, rows, first, limit, ends, columns, values, H, x, F, bias, known,
     f = 0
     while f < F:
         h = 0 if together else f // U
-        n = width(F - f if together else (h + 1) * U - f, lane)
         b = bias + size * f if bias else 0
         if H > 1 and together:
+            n = width(F - f, lane, HEADED)
             sum_headed(y + size * f, rows, first, limit, ends, columns, values, H, x + size * f, F, n, b, known, f, U, like)
         else:
+            n = width((F if together else (h + 1) * U) - f, lane, REGISTERS)
             sum_single(y + size * f, rows, first, limit, ends, columns, values + size * h, H, x + size * f, F, n, b, known, 0, 1, like)
         f += n
 
@@ -319,26 +323,58 @@ def csr_join(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, 
     join(y, carry, starts, bias, parts)
 
 
-@routine
-def entries(task, tasks, d, E, H, starts, columns, dy, x):
-    """See csr_entries_heads. d: its address."""
-    R, F, size, known = starts.size - 1, x.shape[1], itemsize(x), starts[starts.size - 1]
-    U = F // H
-    near = max(16, AHEAD * LINE // max(1, size * F))
+@intrinsic
+def dot_rows(typing_context: Any, d: Any, rows: Any, first: Any, limit: Any, ends: Any, columns: Any, dy: Any, x: Any, F: Any, n: Any, more: Any,
+             known: Any, like: Any) -> Any:
+    """d[e] = dy[i F:][:n] . x[columns[e] F:][:n] for the entries of row i, i < rows: sums by lanes, then these pairwise; see `sum_rows`.
+
+    d[e] is that of entry number e, whatever `first`; where `more` is not 0, what it holds is added.
+    """
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        d, rows, first, limit, ends, columns, dy, x, F, n, more, known, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        walk = Walk(e, first, limit, ends, columns, x, F, known)
+        added = builder.icmp_signed("!=", more, I64(0))
+
+        def emit(V: int, masks: list[Any]) -> None:
+            factors = [cgutils.alloca_once(builder, e.vector) for _ in range(V)]
+
+            def begin(i: Any, entry: Any, end: Any) -> Any:
+                source = e.at(e.pointer(dy), builder.mul(i, F))
+                for r in range(V):
+                    builder.store(e.load(e.at(source, r * e.lanes), masks[r]), factors[r])
+                return entry
+
+            def visit(entry: Any, row: Any) -> None:
+                total = e.zero
+                for r in range(V):
+                    total = e.fma(e.load(e.at(e.pointer(row), r * e.lanes), masks[r]), builder.load(factors[r]), total)
+                total, target = e.fold(total, builder.fadd), e.at(e.pointer(d), entry)
+                builder.store(builder.select(added, builder.fadd(builder.load(target), total), total), target)
+            walk.through(rows, V, n, begin, visit, lambda i: None)
+        each_variant(e, n, REGISTERS, emit)
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 12, like), codegen
+
+
+@kernel
+def csr_entries(task: Int, tasks: Int, d: Vector, starts: Ordinals, columns: Labels, dy: Matrix, x: Matrix) -> None:
+    """d[e] = dy[i] . x[columns[e]] for the entries e of row i; 0 behind starts[R].
+
+    Shapes: d [E], starts [R + 1], columns [E], dy [R, F], x [C, F]. Task t covers the entries of its share of the walk. Writes d (=).
+    """
+    R, F, size, lane = starts.size - 1, x.shape[1], itemsize(x), lanes(x)
     row, e = walk_cut(starts, tasks, task)
-    _, last = walk_cut(starts, tasks, task + 1)
-    while e < last:
-        end = min(last, starts[row + 1])
-        at = address(dy) + size * row * F
-        for k in range(e, end):
-            prefetch_near(address(x) + size * F * columns[min(k + near, known - 1)], F, x)
-            source = address(x) + size * F * columns[k]
-            for h in range(H):
-                dot_to(d + size * (k * H + h), at + size * h * U, source + size * h * U, U, x)
-        e = end
-        row += 1
-    first, stop = rest_share(E, starts[R], tasks, task)
-    fill_run(d + size * first * H, x.dtype.type(0), (stop - first) * H, x)
+    stop, last = walk_cut(starts, tasks, task + 1)
+    rows = stop - row + (stop < R)
+    f = 0
+    while f < F:
+        n = width(F - f, lane, REGISTERS)
+        dot_rows(address(d), rows, e, last, address(starts) + 8 * (row + 1), address(columns), address(dy) + size * (row * F + f),
+                 address(x) + size * f, F, n, f, starts[R], x)
+        f += n
+    first, behind = rest_share(d.size, starts[R], tasks, task)
+    fill_run(address(d) + size * first, x.dtype.type(0), behind - first, x)
 
 
 @routine
@@ -382,10 +418,21 @@ def csr_entries_heads(task: Int, tasks: Int, d: Matrix, starts: Ordinals, column
 
     Shapes: d [E, H], starts [R + 1], columns [E], dy [R, H U], x [C, H U]. Task t covers the entries of its share of the walk. Writes d (=).
     """
-    entries(task, tasks, address(d), d.shape[0], d.shape[1], starts, columns, dy, x)
-
-
-@kernel
-def csr_entries(task: Int, tasks: Int, d: Vector, starts: Ordinals, columns: Labels, dy: Matrix, x: Matrix) -> None:
-    """d[e] = dy[i] . x[columns[e]] for the entries e of row i: csr_entries_heads with one head, d [E]."""
-    entries(task, tasks, address(d), d.size, 1, starts, columns, dy, x)
+    R, F, size = starts.size - 1, x.shape[1], itemsize(x)
+    E, H = d.shape
+    U = F // H
+    near = max(16, AHEAD * LINE // max(1, size * F))
+    row, e = walk_cut(starts, tasks, task)
+    _, last = walk_cut(starts, tasks, task + 1)
+    while e < last:
+        end = min(last, starts[row + 1])
+        at = address(dy) + size * row * F
+        for k in range(e, end):
+            prefetch_near(address(x) + size * F * columns[min(k + near, starts[R] - 1)], F, x)
+            source, to = address(x) + size * F * columns[k], address(d) + size * k * H
+            for h in range(H):
+                dot_to(to + size * h, at + size * h * U, source + size * h * U, U, x)
+        e = end
+        row += 1
+    first, behind = rest_share(E, starts[R], tasks, task)
+    fill_run(address(d) + size * first * H, x.dtype.type(0), (behind - first) * H, x)
