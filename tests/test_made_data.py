@@ -8,7 +8,7 @@ import pytest
 
 from graphs import assert_well_formed
 from helpers import refused
-from nnkit.datasets import SHAPES, Characters, made_reviews, made_text, made_citation_graph, made_random_graph, made_shape_graphs
+from nnkit.datasets import SHAPES, Characters, made_citation_graph, made_random_graph, made_reviews, made_shape_graphs, made_text
 from nnkit.graph import normalized
 
 

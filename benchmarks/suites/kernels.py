@@ -15,6 +15,7 @@ from nnkit.plan.arena import aligned
 from nnkit.plan.build import COUNTERS, Builder, Layout, lay_out
 from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.prims.csr import CHUNK
 from nnkit.runtime import store
 from nnkit.runtime.cpu import Memory, Tape
 
@@ -173,10 +174,10 @@ def sparse_product(a: scipy.sparse.csr_matrix, x: np.ndarray, threads: int) -> t
     """y = A x by the kernel of graph layers: what runs it, and y."""
     tasks = max(1, work_tasks(2 * a.nnz * x.shape[1], a.nnz * 4 * x.shape[1], most=32))
     starts, columns, values = a.indptr.astype(np.int64), a.indices.astype(np.int32), a.data
-    y, carry = np.empty((a.shape[0], x.shape[1]), np.float32), np.empty((2 * tasks, x.shape[1]), np.float32)
+    y, carry = np.empty((a.shape[0], x.shape[1]), np.float32), np.zeros((2 * (a.nnz // CHUNK) + 2, x.shape[1]), np.float32)
     none = np.empty(0, np.float32)
-    run = on_tape(("prims.csr.csr_product", [y, carry, starts, columns, values, x, none], (), tasks),
-                  ("prims.csr.csr_join", [y, carry, starts, columns, none], (tasks,), 1), tasks=tasks, threads=threads)
+    run = on_tape(("prims.csr.csr_product", [y, carry, starts, columns, values, x, none], (CHUNK,), tasks),
+                  ("prims.csr.csr_join", [y, carry, starts, none], (CHUNK,), tasks), tasks=tasks, threads=threads)
     return run, y
 
 

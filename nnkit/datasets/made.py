@@ -12,7 +12,7 @@ from nnkit.graph import Adjacency, CsrArrays, mask_of
 from nnkit.graph.csr import LIMIT
 from nnkit.training.feed import as_whole
 
-__all__ = ["SHAPES", "made_reviews", "made_text", "made_citation_graph", "made_random_graph", "made_shape_graphs"]
+__all__ = ["SHAPES", "made_citation_graph", "made_random_graph", "made_reviews", "made_shape_graphs", "made_text"]
 
 NOT = FIRST                                              # the id of the word that turns the next one's sentiment round
 SENTIMENTAL, NEGATED = 0.3, 0.2                          # the parts of words with a sentiment, and of these with a "not" in front

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "largest_neighbours"]
 
 
+CHUNK = 32_768                                           # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
 EXPONENTIAL = 16                                         # FLOPs of an entry's part of a softmax, about
 
 
@@ -78,14 +79,16 @@ class Csr:
 
     def multiply(self, g: Builder, y: Buffer, x: Buffer, bias: Buffer | None = None) -> None:
         """Emit y = A x (+ bias): y [R, F], x [C, F]; of several heads each has its own share of F."""
-        suffix = "_heads" if len(self.values.shape) > 1 else ""
-        width = y.shape[1]
-        tasks = self.tasks(width)
-        none = x.piece(0)
-        carry = g.scratch("carry", 2 * tasks, width)
-        g.step(f"prims.csr.csr_product{suffix}", [y, carry], [self.starts, self.columns, self.values, x, bias or none], tasks=tasks,
-               flops=2 * self.entries * width)
-        g.step(f"prims.csr.csr_join{suffix}", [], [carry, self.starts, self.columns, bias or none], updates=[y], scalars=[tasks])
+        suffix, width = "_heads" if len(self.values.shape) > 1 else "", y.shape[1]
+        tasks, none = self.tasks(width), y.piece(0)
+        parted = self.entries > CHUNK                    # a row may be so long that several tasks share it
+        carry = g.scratch("carry", 2 * (self.entries // CHUNK) + 2 if parted else 0, width)
+        if parted:
+            g.step("prims.pointwise.zero", [carry.flat()])
+        g.step(f"prims.csr.csr_product{suffix}", [y], [self.starts, self.columns, self.values, x, bias or none], updates=[carry], scalars=[CHUNK],
+               tasks=tasks, flops=2 * self.entries * width)
+        if parted:
+            g.step("prims.csr.csr_join", [], [carry, self.starts, bias or none], updates=[y], scalars=[CHUNK], tasks=tasks)
 
     def entry_gradient(self, g: Builder, dy: Buffer, x: Buffer) -> Buffer:
         """Emit d[e] = dy[row] . x[column], the gradient by the values; of several heads each has its own share."""

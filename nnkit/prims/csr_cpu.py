@@ -19,10 +19,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, Int, Labels, Matrix, Ordinals, Vector, kernel, routine, vector_bytes
+from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import I1, I32, LINE, Emitter, address, itemsize, lanes
 
-__all__ = ["csr_entries", "csr_entries_heads", "csr_join", "csr_join_heads", "csr_product", "csr_product_heads", "row_cut", "walk_cut"]
+__all__ = ["csr_entries", "csr_entries_heads", "csr_join", "csr_product", "csr_product_heads", "row_cut", "walk_cut"]
 
 HALF = 8
 MOST = 8 if vector_bytes() == 32 else 16                 # registers of a row that are summed side by side: AVX2 has 16 in all, others 32
@@ -245,82 +246,78 @@ def add_rows(y, rows, first, limit, ends, columns, values, H, x, F, bias, known,
 
 
 @routine
-def product(task, tasks, y, carry, starts, columns, values, H, x, bias):
-    """See csr_product_heads. values: their address."""
-    F, size, known = y.shape[1], itemsize(y), starts[starts.size - 1]
-    T = y.dtype.type
+def whole_cut(starts, chunk, tasks, task):
+    """Like `walk_cut`, but a row of at most `chunk` entries is never cut, and a longer one only at multiples of `chunk` entries from its first."""
     row, e = walk_cut(starts, tasks, task)
-    stop, last = walk_cut(starts, tasks, task + 1)
-    torn = row < stop and e > starts[row]                # a row that ends here and did not begin here
-    head = starts[row + 1] if torn else e
-    own = row + torn
-    tail = max(head, starts[stop])
-    fill_run(address(carry) + size * 2 * task * F, T(0), 2 * F, y)
-    if torn:
-        fill_run(address(y) + size * row * F, T(0), F, y)
-    b = address(bias) if bias.size else 0
-    for part in range(3):                                # the torn row, whole rows, the row that does not end here: one place of code
-        i = row if part == 0 else own if part == 1 else stop
-        rows = torn if part == 0 else stop - own if part == 1 else last > tail
-        to = address(y) + size * own * F if part == 1 else address(carry) + size * (2 * task + part // 2) * F
-        first, limit = e if part == 0 else head if part == 1 else tail, head if part == 0 else last
-        if rows > 0:
-            ends, start = address(starts) + 8 * (i + 1), b if part == 1 else 0
-            add_rows(to, rows, first, limit, ends, address(columns), values, H, address(x), F, start, known, y)
+    if row < starts.size - 1:
+        inside = e - starts[row]
+        e = starts[row] + (inside // chunk * chunk if starts[row + 1] - starts[row] > chunk else 0)
+    return row, e
 
 
 @routine
-def join(y, carry, starts, bias, parts):
-    """See csr_join."""
-    F = y.shape[1]
-    T = y.dtype.type
-    begun = False
-    for part in range(parts):
-        row, _e = walk_cut(starts, parts, part)
-        last_row, last = walk_cut(starts, parts, part + 1)
-        if begun and row < last_row:
-            for f in range(F):
-                y[row, f] += carry[2 * part, f]
-            begun = False
-        if last_row < y.shape[0] and last > starts[last_row]:
-            for f in range(F):
-                if not begun:
-                    y[last_row, f] = bias[f] if bias.size else T(0)
-                y[last_row, f] += carry[2 * part + 1, f]
-            begun = True
+def product(task, tasks, y, carry, starts, columns, values, H, x, bias, chunk):
+    """See csr_product_heads. values: their address."""
+    F, size, known = y.shape[1], itemsize(y), starts[starts.size - 1]
+    row, first = whole_cut(starts, chunk, tasks, task)
+    stop, last = whole_cut(starts, chunk, tasks, task + 1)
+    b = address(bias) if bias.size else 0
+    while row < stop or first < last:
+        end = row                                        # rows up to here are short: one run
+        while end < stop and starts[end + 1] - starts[end] <= chunk:
+            end += 1
+        if end > row:
+            add_rows(address(y) + size * row * F, end - row, starts[row], starts[end], address(starts) + 8 * (row + 1), address(columns), values, H,
+                     address(x), F, b, known, y)
+            first, row = starts[end], end
+            continue
+        if row < stop:
+            fill_run(address(y) + size * row * F, y.dtype.type(0), F, y)
+        slot = 2 * (starts[row] // chunk) + (first - starts[row]) // chunk
+        while first < min(last, starts[row + 1]):
+            limit = min(last, first + chunk)
+            add_rows(address(carry) + size * slot * F, 1, first, limit, address(starts) + 8 * (row + 1), address(columns), values, H, address(x), F, 0,
+                     known, y)
+            first, slot = min(limit, starts[row + 1]), slot + 1
+        row += 1
 
 
 @kernel
-def csr_product_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Matrix, x: Matrix,
-                      bias: Vector) -> None:
+def csr_product_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Matrix, x: Matrix, bias: Vector,
+                      chunk: Int) -> None:
     """y[i, h U + u] = bias[h U + u] + sum over the entries e of row i, in their order, of values[e, h] x[columns[e], h U + u].
 
-    Shapes: y [R, H U], carry [2 tasks, H U], starts [R + 1], columns [E], values [E, H], x [C, H U], bias [H U] or [0]. Task t writes the rows
-    that lie whole in its share of the walk; of the row that it ends and did not begin the sum goes to carry[2 t] and y becomes 0, of the one
-    that it does not end to carry[2 t + 1]: see csr_join. Writes y, carry (=).
+    Shapes: y [R, H U], carry [2 (E // chunk) + 2, H U] (or [0, H U] where E <= chunk), starts [R + 1], columns [E], values [E, H], x [C, H U], bias
+    [H U] or [0]. Task t takes the rows of its share of the walk. Of a row of more than `chunk` entries the sums of each chunk go to carry, from slot
+    2 (starts[i] // chunk) on, and y becomes 0: see csr_join. So the bits do not depend on the tasks. Writes y (=), updates those slots of carry (=).
     """
-    product(task, tasks, y, carry, starts, columns, address(values), values.shape[1], x, bias)
+    product(task, tasks, y, carry, starts, columns, address(values), values.shape[1], x, bias, chunk)
 
 
 @kernel
-def csr_join_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, bias: Vector, parts: Int) -> None:
-    """The rows of y that several tasks of csr_product_heads share: see csr_join."""
-    join(y, carry, starts, bias, parts)
-
-
-@kernel
-def csr_product(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Vector, x: Matrix, bias: Vector) -> None:
+def csr_product(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Vector, x: Matrix, bias: Vector,
+                chunk: Int) -> None:
     """y = A x + bias: csr_product_heads with one head, values [E]."""
-    product(task, tasks, y, carry, starts, columns, address(values), 1, x, bias)
+    product(task, tasks, y, carry, starts, columns, address(values), 1, x, bias, chunk)
 
 
 @kernel
-def csr_join(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, bias: Vector, parts: Int) -> None:
-    """The rows of y that several of the `parts` tasks of csr_product share: bias and their sums, in the order of the entries.
+def csr_join(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, bias: Vector, chunk: Int) -> None:
+    """y[i] = bias + the sums of row i's chunks, in their order, for rows of more than `chunk` entries.
 
-    Shapes: y [R, F], carry [2 parts, F], starts [R + 1], columns [E], bias [F] or [0]. One task. Updates those rows of y (=).
+    Shapes: y [R, F], carry [2 (E // chunk) + 2, F], starts [R + 1], bias [F] or [0]. Task t covers its share of the rows. Updates those rows of y (=).
     """
-    join(y, carry, starts, bias, parts)
+    first, stop = row_share(y.shape[0], tasks, task)
+    F = y.shape[1]
+    for i in range(first, stop):
+        entries = starts[i + 1] - starts[i]
+        if entries > chunk:
+            slot = 2 * (starts[i] // chunk)
+            for f in range(F):
+                total = bias[f] if bias.size else y.dtype.type(0)
+                for k in range(slot, slot + (entries + chunk - 1) // chunk):
+                    total += carry[k, f]
+                y[i, f] = total
 
 
 @intrinsic
