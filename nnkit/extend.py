@@ -102,7 +102,8 @@ def check_gradients(layer: Layer, *shapes: Shape, batch: int = 3, loss: Any = "m
         tape.run()
         return float(model.sums[SUMS["last"]])
 
-    arrays = {**model.parameters, **{f"x{position}" if position else "x": values for position, values in enumerate(data.inputs)}}
+    inputs = {numbered_input(position): values for position, values in enumerate(data.inputs) if isinstance(values, np.ndarray)}
+    arrays = {**model.parameters, **inputs}
     floor = max(FLOOR * abs(objective()), sys.float_info.min)
     return max((_largest_error(name, gradient, arrays[name].reshape(gradient.shape), objective, floor, tolerance)
                 for name, gradient in found.items() if gradient.size), default=0.0)

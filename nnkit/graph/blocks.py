@@ -15,7 +15,7 @@ __all__ = ["GraphLoader"]
 
 
 class GraphLoader:
-    """Batches of whole graphs for networks with a row for each graph: goes through all graphs whenever it is iterated over, each time in another order.
+    """Batches of whole graphs for networks with a row for each graph: goes through all of them whenever iterated over, each time in another order.
 
     A batch is a `GraphBatch`: the nodes of its graphs one graph after the other, an adjacency of blocks, targets for each graph. It is padded with
     nodes of no graph to one of few shapes, for which plans are kept. The same seed gives the same batches, epoch by epoch.
@@ -37,7 +37,8 @@ class GraphLoader:
     ([1], [2, 2, 1])
     """
 
-    def __init__(self, x: Sequence[Any], adjacencies: Sequence[Any], y: Any = None, *, batch_size: int = 32, shuffle: bool = True, seed: int = 0) -> None:
+    def __init__(self, x: Sequence[Any], adjacencies: Sequence[Any], y: Any = None, *, batch_size: int = 32, shuffle: bool = True,
+                 seed: int = 0) -> None:
         self.adjacencies = [Adjacency.of(adjacency) for adjacency in adjacencies]
         self.x = [np.asarray(rows) for rows in x]
         self.y = None if y is None else np.asarray(y)

@@ -43,8 +43,7 @@ class GraphBatch:
 
     Fields:
         x: features, an array (P, F) or, where the loader's are sparse, `CsrArrays`; padding is 0.
-        adjacency: `Adjacency` of P nodes. Sampled, node i of the batch is node nodes[i] of the graph; it gathers from those of its neighbours that were
-            drawn.
+        adjacency: `Adjacency` of P nodes. Sampled, node i is node nodes[i] of the graph; it gathers from those neighbours that are drawn.
         y: targets of all samples: nodes, (P,) or (P, k), padded with 0, or graphs; None where the loader has none.
         mask: which samples count: of sampled nodes the seeds, which come first; all graphs.
         nodes: int32, the numbers of the sampled nodes, without the padding, or of the graphs.

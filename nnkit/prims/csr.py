@@ -7,7 +7,7 @@ structure never changes; values may be computed (dropout, attention), several of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -75,7 +75,8 @@ class Csr:
 
     def tasks(self, width: int) -> int:
         """How many tasks a step is worth that goes through all entries with `width` numbers of each."""
-        return work_tasks(2 * self.entries * width, self.entries * (8 + 4 * width) + 4 * self.shape[0] * width, most=max(1, self.entries + self.shape[0]))
+        moved = self.entries * (8 + 4 * width) + 4 * self.shape[0] * width
+        return work_tasks(2 * self.entries * width, moved, most=max(1, self.entries + self.shape[0]))
 
     def multiply(self, g: Builder, y: Buffer, x: Buffer, bias: Buffer | None = None) -> None:
         """Emit y = A x (+ bias): y [R, F], x [C, F]; of several heads each has its own share of F."""
@@ -133,7 +134,7 @@ def aggregate(g: Builder, a: Csr, x: Buffer, bias: str | None = None) -> Buffer:
     b = g.parameter(bias) if bias is not None else None
     a.multiply(g, y, x, b)
 
-    def backward(dy: Buffer) -> Sequence[Buffer]:
+    def backward(dy: Buffer) -> tuple[Buffer, Buffer]:
         if bias is not None:
             sum_rows(g, g.gradient(bias), dy)
         dx = g.buffer("dx", *x.shape)

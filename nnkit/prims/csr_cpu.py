@@ -276,8 +276,8 @@ def product(task, tasks, y, carry, starts, columns, values, H, x, bias, chunk):
         slot = 2 * (starts[row] // chunk) + (first - starts[row]) // chunk
         while first < min(last, starts[row + 1]):
             limit = min(last, first + chunk)
-            add_rows(address(carry) + size * slot * F, 1, first, limit, address(starts) + 8 * (row + 1), address(columns), values, H, address(x), F, 0,
-                     known, y)
+            add_rows(address(carry) + size * slot * F, 1, first, limit, address(starts) + 8 * (row + 1), address(columns), values, H, address(x), F,
+                     0, known, y)
             first, slot = min(limit, starts[row + 1]), slot + 1
         row += 1
 
@@ -305,7 +305,7 @@ def csr_product(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinal
 def csr_join(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, bias: Vector, chunk: Int) -> None:
     """y[i] = bias + the sums of row i's chunks, in their order, for rows of more than `chunk` entries.
 
-    Shapes: y [R, F], carry [2 (E // chunk) + 2, F], starts [R + 1], bias [F] or [0]. Task t covers its share of the rows. Updates those rows of y (=).
+    Shapes: y [R, F], carry [2 (E // chunk) + 2, F], starts [R + 1], bias [F] or [0]. Task t covers its share of the rows. Updates rows of y (=).
     """
     first, stop = row_share(y.shape[0], tasks, task)
     F = y.shape[1]

@@ -265,8 +265,8 @@ class Model:
         return max(plans, key=lambda plan: plan.batch) if plans else self.build_plan(mode, 32)
 
     def plan_for(self, x: Any, mode: str = "train") -> Plan:
-        """The plan of a step ("train", "evaluate" or "predict") on all of x as one batch, before anything is compiled or allocated: print it, or look at
-        its `arena_bytes`. So one sees what a network on a large graph will take. Raises as `fit` does for an x that does not fit the network."""
+        """The plan of a step ("train", "evaluate" or "predict") on all of x as one batch, before anything is compiled or allocated: print it, or look
+        at its `arena_bytes`. So one sees what a network on a large graph will take. Raises as `fit` does for an x that does not fit the network."""
         inputs = as_inputs(x, self.graph, self.dtype)
         return self.build_plan(mode, samples_of(inputs, self.graph), sizes=sizes_of(inputs))
 
@@ -346,8 +346,8 @@ class Model:
             fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data, mask, validation_mask)
             return fitting.run(verbose)
 
-    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False, mask: Any = None
-                 ) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False,
+                 mask: Any = None) -> dict[str, float]:
         """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}. mask: which samples count, as for `fit`.
 
         x alone may be batches, as for `fit`.
@@ -362,8 +362,8 @@ class Model:
         return self.evaluate_data(data, self.rows_of(batch_size, data.n, "evaluate"))
 
     def rows_of(self, batch_size: int, n: int, action: str) -> int:
-        """The batch size for n samples: the one asked for, that of the Inputs where they name one, or all n of a graph. Raises ValueError where n is no
-        multiple."""
+        """The batch size for n samples: the one asked for, that of the Inputs where they name one, or all n of a graph. Raises ValueError where n is
+        no multiple."""
         if self.graph.flow.on_graphs:
             return n
         fixed = self.graph.batch_size
@@ -492,9 +492,9 @@ class Model:
     def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False, mask: Any = None) -> dict[str, np.ndarray]:
         """Gradients of the loss (penalties included) by parameter name, for these samples as one batch in training mode; nothing is updated.
 
-        inputs: also the gradient by the input, as "x"; of several inputs as "x", "x1", ..., 0 where no loss depends on one. That by a sparse matrix or
-        a graph is by its entries' values (of a graph the weights of its edges), in their order. Dropout draws the mask that the next update would draw.
-        mask: which samples count, as for `fit`.
+        inputs: also the gradient by the input, as "x"; of several inputs as "x", "x1", ..., 0 where no loss depends on one. That by a sparse matrix
+        or a graph is by its entries' values (of a graph the weights of its edges), in their order. Dropout draws the mask that the next update would
+        draw. mask: which samples count, as for `fit`.
         """
         self._loss("gradients")
         data = self.data(x, y, sample_weight, mask=mask)
