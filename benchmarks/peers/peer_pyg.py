@@ -1,6 +1,6 @@
 """PyTorch Geometric's side. `pyg` is eager with dense features, as its examples write it; `pyg-compile` compiles loss and gradient of the same.
 
-`pyg-sparse` keeps the features as a torch.sparse matrix in compressed rows, which torch.sparse.mm takes in place of GCNConv's Linear, and the edges as
+`pyg-sparse` keeps the features as a torch.sparse matrix in compressed rows, which torch.sparse.mm takes in place of the Linear, and the edges as
 indices: of PyTorch's own sparse forms the fastest pair. With features by coordinates, or the adjacency in either form, an epoch takes 1.3 times as
 long and more. (torch_sparse has no build for this version of PyTorch.)
 """
