@@ -187,7 +187,8 @@ class GAT(OnNodes):
 
     alpha_ij = softmax_j(LeakyReLU(z_i . a + z_j . a')). units: U of each head, at least 1. heads: H, at least 1, default 1. concat: whether the
     heads' outputs stand side by side (V, H U), default, or are averaged (V, U). negative_slope: of the LeakyReLU, at least 0, default 0.2.
-    self_loops: whether a node is a neighbour of its own, default True. attention_dropout: rate of the alphas that training drops, from 0 to less than 1, default 0.
+    self_loops: whether a node is a neighbour of its own, default True. attention_dropout: rate of the alphas that training drops, from 0 to less than
+    1, default 0.
     Parameters "kernel" W (F, H U), "attention" a and "neighbour_attention" a' (H, U), "bias". The weights of the edges count for nothing.
     activation, use_bias, dropout, initializers and regularizers: as for `OnNodes`. Inputs (V, F) and a graph, output (V, H U) or (V, U).
     Velickovic et al., Graph attention networks, ICLR 2018, equations 3 to 6.

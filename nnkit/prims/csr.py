@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "largest_neighbours"]
 
 
-CHUNK = 32_768                                           # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
+CHUNK = 65_536                                           # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
 EXPONENTIAL = 16                                         # FLOPs of an entry's part of a softmax, about
 
 
