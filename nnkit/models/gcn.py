@@ -18,7 +18,8 @@ def gcn(features: int, classes: int, *, hidden: Sequence[int] = (16,), dropout: 
         sparse: bool = True) -> Network:
     """A graph convolutional network that classifies nodes: (V, features) and a graph -> (V, classes), probabilities.
 
-    Layers: hidden_1, hidden_2, ... and classes, all `GraphConv`; of a compiled model, `model.submodel(outputs="hidden_1")` gives embeddings.
+    Layers: hidden_1, hidden_2, ... and classes, all `GraphConv`, without biases as in the authors' program; of a compiled model,
+    `model.submodel(outputs="hidden_1")` gives embeddings.
 
     Args:
         features: of a node, at least 1.
@@ -42,5 +43,5 @@ def gcn(features: int, classes: int, *, hidden: Sequence[int] = (16,), dropout: 
     h = x
     for number, units in enumerate(as_sizes(hidden), 1):
         penalty = kernel_regularizer if number == 1 else None
-        h = GraphConv(units, "relu", dropout=dropout, kernel_regularizer=penalty, name=f"hidden_{number}")([h, a])  # type: ignore[arg-type]
-    return Network([x, a], GraphConv(as_whole(classes, 1, "classes"), "softmax", dropout=dropout, name="classes")([h, a]))  # type: ignore[arg-type]
+        h = GraphConv(units, "relu", False, dropout=dropout, kernel_regularizer=penalty, name=f"hidden_{number}")([h, a])  # type: ignore[arg-type]
+    return Network([x, a], GraphConv(as_whole(classes, 1, "classes"), "softmax", False, dropout=dropout, name="classes")([h, a]))  # type: ignore[arg-type]

@@ -56,18 +56,22 @@ def row_cut(starts, tasks, task):
     return i + 1 if e > starts[i] else i
 
 
-def each_variant(e: Emitter, n: Any, registers: Sequence[int], emit: Callable[[int, list[Any]], None]) -> None:
-    """emit(V, masks) for the number V of registers that n numbers fill, one of `registers`: code for each, of which one runs. A mask is None where
-    the register is whole."""
+def each_variant(e: Emitter, n: Any, registers: Sequence[int], emit: Callable[[Emitter, int, list[Any]], None], narrow: bool = False) -> None:
+    """emit(emitter, V, masks) for the number V of registers that n numbers fill, one of `registers`: code for each, of which one runs. A mask is
+    None where the register is whole. narrow: up to half a register has code of its own, since a masked load of a whole one from the middle of a
+    line touches the next line, too."""
     builder = e.b
     needed = builder.sdiv(builder.add(n, I64(e.lanes - 1)), I64(e.lanes))
+    if narrow:
+        needed = builder.select(builder.icmp_signed("<=", n, I64(e.lanes // 2)), I64(0), needed)
     end = builder.append_basic_block("variants_end")
     choice = builder.switch(needed, end)
-    for V in registers:
+    for V in (0, *registers) if narrow else registers:
         block = builder.append_basic_block(f"registers_{V}")
         choice.add_case(I64(V), block)
         builder.position_at_end(block)
-        emit(V, [None] * (V - 1) + [e.first(builder.sub(n, I64((V - 1) * e.lanes)))])
+        own, count = (e, V) if V else (Emitter(builder, e.element, e.lanes // 2), 1)
+        emit(own, count, [None] * (count - 1) + [own.first(builder.sub(n, I64((count - 1) * own.lanes)))])
         builder.branch(end)
     builder.position_at_end(end)
 
@@ -179,7 +183,7 @@ def sum_rows(headed: bool) -> Any:
             biased = builder.icmp_signed("!=", bias, I64(0))
             table, some = (indices_of(e, column, U, n), e.first(stride)) if headed else (None, None)
 
-            def emit(V: int, masks: list[Any]) -> None:
+            def emit(e: Emitter, V: int, masks: list[Any]) -> None:
                 start = [cgutils.alloca_once_value(builder, e.zero) for _ in range(V)]
                 with builder.if_then(biased):
                     for r in range(V):
@@ -206,13 +210,14 @@ def sum_rows(headed: bool) -> Any:
                     for r in range(V):
                         e.store(builder.load(sums[r]), e.at(target, r * e.lanes), masks[r])
                 walk.through(rows, V, n, begin, visit, finish)
-            each_variant(e, n, HEADED if headed else REGISTERS, emit)
+            each_variant(e, n, HEADED if headed else REGISTERS, emit, narrow=not headed)
             return context.get_dummy_value()
         return types.void(*[types.int64] * 15, like), codegen
     return rows_of
 
 
-sum_single, sum_headed = sum_rows(False), sum_rows(True)
+sum_single = sum_rows(False)
+sum_headed = sum_rows(True) if PERMUTES else sum_single
 
 
 @routine
@@ -333,7 +338,7 @@ def dot_rows(typing_context: Any, d: Any, rows: Any, first: Any, limit: Any, end
         walk = Walk(e, first, limit, ends, columns, x, F, known)
         added = builder.icmp_signed("!=", more, I64(0))
 
-        def emit(V: int, masks: list[Any]) -> None:
+        def emit(e: Emitter, V: int, masks: list[Any]) -> None:
             factors = [cgutils.alloca_once(builder, e.vector) for _ in range(V)]
 
             def begin(i: Any, entry: Any, end: Any) -> Any:
@@ -349,7 +354,7 @@ def dot_rows(typing_context: Any, d: Any, rows: Any, first: Any, limit: Any, end
                 total, target = e.fold(total, builder.fadd), e.at(e.pointer(d), entry)
                 builder.store(builder.select(added, builder.fadd(builder.load(target), total), total), target)
             walk.through(rows, V, n, begin, visit, lambda i: None)
-        each_variant(e, n, REGISTERS, emit)
+        each_variant(e, n, REGISTERS, emit, narrow=True)
         return context.get_dummy_value()
     return types.void(*[types.int64] * 12, like), codegen
 

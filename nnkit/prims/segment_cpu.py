@@ -37,7 +37,7 @@ def largest_rows(listed: bool) -> Any:
             walk = Walk(e, first, known, ends, columns if listed else None, x, F, known)
             places = builder.inttoptr(best, I32.as_pointer())
 
-            def emit(V: int, masks: list[Any]) -> None:
+            def emit(e: Emitter, V: int, masks: list[Any]) -> None:
                 masks = [e.all_lanes(I1(1)) if mask is None else mask for mask in masks]
                 kind = ir.VectorType(I32, e.lanes)
                 top = [cgutils.alloca_once(builder, e.vector) for _ in range(V)]
@@ -87,7 +87,7 @@ def sum_chosen(typing_context: Any, dx: Any, rows: Any, first: Any, ends: Any, c
         walk = Walk(e, first, known, ends, columns, dy, F, known, best)
         place_of = builder.inttoptr(places, I32.as_pointer())
 
-        def emit(V: int, masks: list[Any]) -> None:
+        def emit(e: Emitter, V: int, masks: list[Any]) -> None:
             masks = [e.all_lanes(I1(1)) if mask is None else mask for mask in masks]
             sums = [cgutils.alloca_once(builder, e.vector) for _ in range(V)]
 

@@ -37,7 +37,7 @@ class Emitter:
     """Emits vector instructions for one element type into one function, in whole registers or (few) in parts of them, of so many lanes."""
 
     def __init__(self, builder: Any, element: types.Float, few: int = 0) -> None:
-        self.b = builder
+        self.b, self.element = builder, element
         self.scalar, self.lanes, name, itemsize = _vector(element)
         if few:
             self.lanes, name = few, name.replace(f"v{self.lanes}", f"v{few}")
