@@ -76,7 +76,8 @@ def pairs():
 CASES = [
     Case("graph-conv", on_graph(GraphConv(4), 5), adjacency=undirected, batch=7),
     Case("graph-conv-wider", on_graph(GraphConv(17, activation="tanh", use_bias=False), 3), adjacency=directed, batch=5),
-    Case("graph-conv-row", on_graph(GraphConv(3, normalization="row", kernel_regularizer="l2", bias_regularizer="l1"), 3), adjacency=directed, batch=6),
+    Case("graph-conv-row", on_graph(GraphConv(3, normalization="row", kernel_regularizer="l2", bias_regularizer="l1"), 3), adjacency=directed,
+         batch=6),
     Case("graph-conv-plain", on_graph(GraphConv(1, normalization=None, self_loops=False, activity_regularizer="l2"), 2), adjacency=star, batch=5),
     Case("graph-conv-without-loops", on_graph(GraphConv(2, self_loops=False), 4), adjacency=undirected, batch=6),
     Case("graph-conv-no-edges", on_graph(GraphConv(2, normalization=None, self_loops=False), 4), adjacency=empty, batch=3),

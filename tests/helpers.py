@@ -25,8 +25,8 @@ from nnkit.runtime import cpu, store
 from nnkit.runtime.cpu import Memory, Tape
 
 __all__ = [
-    "Feeds", "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks", "parts",
-    "refused",
+    "Feeds", "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks",
+    "parts", "refused",
 ]
 
 # Central differences (L(x + h d) - L(x - h d)) / 2h. Their error is h^2 L'''/6, 2e-11 for derivatives near 1, and the rounding of L, about

@@ -1,5 +1,7 @@
 """References of the layers on graphs: loops over nodes and their neighbours."""
 
+import itertools
+
 import numpy as np
 
 from naive import forward
@@ -86,7 +88,7 @@ def global_graph_pooling(spec, parameters, x, adjacency, training=False):
     segments = adjacency.segments
     pool = {"mean": np.mean, "sum": np.sum, "max": np.max}[spec.pooling]
     return np.stack([pool(x[start:stop], axis=0) if stop > start else np.zeros(x.shape[1:])
-                     for start, stop in zip(segments, segments[1:], strict=False)])
+                     for start, stop in itertools.pairwise(segments)])
 
 
 def edge_dot(spec, parameters, x, pairs, training=False):

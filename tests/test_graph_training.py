@@ -210,8 +210,9 @@ def test_what_does_not_fit_a_graph_is_refused():
 def test_pairs_must_be_nodes():
     x, a, pairs = Input((F,)), GraphInput(), Input((2,))
     model = nnkit.compile(Network([x, a, pairs], EdgeDot()([GraphConv(2)([x, a]), pairs])), seed=0)
-    refused("x[2] must hold whole numbers from 0 to 39 (nodes of the graph), received 40 at position (0, 1)", model.predict, [X, A, [[0, 40]]])
-    refused("x[2] must hold whole numbers from 0 to 39 (nodes of the graph), received -1 at position (1, 0)", model.predict, [X, A, [[0, 1], [-1, 2]]])
+    rule = "x[2] must hold whole numbers from 0 to 39 (nodes of the graph), received"
+    refused(f"{rule} 40 at position (0, 1)", model.predict, [X, A, [[0, 40]]])
+    refused(f"{rule} -1 at position (1, 0)", model.predict, [X, A, [[0, 1], [-1, 2]]])
 
 
 def test_networks_that_cannot_work_are_refused():
@@ -238,8 +239,8 @@ def test_networks_that_cannot_work_are_refused():
             EdgeDot()([GraphConv(2)([x, a]), Dense(2)(x)]))
     refused("Input: shape must be (features,) where sparse is True, received (3, 4)", Input, (3, 4), sparse=True)
     refused("GraphInput: shape must be (), received (3,)", GraphInput, shape=(3,))
-    refused("layer 'gat' cannot take input -> reshape and graph_input: GAT: every node must have one row of features, received samples of shape (2, 3)",
-            GAT(2), [nnkit.Reshape((2, 3))(x), a])
+    refused("layer 'gat' cannot take input -> reshape and graph_input: GAT: every node must have one row of features, received samples of shape "
+            "(2, 3)", GAT(2), [nnkit.Reshape((2, 3))(x), a])
 
 
 def test_whole_numbers_of_nodes_are_embedded():

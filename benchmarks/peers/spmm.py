@@ -22,7 +22,7 @@ kernels = importlib.import_module("kernels")
 
 
 def graph(name: str, nodes: int, file: str | None) -> scipy.sparse.csr_matrix:
-    """"pubmed": from a file of SciPy's arrays, with self-loops; "cora": as large as Cora's; "uniform" and "power": ten entries for each node."""
+    """"pubmed": from a file of SciPy's arrays, with self-loops; "uniform" and "power": ten entries for each node."""
     return kernels.planetoid(file) if name == "pubmed" else kernels.random_graph(name, nodes)
 
 

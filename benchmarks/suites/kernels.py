@@ -15,6 +15,7 @@ from nnkit.plan.arena import aligned
 from nnkit.plan.build import COUNTERS, Builder, Layout, lay_out
 from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.prims.csr import CHUNK
 from nnkit.runtime import store
 from nnkit.runtime.cpu import Memory, Tape
 
@@ -173,8 +174,37 @@ def sparse_product(a: scipy.sparse.csr_matrix, x: np.ndarray, threads: int) -> t
     """y = A x by the kernel of graph layers: what runs it, and y."""
     tasks = max(1, work_tasks(2 * a.nnz * x.shape[1], a.nnz * 4 * x.shape[1], most=32))
     starts, columns, values = a.indptr.astype(np.int64), a.indices.astype(np.int32), a.data
-    y, carry = np.empty((a.shape[0], x.shape[1]), np.float32), np.empty((2 * tasks, x.shape[1]), np.float32)
+    y, carry = np.empty((a.shape[0], x.shape[1]), np.float32), np.zeros((2 * (a.nnz // CHUNK) + 2, x.shape[1]), np.float32)
     none = np.empty(0, np.float32)
-    run = on_tape(("prims.csr.csr_product", [y, carry, starts, columns, values, x, none], (), tasks),
-                  ("prims.csr.csr_join", [y, carry, starts, columns, none], (tasks,), 1), tasks=tasks, threads=threads)
+    run = on_tape(("prims.csr.csr_product", [y, carry, starts, columns, values, x, none], (CHUNK,), tasks),
+                  ("prims.csr.csr_join", [y, carry, starts, none], (CHUNK,), tasks), tasks=tasks, threads=threads)
     return run, y
+
+
+def along_entries(a: scipy.sparse.csr_matrix, what: str, width: int, threads: int) -> tuple[Run, np.ndarray, np.ndarray]:
+    """A kernel along the entries or rows of a square matrix, `width` numbers each: what runs it, its result, and what that must be."""
+    rng = np.random.default_rng(0)
+    V, E = a.shape[0], a.nnz
+    starts, columns, rows = a.indptr.astype(np.int64), a.indices.astype(np.int32), np.repeat(np.arange(V), np.diff(a.indptr))
+    s, t = (rng.standard_normal((V, width), dtype=np.float32) for _ in range(2))
+    tasks = max(1, work_tasks(2 * E * width, 4 * E * width, most=32))
+    filled = np.diff(starts) > 0
+    if what == "entries":
+        d = np.empty(E, np.float32)
+        return on_tape(("prims.csr.csr_entries", [d, starts, columns, s, t], ()), tasks=tasks, threads=threads), d, (s[rows] * t[columns]).sum(1)
+    if what == "softmax":
+        alpha = np.empty((E, width), np.float32)
+        scores = np.where(s[rows] + t[columns] > 0, 1, 0.2) * (s[rows] + t[columns])
+        powers = np.exp(scores)
+        sums = np.add.reduceat(powers, starts[:-1][filled])
+        run = on_tape(("prims.attention.edge_softmax_forward", [alpha, starts, columns, s, t], (0.2,)), tasks=tasks, threads=threads)
+        return run, alpha, powers / np.repeat(sums, np.diff(starts)[filled], axis=0)
+    y, best = np.empty((V, width), np.float32), np.empty((V, width), np.int32)
+    if what == "largest":
+        expected = np.zeros((V, width))
+        expected[filled] = np.maximum.reduceat(t[columns], starts[:-1][filled])
+        return on_tape(("prims.segment.csr_max_forward", [y, best, starts, columns, t], ()), tasks=tasks, threads=threads), y, expected
+    segments = np.arange(0, V + 1, 20)
+    sums = np.empty((len(segments) - 1, width), np.float32)
+    run = on_tape(("prims.segment.segment_sum_forward", [sums, segments, t], ()), tasks=tasks, threads=threads)
+    return run, sums, np.add.reduceat(t.astype(float), segments[:-1])

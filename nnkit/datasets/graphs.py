@@ -124,17 +124,11 @@ def _as_labels(labels: np.ndarray, V: int, classes: int, file: str) -> np.ndarra
 
 
 def _stored_matrix(arrays: dict[str, np.ndarray], prefix: str, file: str) -> CsrArrays:
-    import scipy.sparse
-
     names = [f"{prefix}_{part}" for part in ("data", "indices", "indptr", "shape")]
     for name in names:
         if name not in arrays:
             raise ValueError(f"{file} must hold the arrays {', '.join(names)}, received none of the name {name}")
-    *parts, shape = (arrays[name] for name in names)
+    values, indices, indptr, shape = (arrays[name] for name in names)
     if shape.shape != (2,) or shape.dtype.kind not in "iu":
         raise ValueError(f"{prefix}_shape of {file} must be 2 whole numbers, received {shape!r}")
-    try:
-        matrix = scipy.sparse.csr_matrix(tuple(parts), tuple(shape.tolist()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{prefix} of {file} must be a CSR matrix: {error}") from None
-    return CsrArrays.of(matrix, f"{prefix} of {file}")
+    return CsrArrays.of_parts(indptr, indices, values, tuple(shape.tolist()), f"{prefix} of {file}")

@@ -12,7 +12,7 @@ from nnkit.graph import Adjacency, CsrArrays, mask_of
 from nnkit.graph.csr import LIMIT
 from nnkit.training.feed import as_whole
 
-__all__ = ["SHAPES", "made_reviews", "made_text", "make_citation_graph", "make_random_graph", "make_shape_graphs"]
+__all__ = ["SHAPES", "made_citation_graph", "made_random_graph", "made_reviews", "made_shape_graphs", "made_text"]
 
 NOT = FIRST                                              # the id of the word that turns the next one's sentiment round
 SENTIMENTAL, NEGATED = 0.3, 0.2                          # the parts of words with a sentiment, and of these with a "not" in front
@@ -29,7 +29,7 @@ SENTENCE = (
 )
 ENDS = (". ", "! ", "? ", ".\n")
 
-SHAPES = ("cycle", "path", "star", "wheel", "grid", "tree")                      # a label of make_shape_graphs is a position here
+SHAPES = ("cycle", "path", "star", "wheel", "grid", "tree")                      # a label of made_shape_graphs is a position here
 SMALLEST, LARGEST = 6, 20                                # nodes of a shape
 GRIDS = tuple((a, b) for a in range(2, 5) for b in range(a, 11) if SMALLEST <= a * b <= LARGEST)
 
@@ -114,14 +114,14 @@ def made_text(characters: int, seed: int) -> str:
     return "".join(pieces)[:most]
 
 
-def make_shape_graphs(n: int, seed: int) -> tuple[list[np.ndarray], list[Adjacency], np.ndarray]:
+def made_shape_graphs(n: int, seed: int) -> tuple[list[np.ndarray], list[Adjacency], np.ndarray]:
     """Small graphs, each of one of six shapes, for the classification of graphs: features, adjacencies and labels of n graphs.
 
     Labels are int64 (n,), positions in `SHAPES`: 0 cycle, 1 path, 2 star, 3 wheel (a cycle around a hub), 4 grid, 5 tree (random; neither path
     nor star). All shapes are as frequent as each other, up to one. A graph has 6 to 20 nodes, numbered at random, and undirected edges. Features
     are ones, float32 (V, 1), and tell nothing: only the edges do.
 
-    >>> features, adjacencies, labels = make_shape_graphs(3, seed=0)
+    >>> features, adjacencies, labels = made_shape_graphs(3, seed=0)
     >>> len(adjacencies), features[0].shape[0] == adjacencies[0].nodes
     (3, True)
 
@@ -166,7 +166,7 @@ def _shape(shape: str, rng: np.random.Generator) -> tuple[int, np.ndarray]:
             return V, edges
 
 
-def make_citation_graph(nodes: int, classes: int, features: int, seed: int) -> CitationGraph:
+def made_citation_graph(nodes: int, classes: int, features: int, seed: int) -> CitationGraph:
     """Papers that cite papers, mostly of their own class, and hold a few words of it: in the form of `load_planetoid`.
 
     Each of V papers makes 2 citations, 7 of 10 within its class, the rest to anyone; edges are undirected, each once. It draws 18 words of F, 7 of
@@ -201,11 +201,11 @@ def make_citation_graph(nodes: int, classes: int, features: int, seed: int) -> C
     train = np.concatenate([order[labels[order] == k][:min(20, V // K // 4)] for k in range(K)])
     rest = order[~np.isin(order, train)]
     validation, test = min(500, V // 5), min(1000, 2 * V // 5)
-    return CitationGraph(held, Adjacency(_of_keys(pairs, V, V), np.array([0, V])), labels, mask_of(train, V), mask_of(rest[:validation], V),
+    return CitationGraph(held, Adjacency(_of_keys(pairs, V, V), np.array([0, V], np.int64)), labels, mask_of(train, V), mask_of(rest[:validation], V),
                          mask_of(rest[validation:validation + test], V), K)
 
 
-def make_random_graph(nodes: int, edges: int, kind: str = "uniform", seed: int = 0) -> Adjacency:
+def made_random_graph(nodes: int, edges: int, kind: str = "uniform", seed: int = 0) -> Adjacency:
     """A directed graph of V nodes and exactly E edges of weight 1, none of them twice and none from a node to itself; for benchmarks.
 
     Args:
@@ -235,7 +235,7 @@ def make_random_graph(nodes: int, edges: int, kind: str = "uniform", seed: int =
         keys = _distinct(np.concatenate([keys, (target * V + source)[target != source]]))
     if len(keys) > E:
         keys = np.delete(keys, rng.choice(len(keys), len(keys) - E, replace=False))
-    return Adjacency(_of_keys(keys, V, V), np.array([0, V]))
+    return Adjacency(_of_keys(keys, V, V), np.array([0, V], np.int64))
 
 
 def _distinct(keys: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
 from collections.abc import Callable
 from itertools import chain
 from typing import IO, Any, TypeAlias
@@ -144,23 +143,17 @@ def read_array(content: bytes, what: str) -> np.ndarray:
 
 def read_matrix(content: bytes, what: str) -> CsrArrays:
     """The SciPy CSR matrix that is pickled in content; what: name of the file in messages. Raises ValueError where it holds anything else."""
-    import scipy.sparse
-
     rule = f"{what} must be a pickled SciPy CSR matrix and nothing else"
     loaded = _load(content, ARRAYS | TEXTS | MATRICES, rule)
     state = loaded.state if isinstance(loaded, _Matrix) else None
     if not isinstance(state, dict) or not {"_shape", "indptr", "indices", "data"} <= state.keys() or not _is_shape(state["_shape"], 2):
         raise ValueError(f"{rule}: it holds something else")
     indptr, indices, values = (_as_array(state[name], rule) for name in ("indptr", "indices", "data"))
-    try:
-        matrix = scipy.sparse.csr_matrix((values, indices, indptr), state["_shape"])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{rule}: {error}") from None
-    return CsrArrays.of(matrix, what)
+    return CsrArrays.of_parts(indptr, indices, values, state["_shape"], what)
 
 
-def read_neighbours(content: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and values, int64 (edges,), of each number in a pickled dictionary of lists of whole numbers.
+def read_neighbours(content: bytes, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a pickled dictionary of lists of whole numbers: its keys, int64 (nodes,); and for each number in a list the key and the number, (edges,).
 
     Raises ValueError where content holds anything else; what: name of the file in messages.
     """
@@ -171,11 +164,14 @@ def read_neighbours(content: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
     keys, numbers = list(loaded), list(chain.from_iterable(loaded.values()))
     if not all(type(number) is int and abs(number) < 1 << 62 for number in chain(keys, numbers)):
         raise ValueError(f"{rule}: it holds something else")
-    return np.repeat(np.array(keys, np.int64), [len(row) for row in loaded.values()]), np.array(numbers, np.int64)
+    nodes = np.array(keys, np.int64)
+    return nodes, np.repeat(nodes, [len(row) for row in loaded.values()]), np.array(numbers, np.int64)
 
 
 def _load(content: bytes, makes: Makes, rule: str) -> Any:
     """What the pickle makes of stand-ins. Raises ValueError where it is damaged or asks for anything else."""
+    import pickletools  # costs a few ms, which `import nnkit` need not pay
+
     try:
         for instruction, argument, place in pickletools.genops(content):
             # Python keeps a list as long as the greatest number under which the file remembers something: a few bytes could ask for all memory.

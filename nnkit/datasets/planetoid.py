@@ -107,11 +107,11 @@ def _refuse_different(name: str, features: tuple[CsrArrays, ...], labels: tuple[
         raise ValueError(f"ind.{name}.x and ind.{name}.y must be the first rows of allx and ally, received others")
 
 
-def _as_edges(source: np.ndarray, target: np.ndarray, V: int, file: str) -> Any:
+def _as_edges(nodes: np.ndarray, source: np.ndarray, target: np.ndarray, V: int, file: str) -> Any:
     """The SciPy matrix (V, V) of neighbours, each pair once and in both directions. Each node must be named: so the file's size bounds V."""
     import scipy.sparse
 
-    named = np.unique(np.concatenate([source, target]))
+    named = np.unique(np.concatenate([nodes, target]))
     if len(named) != V or named[0] != 0 or named[-1] != V - 1:
         raise ValueError(f"{file} must name the {V} nodes that the other files have, received {len(named)}"
                          + (f", from {named[0]} to {named[-1]}" if len(named) else ""))

@@ -11,10 +11,16 @@ from typing import Any
 import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
+from nnkit.graph.blocks import GraphLoader
 from nnkit.graph.csr import CsrArrays, as_numbers
+from nnkit.graph.links import EdgeSplit, LinkBatch, LinkLoader, sample_negatives, split_edges
+from nnkit.graph.sampling import GraphBatch, NeighborLoader
 from nnkit.training.feed import as_whole
 
-__all__ = ["Adjacency", "CsrArrays", "mask_of", "normalized"]
+__all__ = [
+    "Adjacency", "CsrArrays", "EdgeSplit", "GraphBatch", "GraphLoader", "LinkBatch", "LinkLoader", "NeighborLoader", "mask_of", "normalized",
+    "sample_negatives", "split_edges",
+]
 
 
 def normalized(adjacency: Any, normalization: str | None = "symmetric", self_loops: bool = True) -> Any:

@@ -8,7 +8,6 @@ Welling, Semi-supervised classification with graph convolutional networks (ICLR 
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -77,7 +76,7 @@ class Adjacency:
                 raise ValueError(f"adjacency must be square, received shape {csr.shape}")
             if csr.shape[0] == 0:
                 raise ValueError("adjacency must have at least one node, received shape (0, 0)")
-            made = cls(csr, np.array([0, csr.shape[0]]))
+            made = cls(csr, np.array([0, csr.shape[0]], np.int64))
         if nodes is not None and as_whole(nodes, 1, "nodes") != made.nodes:
             raise ValueError(f"nodes must be the {made.nodes} nodes of the adjacency, received {nodes}")
         return made
@@ -86,10 +85,14 @@ class Adjacency:
     def blocks(cls, adjacencies: Sequence[Adjacency]) -> Adjacency:
         """Graphs side by side, as one graph without edges between them: the nodes of each behind those of the one before.
 
-        Raises ValueError where there are none, or 2**31 nodes or entries or more.
+        Raises ValueError where there are none, one has nodes that belong to no graph, or they have 2**31 nodes or entries or more.
         """
         if not len(adjacencies):
             raise ValueError("adjacencies must hold at least one adjacency, received none")
+        for adjacency in adjacencies:
+            if adjacency.segments[-1] != adjacency.nodes:
+                raise ValueError("adjacencies must have no nodes behind their graphs, "
+                                 f"received one that was padded from {adjacency.segments[-1]} to {adjacency.nodes} nodes")
         matrices = [adjacency.csr for adjacency in adjacencies]
         V, E = (np.cumsum([0, *sizes]) for sizes in ([csr.shape[0] for csr in matrices], [csr.entries for csr in matrices]))
         if max(V[-1], E[-1]) >= LIMIT:
@@ -145,10 +148,10 @@ class Adjacency:
         """
         key = _as_key(normalization, self_loops)
         if key not in self._cache:
-            looped = self._looped[0] if self_loops else self.csr
+            looped = self._looped()[0] if self_loops else self.csr
             values = looped.values
             if normalization is not None:
-                factors, E = self._factors(*key), looped.entries
+                factors, E = self._factors(looped, *key), looped.entries
                 values = values.copy()
                 values[:E] *= factors[looped.rows] if normalization == "row" else factors[looped.rows] * factors[looped.columns[:E]]
                 _refuse_overflow(values[:E], looped, normalization)
@@ -164,14 +167,14 @@ class Adjacency:
             dA_ij = dv_e / D_ii + dD_i,     dD_i = -1/D_ii^2 sum_j dv_ij A~_ij                                    ("row")
         """
         key = _as_key(normalization, self_loops)
-        looped, places = self._looped if self_loops else (self.csr, slice(self.entries))
+        looped, places = self._looped(keep=True) if self_loops else (self.csr, slice(self.entries))
         E, V = looped.entries, self.nodes
         dv = np.asarray(dvalues, np.float64)
         if dv.shape != looped.values.shape:
             raise ValueError(f"dvalues must have shape {looped.values.shape}, received {dv.shape}")
         dA = dv[:E]
         if normalization is not None:
-            f, i, j = self._factors(*key), looped.rows, looped.columns[:E]
+            f, i, j = self._factors(looped, *key), looped.rows, looped.columns[:E]
             moved = dA * looped.values[:E]               # dv A~
             if normalization == "row":
                 dD = -f * f * np.bincount(i, moved, V)
@@ -223,36 +226,39 @@ class Adjacency:
             order = np.lexsort((columns, rows))
             columns, values = columns[order], values[order]
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(chosen)))])
-        segments = np.searchsorted(chosen, self.segments) if risen else np.array([0, len(chosen)])
+        segments = np.searchsorted(chosen, self.segments) if risen else np.array([0, len(chosen)], np.int64)
         return Adjacency(CsrArrays((len(chosen), len(chosen)), starts, columns, values), segments)
 
-    @functools.cached_property
-    def _looped(self) -> tuple[CsrArrays, np.ndarray]:
-        """A + I, and where in it each entry of A stands (E,): behind the diagonals that are new before it."""
-        csr, V, rows = self.csr, self.nodes, self.csr.rows
-        E = self.entries
-        columns, diagonal = csr.columns[:E], np.arange(V)
-        if E + V >= LIMIT:
-            raise ValueError(f"adjacency must have fewer than 2**31 entries with its self-loops, received {E + V}")
+    def _looped(self, keep: bool = False) -> tuple[CsrArrays, Any]:
+        """A + I, and where in it each entry of A stands, int32 (E,): behind the diagonals that are new before it.
+
+        keep: for the next call, which `pullback` has at every step and `form` hardly ever: it is as large as the adjacency.
+        """
+        if "looped" in self._cache:
+            return self._cache["looped"]
+        csr, V, E, rows = self.csr, self.nodes, self.entries, self.csr.rows
+        if len(csr.columns) + V >= LIMIT:
+            raise ValueError(f"adjacency must have fewer than 2**31 entries with its self-loops, received {len(csr.columns) + V}")
+        columns, node = csr.columns[:E], np.arange(V, dtype=np.int32)
         new = np.ones(V, bool)
         new[rows[columns == rows]] = False
         starts = csr.starts + np.concatenate([[0], np.cumsum(new)])
-        places = np.arange(E) + (starts - csr.starts)[rows] + (new[rows] & (columns > rows))
-        at = np.empty(V, np.int64)                       # of each diagonal
-        at[rows[columns == rows]] = places[columns == rows]
-        at[new] = (starts[:-1] + np.bincount(rows[columns < rows], minlength=V))[new]
-        wide = np.zeros(len(csr.columns) + V, np.int32)
-        values = np.zeros(len(wide))
+        places = np.arange(E, dtype=np.int32) + (starts - csr.starts).astype(np.int32)[rows]
+        places += new[rows] & (columns > rows)
+        wide, values = np.zeros(len(csr.columns) + V, np.int32), np.zeros(len(csr.columns) + V)
         wide[places], values[places] = columns, csr.values[:E]
-        wide[at] = diagonal
+        at = starts[:-1] + np.bincount(rows[columns < rows], minlength=V)        # of each diagonal
+        wide[at] = node
         values[at] += 1.0
-        return CsrArrays(csr.shape, starts, wide, values), places
+        looped = CsrArrays(csr.shape, starts, wide, values), places
+        if keep:
+            self._cache["looped"] = looped
+        return looped
 
-    def _factors(self, normalization: str, self_loops: bool) -> np.ndarray:
-        """D^-1/2 or D^-1, (V,), 0 where the sum of the row is 0."""
+    def _factors(self, looped: CsrArrays, normalization: str, self_loops: bool) -> np.ndarray:
+        """D^-1/2 or D^-1 of A~, (V,), 0 where the sum of the row is 0."""
         key = ("factors", normalization, self_loops)
         if key not in self._cache:
-            looped = self._looped[0] if self_loops else self.csr
             sums = np.bincount(looped.rows, looped.values[:looped.entries], self.nodes)
             if (sums < 0).any():
                 node = int((sums < 0).argmax())

@@ -84,6 +84,20 @@ class CsrArrays:
                           "of the same place", UserWarning, stacklevel=3)
         return cls(shape, starts, columns, values)
 
+    @classmethod
+    def of_parts(cls, indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, shape: tuple[int, int], what: str) -> CsrArrays:
+        """The same from the arrays of a CSR matrix, as a file holds them. Raises as `of`, and ValueError where SciPy takes no such arrays."""
+        import scipy.sparse
+
+        for name, array in (("indptr", indptr), ("indices", indices)):
+            _refuse_array(array, f"the {name} of {what}")
+        _refuse_kind(values.dtype, what)
+        try:
+            matrix = scipy.sparse.csr_matrix((values, indices, indptr), shape)
+        except ValueError as error:
+            raise ValueError(f"{what} must be a CSR matrix: {error}") from None
+        return cls.of(matrix, what)
+
     def __repr__(self) -> str:
         return f"<CsrArrays of shape {self.shape}, {self.entries} entries of {self.values.dtype}>"
 

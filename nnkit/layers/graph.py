@@ -5,6 +5,7 @@ V nodes, F features, U units, H heads. Row i of the adjacency A gathers from the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,8 +34,8 @@ NODES = 64                                               # fewest nodes worth a 
 class OnNodes(Layer):
     """Base of the layers that make new features for every node of those of its neighbours.
 
-    activation: a spec or its name. use_bias: whether there is a b. dropout: rate of the input's features that training drops, from 0 to less than 1; of
-    a sparse input its entries. kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer: as for `Dense`.
+    activation: a spec or its name. use_bias: whether there is a b. dropout: rate of the input's features that training drops, from 0 to less than 1;
+    of a sparse input its entries. kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer: as for `Dense`.
     Inputs: features (V, F) of an Input or a layer, dense or sparse, and a `GraphInput` of V nodes.
     """
 
@@ -107,8 +108,8 @@ class GraphConv(OnNodes):
     """Y = activation(A^ X W + b): the graph convolution of Kipf and Welling; A^ is the normalized adjacency.
 
     units: U, features of the output, at least 1. Parameters "kernel" (F, U), "bias" (U,).
-    normalization: "symmetric" (default) A^ = D^-1/2 (A + I) D^-1/2, "row" A^ = D^-1 (A + I), None A^ = A + I; D_ii = sum_j (A + I)_ij, and a row of sum
-    0 stays 0. self_loops: whether I is added, default True.
+    normalization: "symmetric" (default) A^ = D^-1/2 (A + I) D^-1/2, "row" A^ = D^-1 (A + I), None A^ = A + I; D_ii = sum_j (A + I)_ij, and a row of
+    sum 0 stays 0. self_loops: whether I is added, default True.
     activation, use_bias, dropout, initializers and regularizers: as for `OnNodes`. Inputs (V, F) and a graph, output (V, U).
     The product with the fewer columns comes first: A^ (X W), or (A^ X) W where U > F and X is dense.
     Called GCNConv in PyTorch Geometric and Spektral, GraphConv in DGL.
@@ -184,9 +185,10 @@ class GraphSAGE(OnNodes):
 class GAT(OnNodes):
     """Graph attention: y_i = activation(sum_j alpha_ij z_j + b) with z = x W, and for each head weights alpha that sum to 1 over i's neighbours.
 
-    alpha_ij = softmax_j(LeakyReLU(z_i . a + z_j . a')). units: U of each head, at least 1. heads: H, at least 1, default 1. concat: whether the heads'
-    outputs stand side by side (V, H U), default, or are averaged (V, U). negative_slope: of the LeakyReLU, at least 0, default 0.2. self_loops: whether
-    a node is a neighbour of its own, default True. attention_dropout: rate of the alphas that training drops, from 0 to less than 1, default 0.
+    alpha_ij = softmax_j(LeakyReLU(z_i . a + z_j . a')). units: U of each head, at least 1. heads: H, at least 1, default 1. concat: whether the
+    heads' outputs stand side by side (V, H U), default, or are averaged (V, U). negative_slope: of the LeakyReLU, at least 0, default 0.2.
+    self_loops: whether a node is a neighbour of its own, default True. attention_dropout: rate of the alphas that training drops, from 0 to less than
+    1, default 0.
     Parameters "kernel" W (F, H U), "attention" a and "neighbour_attention" a' (H, U), "bias". The weights of the edges count for nothing.
     activation, use_bias, dropout, initializers and regularizers: as for `OnNodes`. Inputs (V, F) and a graph, output (V, H U) or (V, U).
     Velickovic et al., Graph attention networks, ICLR 2018, equations 3 to 6.
@@ -265,8 +267,8 @@ class GIN(OnNodes):
     """y_i = activation(MLP((1 + eps) x_i + sum_j A_ij x_j)): the graph isomorphism network, sums of neighbours through dense layers.
 
     units: U, features of the output, at least 1. hidden_units: units of the MLP's hidden layers, default one of U; () for a single product.
-    hidden_activation: of the hidden layers, default "relu". eps: what the node itself counts more than a neighbour, default 0; train_eps: whether it is
-    learnt (parameter "eps", (1,)), default False. Parameters "hidden_kernel", "hidden_bias" ("hidden_kernel_1", ...), "kernel", "bias".
+    hidden_activation: of the hidden layers, default "relu". eps: what the node itself counts more than a neighbour, default 0; train_eps: whether it
+    is learnt (parameter "eps", (1,)), default False. Parameters "hidden_kernel", "hidden_bias" ("hidden_kernel_1", ...), "kernel", "bias".
     activation, use_bias, dropout, initializers and regularizers: as for `OnNodes`. Inputs (V, F) and a graph, output (V, U).
     Xu et al., How powerful are graph neural networks?, ICLR 2019, equation 4.1.
 
@@ -291,7 +293,7 @@ class GIN(OnNodes):
     def weights(self, F: int) -> dict[str, Parameter]:
         """Those of the MLP, and eps."""
         sizes = (F, *self._hidden, self.units)
-        shapes = list(zip(sizes, sizes[1:], strict=False))
+        shapes = list(itertools.pairwise(sizes))
         kernels = {name: self.weight(*shape) for name, shape in zip((*self._names("hidden_kernel"), "kernel"), shapes, strict=True)}
         biases = {name: Parameter((size,), self.bias_initializer, regularizer=self.bias_regularizer)
                   for name, size in zip(self._names("hidden_bias"), self._hidden, strict=True)} if self.use_bias else {}

@@ -489,7 +489,7 @@ def _enter(g: Builder, graph: Graph, position: int) -> Any:
     if flow.kinds[position] == "graph":
         return GraphBuffer(name, g.sizes.nodes, {matrix: size for matrix, size in g.sizes.entries if matrix.startswith(f"{name}/")}, g.dtype)
     if flow.kinds[position] == "sparse":
-        return Csr.external(name, (g.sizes.nodes, *shape), dict(g.sizes.entries)[name], g.dtype)
+        return Csr.external(name, (g.sizes.nodes, shape[0]), dict(g.sizes.entries)[name], g.dtype)
     dtype = "T" if limit is None and flow.kinds[position] == "numbers" else "int32"
     if flow.by_node[position]:
         return Buffer(f"{name}/data", (g.sizes.nodes, *shape), g.dtype if dtype == "T" else dtype, "external")

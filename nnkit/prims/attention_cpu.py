@@ -12,7 +12,6 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, Int, Labels, Matrix, Ordinals, Real, kernel
 from nnkit.prims.csr_cpu import prefetch_near, rest_share, row_cut
-from nnkit.prims.feed_cpu import copy_row
 from nnkit.prims.reduce_cpu import columns_plain
 from nnkit.prims.rows_cpu import BLOCK, fill_run
 from nnkit.prims.simd_cpu import I32, Emitter, address, itemsize, lanes, part
@@ -24,11 +23,33 @@ __all__ = ["csr_places", "csr_row_sums", "edge_softmax_backward", "edge_softmax_
 AHEAD = 32                                               # entries between the fetching of a number of another row and its use
 
 
-class Row:
-    """Emits what goes along the entries first <= e < last of a row, n numbers of each, at most a register, H apart. All by address."""
+FEW = (1, 2, 4, 8)                                       # numbers of heads that are whole parts of a register
 
-    def __init__(self, e: Emitter, first: Any, last: Any, H: Any, n: Any) -> None:
-        self.e, self.first, self.last, self.H, self.mask = e, first, last, H, e.first(n)
+
+def each_width(builder: Any, element: types.Float, H: Any, n: Any, emit: Callable[[Emitter, Any], None]) -> None:
+    """emit(emitter, mask): for each H of FEW code without a mask, for others with one of n lanes. A masked store of a few lanes for every entry
+    takes 15 cycles."""
+    widest = Emitter(builder, element)
+    end, other = builder.append_basic_block("widths_end"), builder.append_basic_block("masked")
+    choice = builder.switch(H, other)
+    for few in FEW:
+        if few <= widest.lanes:
+            block = builder.append_basic_block(f"heads_{few}")
+            choice.add_case(I64(few), block)
+            builder.position_at_end(block)
+            emit(Emitter(builder, element, few), None)
+            builder.branch(end)
+    builder.position_at_end(other)
+    emit(widest, widest.first(n))
+    builder.branch(end)
+    builder.position_at_end(end)
+
+
+class Row:
+    """Emits what goes along the entries first <= e < last of a row, at most a register of each, H apart. All by address."""
+
+    def __init__(self, e: Emitter, first: Any, last: Any, H: Any, mask: Any) -> None:
+        self.e, self.first, self.last, self.H, self.mask = e, first, last, H, mask
 
     def each(self, visit: Callable[[Any], None]) -> None:
         """visit(e) for all entries."""
@@ -54,23 +75,25 @@ def shift_scores(typing_context: Any, y: Any, columns: Any, first: Any, last: An
     """y[e] = z[e] - the largest z of the row, z[e] = leaky(s + t[columns[e]]); s: the row's numbers. known: entries whose columns may be read."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         y, columns, first, last, s, t, H, n, known, slope, _ = values
-        e = Emitter(builder, signature.args[-1].dtype)
-        row, slopes, top = Row(e, first, last, H, n), e.splat(slope), builder.sub(known, I64(1))
-        own = e.load(e.pointer(s), row.mask)
-        largest = cgutils.alloca_once_value(builder, e.splat_constant(-math.inf))
+        top = builder.sub(known, I64(1))
 
-        def score(entry: Any) -> Any:
-            a = builder.fadd(own, row.load(t, row.column(columns, entry)))
-            return builder.select(builder.fcmp_ordered(">", a, e.zero), a, builder.fmul(slopes, a))
+        def emit(e: Emitter, mask: Any) -> None:
+            row, slopes, own = Row(e, first, last, H, mask), e.splat(slope), e.load(e.pointer(s), mask)
+            largest = cgutils.alloca_once_value(builder, e.splat_constant(-math.inf))
 
-        def see(entry: Any) -> None:
-            ahead = builder.add(entry, I64(AHEAD))
-            ahead = row.column(columns, builder.select(builder.icmp_signed("<", ahead, top), ahead, top))
-            e.prefetch(builder.ptrtoint(row.place(t, ahead), I64), near=True)
-            z, before = score(entry), builder.load(largest)
-            builder.store(builder.select(builder.fcmp_ordered(">", z, before), z, before), largest)
-        row.each(see)
-        row.each(lambda entry: e.store(builder.fsub(score(entry), builder.load(largest)), row.place(y, entry), row.mask))
+            def score(entry: Any) -> Any:
+                a = builder.fadd(own, row.load(t, row.column(columns, entry)))
+                return builder.select(builder.fcmp_ordered(">", a, e.zero), a, builder.fmul(slopes, a))
+
+            def see(entry: Any) -> None:
+                ahead = builder.add(entry, I64(AHEAD))
+                ahead = row.column(columns, builder.select(builder.icmp_signed("<", ahead, top), ahead, top))
+                e.prefetch(builder.ptrtoint(row.place(t, ahead), I64), near=True)
+                z, before = score(entry), builder.load(largest)
+                builder.store(builder.select(builder.fcmp_ordered(">", z, before), z, before), largest)
+            row.each(see)
+            row.each(lambda entry: e.store(builder.fsub(score(entry), builder.load(largest)), row.place(y, entry), mask))
+        each_width(builder, signature.args[-1].dtype, H, n, emit)
         return context.get_dummy_value()
     return types.void(*[types.int64] * 9, like.dtype, like), codegen
 
@@ -80,12 +103,13 @@ def divide_by_sum(typing_context: Any, y: Any, first: Any, last: Any, H: Any, n:
     """y[e] /= the sum of y over the row."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         y, first, last, H, n, _ = values
-        e = Emitter(builder, signature.args[-1].dtype)
-        row = Row(e, first, last, H, n)
-        total = cgutils.alloca_once_value(builder, e.zero)
-        row.each(lambda entry: builder.store(builder.fadd(builder.load(total), row.load(y, entry)), total))
-        factor = builder.fdiv(e.splat_constant(1.0), builder.load(total))
-        row.each(lambda entry: e.store(builder.fmul(factor, row.load(y, entry)), row.place(y, entry), row.mask))
+
+        def emit(e: Emitter, mask: Any) -> None:
+            row, total = Row(e, first, last, H, mask), cgutils.alloca_once_value(builder, e.zero)
+            row.each(lambda entry: builder.store(builder.fadd(builder.load(total), row.load(y, entry)), total))
+            factor = builder.fdiv(e.splat_constant(1.0), builder.load(total))
+            row.each(lambda entry: e.store(builder.fmul(factor, row.load(y, entry)), row.place(y, entry), mask))
+        each_width(builder, signature.args[-1].dtype, H, n, emit)
         return context.get_dummy_value()
     return types.void(*[types.int64] * 5, like), codegen
 
@@ -96,26 +120,44 @@ def row_gradient(typing_context: Any, d: Any, ds: Any, columns: Any, first: Any,
     """d[e] = leaky'(s + t[columns[e]]) alpha[e] (dalpha[e] - the row's sum of alpha dalpha); ds = the row's sum of d. s, ds: the row's numbers."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         d, ds, columns, first, last, alpha, dalpha, s, t, H, n, slope, _ = values
-        e = Emitter(builder, signature.args[-1].dtype)
-        row, slopes = Row(e, first, last, H, n), e.splat(slope)
-        own = e.load(e.pointer(s), row.mask)
-        inner, total = (cgutils.alloca_once_value(builder, e.zero) for _ in range(2))
 
-        def dot(entry: Any) -> None:
-            e.prefetch(builder.ptrtoint(row.place(t, row.column(columns, entry)), I64), near=True)
-            builder.store(e.fma(row.load(alpha, entry), row.load(dalpha, entry), builder.load(inner)), inner)
+        def emit(e: Emitter, mask: Any) -> None:
+            row, slopes, own = Row(e, first, last, H, mask), e.splat(slope), e.load(e.pointer(s), mask)
+            inner, total = (cgutils.alloca_once_value(builder, e.zero) for _ in range(2))
 
-        def visit(entry: Any) -> None:
-            gradient = builder.fmul(row.load(alpha, entry), builder.fsub(row.load(dalpha, entry), builder.load(inner)))
-            a = builder.fadd(own, row.load(t, row.column(columns, entry)))
-            gradient = builder.select(builder.fcmp_ordered(">", a, e.zero), gradient, builder.fmul(slopes, gradient))
-            e.store(gradient, row.place(d, entry), row.mask)
-            builder.store(builder.fadd(builder.load(total), gradient), total)
-        row.each(dot)
-        row.each(visit)
-        e.store(builder.load(total), e.pointer(ds), row.mask)
+            def dot(entry: Any) -> None:
+                e.prefetch(builder.ptrtoint(row.place(t, row.column(columns, entry)), I64), near=True)
+                builder.store(e.fma(row.load(alpha, entry), row.load(dalpha, entry), builder.load(inner)), inner)
+
+            def visit(entry: Any) -> None:
+                gradient = builder.fmul(row.load(alpha, entry), builder.fsub(row.load(dalpha, entry), builder.load(inner)))
+                a = builder.fadd(own, row.load(t, row.column(columns, entry)))
+                gradient = builder.select(builder.fcmp_ordered(">", a, e.zero), gradient, builder.fmul(slopes, gradient))
+                e.store(gradient, row.place(d, entry), mask)
+                builder.store(builder.fadd(builder.load(total), gradient), total)
+            row.each(dot)
+            row.each(visit)
+            e.store(builder.load(total), e.pointer(ds), mask)
+        each_width(builder, signature.args[-1].dtype, H, n, emit)
         return context.get_dummy_value()
     return types.void(*[types.int64] * 11, like.dtype, like), codegen
+
+
+@intrinsic
+def copy_entry(typing_context: Any, y: Any, x: Any, H: Any, like: Any) -> Any:
+    """y[:H] = x[:H], by address."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, x, H, _ = values
+        kind = signature.args[-1].dtype
+
+        def emit(e: Emitter, mask: Any) -> None:
+            if mask is None:
+                e.store(e.load(e.pointer(x)), e.pointer(y))
+            else:
+                e.each_register(H, lambda first, some: e.store(e.load(e.at(e.pointer(x), first), some), e.at(e.pointer(y), first), some))
+        each_width(builder, kind, H, H, emit)
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 3, like), codegen
 
 
 @kernel
@@ -179,7 +221,4 @@ def csr_places(task: Int, tasks: Int, y: Matrix, x: Matrix, places: Labels) -> N
     size = itemsize(y)
     for e in range(E * task // tasks, E * (task + 1) // tasks):
         prefetch_near(address(x) + size * H * places[min(e + AHEAD, E - 1)], H, x)
-        if H == 1:
-            y[e, 0] = x[places[e], 0]
-        else:
-            copy_row(address(y) + size * H * e, address(x) + size * H * places[e], H, x)
+        copy_entry(address(y) + size * H * e, address(x) + size * H * places[e], H, x)

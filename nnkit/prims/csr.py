@@ -7,7 +7,7 @@ structure never changes; values may be computed (dropout, attention), several of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "largest_neighbours"]
 
 
+CHUNK = 65_536                                           # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
 EXPONENTIAL = 16                                         # FLOPs of an entry's part of a softmax, about
 
 
@@ -74,18 +75,21 @@ class Csr:
 
     def tasks(self, width: int) -> int:
         """How many tasks a step is worth that goes through all entries with `width` numbers of each."""
-        return work_tasks(2 * self.entries * width, self.entries * (8 + 4 * width) + 4 * self.shape[0] * width, most=max(1, self.entries + self.shape[0]))
+        moved = self.entries * (8 + 4 * width) + 4 * self.shape[0] * width
+        return work_tasks(2 * self.entries * width, moved, most=max(1, self.entries + self.shape[0]))
 
     def multiply(self, g: Builder, y: Buffer, x: Buffer, bias: Buffer | None = None) -> None:
         """Emit y = A x (+ bias): y [R, F], x [C, F]; of several heads each has its own share of F."""
-        suffix = "_heads" if len(self.values.shape) > 1 else ""
-        width = y.shape[1]
-        tasks = self.tasks(width)
-        none = x.piece(0)
-        carry = g.scratch("carry", 2 * tasks, width)
-        g.step(f"prims.csr.csr_product{suffix}", [y, carry], [self.starts, self.columns, self.values, x, bias or none], tasks=tasks,
-               flops=2 * self.entries * width)
-        g.step(f"prims.csr.csr_join{suffix}", [], [carry, self.starts, self.columns, bias or none], updates=[y], scalars=[tasks])
+        suffix, width = "_heads" if len(self.values.shape) > 1 else "", y.shape[1]
+        tasks, none = self.tasks(width), y.piece(0)
+        parted = self.entries > CHUNK                    # a row may be so long that several tasks share it
+        carry = g.scratch("carry", 2 * (self.entries // CHUNK) + 2 if parted else 0, width)
+        if parted:
+            g.step("prims.pointwise.zero", [carry.flat()])
+        g.step(f"prims.csr.csr_product{suffix}", [y], [self.starts, self.columns, self.values, x, bias or none], updates=[carry], scalars=[CHUNK],
+               tasks=tasks, flops=2 * self.entries * width)
+        if parted:
+            g.step("prims.csr.csr_join", [], [carry, self.starts, bias or none], updates=[y], scalars=[CHUNK], tasks=tasks)
 
     def entry_gradient(self, g: Builder, dy: Buffer, x: Buffer) -> Buffer:
         """Emit d[e] = dy[row] . x[column], the gradient by the values; of several heads each has its own share."""
@@ -130,7 +134,7 @@ def aggregate(g: Builder, a: Csr, x: Buffer, bias: str | None = None) -> Buffer:
     b = g.parameter(bias) if bias is not None else None
     a.multiply(g, y, x, b)
 
-    def backward(dy: Buffer) -> Sequence[Buffer]:
+    def backward(dy: Buffer) -> tuple[Buffer, Buffer]:
         if bias is not None:
             sum_rows(g, g.gradient(bias), dy)
         dx = g.buffer("dx", *x.shape)

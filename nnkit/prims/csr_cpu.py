@@ -19,14 +19,16 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, Int, Labels, Matrix, Ordinals, Vector, kernel, routine, vector_bytes
+from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import I1, I32, LINE, Emitter, address, itemsize, lanes
 
-__all__ = ["csr_entries", "csr_entries_heads", "csr_join", "csr_join_heads", "csr_product", "csr_product_heads", "row_cut", "walk_cut"]
+__all__ = ["csr_entries", "csr_entries_heads", "csr_join", "csr_product", "csr_product_heads", "row_cut", "walk_cut"]
 
 HALF = 8
 MOST = 8 if vector_bytes() == 32 else 16                 # registers of a row that are summed side by side: AVX2 has 16 in all, others 32
 REGISTERS = tuple(sorted({*range(1, HALF + 1), MOST}))
+HEADED = (1, 2, 3, 4, HALF)                              # the same where factors differ along a row: fewer, since each costs 0.1 s to compile
 AHEAD = 64                                               # lines of x that are fetched before they are used
 
 PERMUTES = vector_bytes() == 64                          # AVX-512 permutes a register by another one
@@ -204,7 +206,7 @@ def sum_rows(headed: bool) -> Any:
                     for r in range(V):
                         e.store(builder.load(sums[r]), e.at(target, r * e.lanes), masks[r])
                 walk.through(rows, V, n, begin, visit, finish)
-            each_variant(e, n, REGISTERS, emit)
+            each_variant(e, n, HEADED if headed else REGISTERS, emit)
             return context.get_dummy_value()
         return types.void(*[types.int64] * 15, like), codegen
     return rows_of
@@ -214,11 +216,13 @@ sum_single, sum_headed = sum_rows(False), sum_rows(True)
 
 
 @routine
-def width(n, lane):
-    """How many of n numbers go side by side: those of MOST registers, or of HALF, or all, where they fill at most HALF."""
-    if n >= MOST * lane:
-        return MOST * lane
-    return min(n, HALF * lane)
+def width(n, lane, registers):
+    """How many of n numbers go side by side: those of the most registers that they fill, the last one maybe in part, of a tuple of numbers."""
+    needed, found = (n + lane - 1) // lane, 1
+    for V in registers:
+        if needed >= V:
+            found = V
+    return min(n, found * lane)
 
 
 @routine
@@ -231,114 +235,143 @@ def add_rows(y, rows, first, limit, ends, columns, values, H, x, F, bias, known,
     f = 0
     while f < F:
         h = 0 if together else f // U
-        n = width(F - f if together else (h + 1) * U - f, lane)
         b = bias + size * f if bias else 0
         if H > 1 and together:
+            n = width(F - f, lane, HEADED)
             sum_headed(y + size * f, rows, first, limit, ends, columns, values, H, x + size * f, F, n, b, known, f, U, like)
         else:
+            n = width((F if together else (h + 1) * U) - f, lane, REGISTERS)
             sum_single(y + size * f, rows, first, limit, ends, columns, values + size * h, H, x + size * f, F, n, b, known, 0, 1, like)
         f += n
 
 
 @routine
-def product(task, tasks, y, carry, starts, columns, values, H, x, bias):
+def whole_cut(starts, chunk, tasks, task):
+    """Like `walk_cut`, but a row of at most `chunk` entries is never cut, and a longer one only at multiples of `chunk` entries from its first."""
+    row, e = walk_cut(starts, tasks, task)
+    if row < starts.size - 1:
+        inside = e - starts[row]
+        e = starts[row] + (inside // chunk * chunk if starts[row + 1] - starts[row] > chunk else 0)
+    return row, e
+
+
+@routine
+def product(task, tasks, y, carry, starts, columns, values, H, x, bias, chunk):
     """See csr_product_heads. values: their address."""
     F, size, known = y.shape[1], itemsize(y), starts[starts.size - 1]
-    T = y.dtype.type
-    row, e = walk_cut(starts, tasks, task)
-    stop, last = walk_cut(starts, tasks, task + 1)
-    torn = row < stop and e > starts[row]                # a row that ends here and did not begin here
-    head = starts[row + 1] if torn else e
-    own = row + torn
-    tail = max(head, starts[stop])
-    fill_run(address(carry) + size * 2 * task * F, T(0), 2 * F, y)
-    if torn:
-        fill_run(address(y) + size * row * F, T(0), F, y)
+    row, first = whole_cut(starts, chunk, tasks, task)
+    stop, last = whole_cut(starts, chunk, tasks, task + 1)
     b = address(bias) if bias.size else 0
-    for part in range(3):                                # the torn row, whole rows, the row that does not end here: one place of code
-        i = row if part == 0 else own if part == 1 else stop
-        rows = torn if part == 0 else stop - own if part == 1 else last > tail
-        to = address(y) + size * own * F if part == 1 else address(carry) + size * (2 * task + part // 2) * F
-        first, limit = e if part == 0 else head if part == 1 else tail, head if part == 0 else last
-        if rows > 0:
-            ends, start = address(starts) + 8 * (i + 1), b if part == 1 else 0
-            add_rows(to, rows, first, limit, ends, address(columns), values, H, address(x), F, start, known, y)
-
-
-@routine
-def join(y, carry, starts, bias, parts):
-    """See csr_join."""
-    F = y.shape[1]
-    T = y.dtype.type
-    begun = False
-    for part in range(parts):
-        row, _e = walk_cut(starts, parts, part)
-        last_row, last = walk_cut(starts, parts, part + 1)
-        if begun and row < last_row:
-            for f in range(F):
-                y[row, f] += carry[2 * part, f]
-            begun = False
-        if last_row < y.shape[0] and last > starts[last_row]:
-            for f in range(F):
-                if not begun:
-                    y[last_row, f] = bias[f] if bias.size else T(0)
-                y[last_row, f] += carry[2 * part + 1, f]
-            begun = True
+    while row < stop or first < last:
+        end = row                                        # rows up to here are short: one run
+        while end < stop and starts[end + 1] - starts[end] <= chunk:
+            end += 1
+        if end > row:
+            add_rows(address(y) + size * row * F, end - row, starts[row], starts[end], address(starts) + 8 * (row + 1), address(columns), values, H,
+                     address(x), F, b, known, y)
+            first, row = starts[end], end
+            continue
+        if row < stop:
+            fill_run(address(y) + size * row * F, y.dtype.type(0), F, y)
+        slot = 2 * (starts[row] // chunk) + (first - starts[row]) // chunk
+        while first < min(last, starts[row + 1]):
+            limit = min(last, first + chunk)
+            add_rows(address(carry) + size * slot * F, 1, first, limit, address(starts) + 8 * (row + 1), address(columns), values, H, address(x), F,
+                     0, known, y)
+            first, slot = min(limit, starts[row + 1]), slot + 1
+        row += 1
 
 
 @kernel
-def csr_product_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Matrix, x: Matrix,
-                      bias: Vector) -> None:
+def csr_product_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Matrix, x: Matrix, bias: Vector,
+                      chunk: Int) -> None:
     """y[i, h U + u] = bias[h U + u] + sum over the entries e of row i, in their order, of values[e, h] x[columns[e], h U + u].
 
-    Shapes: y [R, H U], carry [2 tasks, H U], starts [R + 1], columns [E], values [E, H], x [C, H U], bias [H U] or [0]. Task t writes the rows
-    that lie whole in its share of the walk; of the row that it ends and did not begin the sum goes to carry[2 t] and y becomes 0, of the one
-    that it does not end to carry[2 t + 1]: see csr_join. Writes y, carry (=).
+    Shapes: y [R, H U], carry [2 (E // chunk) + 2, H U] (or [0, H U] where E <= chunk), starts [R + 1], columns [E], values [E, H], x [C, H U], bias
+    [H U] or [0]. Task t takes the rows of its share of the walk. Of a row of more than `chunk` entries the sums of each chunk go to carry, from slot
+    2 (starts[i] // chunk) on, and y becomes 0: see csr_join. So the bits do not depend on the tasks. Writes y (=), updates those slots of carry (=).
     """
-    product(task, tasks, y, carry, starts, columns, address(values), values.shape[1], x, bias)
+    product(task, tasks, y, carry, starts, columns, address(values), values.shape[1], x, bias, chunk)
 
 
 @kernel
-def csr_join_heads(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, bias: Vector, parts: Int) -> None:
-    """The rows of y that several tasks of csr_product_heads share: see csr_join."""
-    join(y, carry, starts, bias, parts)
-
-
-@kernel
-def csr_product(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Vector, x: Matrix, bias: Vector) -> None:
+def csr_product(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, values: Vector, x: Matrix, bias: Vector,
+                chunk: Int) -> None:
     """y = A x + bias: csr_product_heads with one head, values [E]."""
-    product(task, tasks, y, carry, starts, columns, address(values), 1, x, bias)
+    product(task, tasks, y, carry, starts, columns, address(values), 1, x, bias, chunk)
 
 
 @kernel
-def csr_join(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, columns: Labels, bias: Vector, parts: Int) -> None:
-    """The rows of y that several of the `parts` tasks of csr_product share: bias and their sums, in the order of the entries.
+def csr_join(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, bias: Vector, chunk: Int) -> None:
+    """y[i] = bias + the sums of row i's chunks, in their order, for rows of more than `chunk` entries.
 
-    Shapes: y [R, F], carry [2 parts, F], starts [R + 1], columns [E], bias [F] or [0]. One task. Updates those rows of y (=).
+    Shapes: y [R, F], carry [2 (E // chunk) + 2, F], starts [R + 1], bias [F] or [0]. Task t covers its share of the rows. Updates rows of y (=).
     """
-    join(y, carry, starts, bias, parts)
+    first, stop = row_share(y.shape[0], tasks, task)
+    F = y.shape[1]
+    for i in range(first, stop):
+        entries = starts[i + 1] - starts[i]
+        if entries > chunk:
+            slot = 2 * (starts[i] // chunk)
+            for f in range(F):
+                total = bias[f] if bias.size else y.dtype.type(0)
+                for k in range(slot, slot + (entries + chunk - 1) // chunk):
+                    total += carry[k, f]
+                y[i, f] = total
 
 
-@routine
-def entries(task, tasks, d, E, H, starts, columns, dy, x):
-    """See csr_entries_heads. d: its address."""
-    R, F, size, known = starts.size - 1, x.shape[1], itemsize(x), starts[starts.size - 1]
-    U = F // H
-    near = max(16, AHEAD * LINE // max(1, size * F))
+@intrinsic
+def dot_rows(typing_context: Any, d: Any, rows: Any, first: Any, limit: Any, ends: Any, columns: Any, dy: Any, x: Any, F: Any, n: Any, more: Any,
+             known: Any, like: Any) -> Any:
+    """d[e] = dy[i F:][:n] . x[columns[e] F:][:n] for the entries of row i, i < rows: sums by lanes, then these pairwise; see `sum_rows`.
+
+    d[e] is that of entry number e, whatever `first`; where `more` is not 0, what it holds is added.
+    """
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        d, rows, first, limit, ends, columns, dy, x, F, n, more, known, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        walk = Walk(e, first, limit, ends, columns, x, F, known)
+        added = builder.icmp_signed("!=", more, I64(0))
+
+        def emit(V: int, masks: list[Any]) -> None:
+            factors = [cgutils.alloca_once(builder, e.vector) for _ in range(V)]
+
+            def begin(i: Any, entry: Any, end: Any) -> Any:
+                source = e.at(e.pointer(dy), builder.mul(i, F))
+                for r in range(V):
+                    builder.store(e.load(e.at(source, r * e.lanes), masks[r]), factors[r])
+                return entry
+
+            def visit(entry: Any, row: Any) -> None:
+                total = e.zero
+                for r in range(V):
+                    total = e.fma(e.load(e.at(e.pointer(row), r * e.lanes), masks[r]), builder.load(factors[r]), total)
+                total, target = e.fold(total, builder.fadd), e.at(e.pointer(d), entry)
+                builder.store(builder.select(added, builder.fadd(builder.load(target), total), total), target)
+            walk.through(rows, V, n, begin, visit, lambda i: None)
+        each_variant(e, n, REGISTERS, emit)
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 12, like), codegen
+
+
+@kernel
+def csr_entries(task: Int, tasks: Int, d: Vector, starts: Ordinals, columns: Labels, dy: Matrix, x: Matrix) -> None:
+    """d[e] = dy[i] . x[columns[e]] for the entries e of row i; 0 behind starts[R].
+
+    Shapes: d [E], starts [R + 1], columns [E], dy [R, F], x [C, F]. Task t covers the entries of its share of the walk. Writes d (=).
+    """
+    R, F, size, lane = starts.size - 1, x.shape[1], itemsize(x), lanes(x)
     row, e = walk_cut(starts, tasks, task)
-    _, last = walk_cut(starts, tasks, task + 1)
-    while e < last:
-        end = min(last, starts[row + 1])
-        at = address(dy) + size * row * F
-        for k in range(e, end):
-            prefetch_near(address(x) + size * F * columns[min(k + near, known - 1)], F, x)
-            source = address(x) + size * F * columns[k]
-            for h in range(H):
-                dot_to(d + size * (k * H + h), at + size * h * U, source + size * h * U, U, x)
-        e = end
-        row += 1
-    first, stop = rest_share(E, starts[R], tasks, task)
-    fill_run(d + size * first * H, x.dtype.type(0), (stop - first) * H, x)
+    stop, last = walk_cut(starts, tasks, task + 1)
+    rows = stop - row + (stop < R)
+    f = 0
+    while f < F:
+        n = width(F - f, lane, REGISTERS)
+        dot_rows(address(d), rows, e, last, address(starts) + 8 * (row + 1), address(columns), address(dy) + size * (row * F + f),
+                 address(x) + size * f, F, n, f, starts[R], x)
+        f += n
+    first, behind = rest_share(d.size, starts[R], tasks, task)
+    fill_run(address(d) + size * first, x.dtype.type(0), behind - first, x)
 
 
 @routine
@@ -382,10 +415,21 @@ def csr_entries_heads(task: Int, tasks: Int, d: Matrix, starts: Ordinals, column
 
     Shapes: d [E, H], starts [R + 1], columns [E], dy [R, H U], x [C, H U]. Task t covers the entries of its share of the walk. Writes d (=).
     """
-    entries(task, tasks, address(d), d.shape[0], d.shape[1], starts, columns, dy, x)
-
-
-@kernel
-def csr_entries(task: Int, tasks: Int, d: Vector, starts: Ordinals, columns: Labels, dy: Matrix, x: Matrix) -> None:
-    """d[e] = dy[i] . x[columns[e]] for the entries e of row i: csr_entries_heads with one head, d [E]."""
-    entries(task, tasks, address(d), d.size, 1, starts, columns, dy, x)
+    R, F, size = starts.size - 1, x.shape[1], itemsize(x)
+    E, H = d.shape
+    U = F // H
+    near = max(16, AHEAD * LINE // max(1, size * F))
+    row, e = walk_cut(starts, tasks, task)
+    _, last = walk_cut(starts, tasks, task + 1)
+    while e < last:
+        end = min(last, starts[row + 1])
+        at = address(dy) + size * row * F
+        for k in range(e, end):
+            prefetch_near(address(x) + size * F * columns[min(k + near, starts[R] - 1)], F, x)
+            source, to = address(x) + size * F * columns[k], address(d) + size * k * H
+            for h in range(H):
+                dot_to(to + size * h, at + size * h * U, source + size * h * U, U, x)
+        e = end
+        row += 1
+    first, behind = rest_share(E, starts[R], tasks, task)
+    fill_run(address(d) + size * first * H, x.dtype.type(0), (behind - first) * H, x)

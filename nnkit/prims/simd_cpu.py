@@ -34,11 +34,13 @@ def _vector(element: types.Float) -> tuple[ir.Type, int, str, int]:
 
 
 class Emitter:
-    """Emits vector instructions for one element type into one function."""
+    """Emits vector instructions for one element type into one function, in whole registers or (few) in parts of them, of so many lanes."""
 
-    def __init__(self, builder: Any, element: types.Float) -> None:
+    def __init__(self, builder: Any, element: types.Float, few: int = 0) -> None:
         self.b = builder
         self.scalar, self.lanes, name, itemsize = _vector(element)
+        if few:
+            self.lanes, name = few, name.replace(f"v{self.lanes}", f"v{few}")
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.mask_type = ir.VectorType(I1, self.lanes)
         self.align = ir.Constant(I32, itemsize)

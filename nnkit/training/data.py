@@ -61,7 +61,7 @@ class Data:
     def of(cls, x: Any, y: Any, graph: Graph, outputs: Sequence[Output], dtype: str, sample_weight: Any = None,
            class_weight: Mapping[int, float] | None = None, check_finite: bool = False, mask: Any = None,
            inputs: tuple[Checked, ...] | None = None) -> Data:
-        """Check everything that the user passed; inputs: those of x, where they have been checked. Raises TypeError or ValueError with one sentence."""
+        """Check everything that the user passed; inputs: those of x, if they have been checked. Raises TypeError or ValueError with one sentence."""
         inputs = as_inputs(x, graph, dtype, check_finite) if inputs is None else inputs
         given = as_targets(y, outputs)
         samples = range(samples_of(inputs, graph))

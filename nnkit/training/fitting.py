@@ -196,7 +196,7 @@ class Fitting:
         for given in self.batches():
             if model.stop_training:
                 break
-            data = model.data(*as_batch(given), check_finite=self.check_finite)
+            data = model.batch(given, self.check_finite)
             model.check_batch(data.n, "fit")
             if self.by_batch:
                 self._call("on_train_batch_begin", batch, {})

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nnkit.graph import GraphBatch, LinkBatch
 from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
 from nnkit.network import Container, Graph
@@ -24,9 +25,9 @@ from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
 from nnkit.spec import article, is_of_family, nearest, resolve
 from nnkit.training.callbacks import Callback
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
-from nnkit.training.feed import as_whole
+from nnkit.training.feed import as_batch, as_whole, is_batches
 from nnkit.training.fitting import Fitting
-from nnkit.training.graphs import Surroundings, input_arrays, samples_of, sizes_of
+from nnkit.training.graphs import Surroundings, by_kind, input_arrays, samples_of, sizes_of
 from nnkit.training.history import History
 from nnkit.training.outputs import Output, resolve_outputs
 
@@ -264,8 +265,8 @@ class Model:
         return max(plans, key=lambda plan: plan.batch) if plans else self.build_plan(mode, 32)
 
     def plan_for(self, x: Any, mode: str = "train") -> Plan:
-        """The plan of a step ("train", "evaluate" or "predict") on all of x as one batch, before anything is compiled or allocated: print it, or look at
-        its `arena_bytes`. So one sees what a network on a large graph will take. Raises as `fit` does for an x that does not fit the network."""
+        """The plan of a step ("train", "evaluate" or "predict") on all of x as one batch, before anything is compiled or allocated: print it, or look
+        at its `arena_bytes`. So one sees what a network on a large graph will take. Raises as `fit` does for an x that does not fit the network."""
         inputs = as_inputs(x, self.graph, self.dtype)
         return self.build_plan(mode, samples_of(inputs, self.graph), sizes=sizes_of(inputs))
 
@@ -345,17 +346,24 @@ class Model:
             fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data, mask, validation_mask)
             return fitting.run(verbose)
 
-    def evaluate(self, x: Any, y: Any, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False, mask: Any = None
-                 ) -> dict[str, float]:
-        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}. mask: which samples count, as for `fit`."""
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False,
+                 mask: Any = None) -> dict[str, float]:
+        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}. mask: which samples count, as for `fit`.
+
+        x alone may be batches, as for `fit`.
+        """
         batch_size = as_whole(batch_size, 1, "batch_size")
         self._loss("evaluate")
+        if y is None and (is_batches(x) or isinstance(x, (list, tuple))):
+            if sample_weight is not None or mask is not None:
+                raise ValueError("evaluate: sample_weight and mask need arrays x and y, received batches")
+            return self.evaluate_batches(x, check_finite)
         data = self.data(x, y, sample_weight, check_finite=check_finite, mask=mask)
         return self.evaluate_data(data, self.rows_of(batch_size, data.n, "evaluate"))
 
     def rows_of(self, batch_size: int, n: int, action: str) -> int:
-        """The batch size for n samples: the one asked for, that of the Inputs where they name one, or all n of a graph. Raises ValueError where n is no
-        multiple."""
+        """The batch size for n samples: the one asked for, that of the Inputs where they name one, or all n of a graph. Raises ValueError where n is
+        no multiple."""
         if self.graph.flow.on_graphs:
             return n
         fixed = self.graph.batch_size
@@ -375,6 +383,35 @@ class Model:
         """The user's arrays, checked against network and losses; inputs: those of x where they have been checked."""
         self._loss("data")
         return Data.of(x, y, self.graph, self.outputs, self.dtype, sample_weight, class_weight, check_finite, mask, inputs)
+
+    def batch(self, given: Any, check_finite: bool = False) -> Data:
+        """One batch of an iterable, checked: (x, y), (x, y, sample_weight), or what a loader of `nnkit.graph` gives."""
+        if isinstance(given, (GraphBatch, LinkBatch)):
+            x = by_kind(self.graph, given.x, given.adjacency, given.pairs if isinstance(given, LinkBatch) else None)
+            return self.data(x, given.y, check_finite=check_finite, mask=None if isinstance(given, LinkBatch) else given.mask)
+        return self.data(*as_batch(given), check_finite=check_finite)
+
+    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False) -> dict[str, float]:
+        """`evaluate` on batches: the loss is the mean over all samples of all batches."""
+        sums = self.sums.copy()
+        pieces: list[tuple[Targets, Kept | None]] = []
+        with _Use(self, "evaluate"):
+            try:
+                self.sums[:] = 0
+                for given in batches:
+                    data = self.batch(given, check_finite)
+                    kept = self.room_for_metrics(data.n, data.counted)
+                    tape = self.tape("evaluate", data.n, kept is not None, sizes=data.sizes)
+                    self.counters[POSITION] = 0
+                    self.bind(tape, data, kept)
+                    tape.run()
+                    pieces.append((data.targets, kept))
+                logs = self.mean_losses()
+            finally:
+                self.sums[:] = sums
+        if not pieces:
+            raise ValueError("evaluate: x must give at least one batch, received none")
+        return {**logs, **self.metric_values(pieces)}
 
     def evaluate_data(self, data: Data, batch_size: int) -> dict[str, float]:
         """`evaluate` on checked data."""
@@ -455,9 +492,9 @@ class Model:
     def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False, mask: Any = None) -> dict[str, np.ndarray]:
         """Gradients of the loss (penalties included) by parameter name, for these samples as one batch in training mode; nothing is updated.
 
-        inputs: also the gradient by the input, as "x"; of several inputs as "x", "x1", ..., 0 where no loss depends on one. That by a sparse matrix or
-        a graph is by its entries' values (of a graph the weights of its edges), in their order. Dropout draws the mask that the next update would draw.
-        mask: which samples count, as for `fit`.
+        inputs: also the gradient by the input, as "x"; of several inputs as "x", "x1", ..., 0 where no loss depends on one. That by a sparse matrix
+        or a graph is by its entries' values (of a graph the weights of its edges), in their order. Dropout draws the mask that the next update would
+        draw. mask: which samples count, as for `fit`.
         """
         self._loss("gradients")
         data = self.data(x, y, sample_weight, mask=mask)
