@@ -4,7 +4,7 @@ import numpy as np
 
 import nnkit
 from nnkit import L2, Adam, Input, Network
-from nnkit.datasets import make_citation_graph
+from nnkit.datasets import made_citation_graph
 from nnkit.layers import GAT, GIN, GraphConv, GraphSAGE
 from nnkit.network import GraphInput
 
@@ -22,7 +22,7 @@ PAIRS = {
 
 def job(name, is_sparse=True):
     """A model, its inputs, labels and the nodes whose labels count. Features sum to 1 in every row."""
-    made = make_citation_graph(NODES, CLASSES, FEATURES, seed=0)
+    made = made_citation_graph(NODES, CLASSES, FEATURES, seed=0)
     features = made.features.multiply(1 / made.features.sum(1)).tocsr()
     x, graph = Input((FEATURES,), sparse=is_sparse), GraphInput()
     y = x
