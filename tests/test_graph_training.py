@@ -23,7 +23,8 @@ from nnkit import (
     Network,
     Sequential,
 )
-from nnkit.graph import Adjacency
+from nnkit.datasets import made_shape_graphs
+from nnkit.graph import Adjacency, GraphLoader, LinkLoader, NeighborLoader
 
 V, F, CLASSES = 40, 6, 3
 RNG = np.random.default_rng(5)
@@ -185,6 +186,9 @@ def test_a_plan_says_what_a_graph_will_take():
     plan = model.plan_for([X, A])
     assert (plan.mode, plan.batch) == ("train", V)
     assert "x1/symmetric_loops/values[" in str(plan)
+    arrays = {name: array for name, array in model.data([X, A], LABELS).arrays().items() if name.startswith("x") and "places" not in name}
+    assert plan.external_bytes == sum(array.nbytes for name, array in arrays.items() if "segments" not in name)
+    assert f"arrays of the caller {plan.external_bytes:,} bytes" in str(plan)
     refused("the plan of a network on graphs depends on the graph: see plan_for(x)", lambda: model.plan)
     model.fit([X, A], LABELS, verbose=0)
     assert model.plan.arena_bytes == model.memory.arena.size
@@ -249,3 +253,45 @@ def test_whole_numbers_of_nodes_are_embedded():
     model = model_of(Network([x, a], GraphConv(CLASSES, activation="softmax")([Embedding(V, 8)(x), a])), optimizer=Adam(0.05))
     history = model.fit([np.arange(V), A], LABELS, epochs=40, mask=TRAIN, verbose=0)
     assert history.history["loss"][-1] < 0.3 * history.history["loss"][0]
+
+
+def test_neighbours_are_sampled_for_training():
+    """With all neighbours drawn a batch of seeds gives what the whole graph gives for them; two hops, two layers without normalization."""
+    x, a = Input((F,)), GraphInput()
+    h = GraphConv(8, activation="relu", normalization=None)([x, a])
+    spec = Network([x, a], GraphConv(CLASSES, activation="softmax", normalization=None)([h, a]))
+    model = model_of(spec)
+    loader = NeighborLoader(X, A, LABELS, nodes=TRAIN, fan_outs=(-1, -1), batch_size=4, seed=1)
+    whole, sampled = model.evaluate([X, A], LABELS, mask=TRAIN), model.evaluate(loader)
+    assert sampled["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert sampled["accuracy"] == whole["accuracy"]
+    history = model.fit(NeighborLoader(X, A, LABELS, nodes=TRAIN, fan_outs=(3, 3), batch_size=4, seed=1), epochs=40, verbose=0)
+    assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
+
+
+def test_many_small_graphs_come_in_batches():
+    features, adjacencies, labels = made_shape_graphs(40, seed=0)
+    x, a = Input((1,)), GraphInput()
+    spec = Network([x, a], Dense(6, activation="softmax")(GlobalGraphPooling("sum")([GraphConv(4, normalization=None)([x, a]), a])))
+    model = model_of(spec)
+    whole = model.evaluate([np.concatenate(features), Adjacency.blocks(adjacencies)], labels)
+    batches = model.evaluate(GraphLoader(features, adjacencies, labels, batch_size=16))
+    assert batches["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert batches["accuracy"] == whole["accuracy"]
+    model.fit(GraphLoader(features, adjacencies, labels, batch_size=16), epochs=3, verbose=0)
+    refused("adjacencies must have an entry for each of the 40 graphs, received 39", GraphLoader, features, adjacencies[1:])
+    refused("x must have the features of at least one graph, received none", GraphLoader, [], [])
+    V = adjacencies[0].nodes
+    refused(f"x[0] must have shape ({V}, 1), a row for each node of the graph, received ({V - 1}, 1)", GraphLoader, [features[0][1:]], adjacencies[:1])
+
+
+def test_links_are_learnt_from_batches_of_pairs():
+    x, a, pairs = Input((F,)), GraphInput(), Input((2,))
+    spec = Network([x, a, pairs], EdgeDot()([GraphConv(8)([x, a]), pairs]))
+    model = nnkit.compile(spec, optimizer=Adam(0.05), loss=nnkit.BinaryCrossentropy(from_logits=True), seed=0)
+    loader = LinkLoader(X, A, batch_size=32, seed=0)
+    before = model.evaluate(loader)["loss"]
+    model.fit(loader, epochs=60, verbose=0)
+    assert model.evaluate(loader)["loss"] < 0.8 * before
+    rule = "a batch of a graph has 1 inputs of nodes, a graph and pairs of nodes, but the network takes numbers, graph"
+    refused(rule, model_of().evaluate, loader)

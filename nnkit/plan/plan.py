@@ -162,6 +162,12 @@ class Plan:
         return tuple(dict.fromkeys(step.kernel for step in self.steps))
 
     @property
+    def external_bytes(self) -> int:
+        """Bytes of the caller's arrays that the plan reads where they lie, as far as it knows their shapes: features and matrices of a graph."""
+        known = {buffer.name: buffer.nbytes for step in self.steps for buffer in step.buffers if buffer.role == "external" and buffer.size}
+        return sum(known.values())
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of one run of the plan."""
         return sum(step.flops for step in self.steps)

@@ -404,7 +404,7 @@ class Model:
                     tape = self.tape("evaluate", data.n, kept is not None, sizes=data.sizes)
                     self.counters[POSITION] = 0
                     self.bind(tape, data, kept)
-                    tape.run()
+                    self.run_batch(tape, data)
                     pieces.append((data.targets, kept))
                 logs = self.mean_losses()
             finally:
@@ -485,9 +485,18 @@ class Model:
         tape = self.tape("train", data.n, kept is not None, sizes=data.sizes)
         self.bind(tape, data, kept, np.arange(data.n))
         self.will_train()
-        tape.run()
+        self.run_batch(tape, data)
         self.settle()
         return kept
+
+    def run_batch(self, tape: Tape, data: Data) -> None:
+        """Run a tape once on a batch, which counts in the sums as much as the samples in it that count."""
+        before = self.sums.copy()
+        tape.run()
+        if data.counted is not None:
+            last = self.sums[SUMS["last"]]
+            self.sums[:] = before + (self.sums - before) * (data.counted.sum() / data.n)
+            self.sums[SUMS["last"]] = last
 
     def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False, mask: Any = None) -> dict[str, np.ndarray]:
         """Gradients of the loss (penalties included) by parameter name, for these samples as one batch in training mode; nothing is updated.
