@@ -186,7 +186,7 @@ def test_a_plan_says_what_a_graph_will_take():
     plan = model.plan_for([X, A])
     assert (plan.mode, plan.batch) == ("train", V)
     assert "x1/symmetric_loops/values[" in str(plan)
-    arrays = {name: array for name, array in model.data([X, A], LABELS).arrays().items() if name.startswith("x") and "places" not in name}
+    arrays = {name: array for name, array in model.data([X, A], LABELS).arrays.items() if name.startswith("x") and "places" not in name}
     assert plan.external_bytes == sum(array.nbytes for name, array in arrays.items() if "segments" not in name)
     assert f"arrays of the caller {plan.external_bytes:,} bytes" in str(plan)
     refused("the plan of a network on graphs depends on the graph: see plan_for(x)", lambda: model.plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ class Data:
         """The targets of these samples, in their order."""
         return tuple(None if t is None else t[samples] for t in self.targets)
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
         """The external arrays of a plan by name."""
         targets = {f"{numbered('target', position)}/data": t for position, t in enumerate(self.targets) if t is not None}
         return {**input_arrays(self.inputs), **targets, "sample_weight/data": self.weights}

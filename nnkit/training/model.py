@@ -527,12 +527,7 @@ class Model:
 
     def bind(self, tape: Tape, data: Data, kept: Kept | None = None, order: np.ndarray | None = None) -> None:
         """Give a tape its data set, and where it is to keep what metrics look at."""
-        arrays = data.arrays()
-        if kept is not None:
-            arrays.update(kept.arrays())
-        if order is not None:
-            arrays["order"] = order
-        tape.bind(arrays)
+        tape.bind({**data.arrays, **({} if kept is None else kept.arrays()), **({} if order is None else {"order": order})})
 
     def cut(self, n: int, batch: int, mode: str, keep_predictions: bool = False, sizes: Sizes = NO_SIZES) -> Iterator[tuple[int, Tape, int]]:
         """(batch size, tape, steps) for the whole batches, then for the rest."""
