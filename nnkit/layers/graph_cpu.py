@@ -5,7 +5,7 @@ from __future__ import annotations
 from nnkit.jit import Int, LabelMatrix, Matrix, Vector, kernel
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
-from nnkit.prims.simd_cpu import part
+from nnkit.prims.simd_cpu import address, part
 
 __all__ = [
     "add_scaled", "diagonal_blocks", "head_mean_backward", "head_mean_forward", "pair_dot_backward", "pair_dot_forward", "row_dots", "scaled_rows",
@@ -84,20 +84,24 @@ def head_mean_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix) -> None:
 def add_scaled(task: Int, tasks: Int, y: Matrix, a: Matrix, x: Matrix, eps: Vector) -> None:
     """y = a + (1 + eps) x. Shapes: y, a, x [V, F], eps [1]. Row-local; y may be a. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
-    scale = y.dtype.type(1) + eps[0]
-    for v in range(start, stop):
-        for f in range(y.shape[1]):
-            y[v, f] = a[v, f] + scale * x[v, f]
+    F, scale = y.shape[1], y.dtype.type(1) + eps[0]
+    ys, terms, xs = part(y, start * F, stop * F), part(a, start * F, stop * F), part(x, start * F, stop * F)
+    if address(y) == address(a):                         # one array less: the loop becomes vector code
+        for i in range(ys.size):
+            ys[i] += scale * xs[i]
+    else:
+        for i in range(ys.size):
+            ys[i] = terms[i] + scale * xs[i]
 
 
 @kernel
 def scaled_rows(task: Int, tasks: Int, y: Matrix, x: Matrix, eps: Vector) -> None:
-    """y = (1 + eps) x. Shapes: y, x [V, F], eps [1]. Row-local; y may be x. Writes y (=)."""
+    """y = (1 + eps) x. Shapes: y, x [V, F], eps [1]. Row-local. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
-    scale = y.dtype.type(1) + eps[0]
-    for v in range(start, stop):
-        for f in range(y.shape[1]):
-            y[v, f] = scale * x[v, f]
+    F, scale = y.shape[1], y.dtype.type(1) + eps[0]
+    ys, xs = part(y, start * F, stop * F), part(x, start * F, stop * F)
+    for i in range(ys.size):
+        ys[i] = scale * xs[i]
 
 
 @kernel
