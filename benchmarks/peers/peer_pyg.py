@@ -2,7 +2,7 @@
 
 `pyg-sparse` keeps the features as a torch.sparse matrix in compressed rows, which torch.sparse.mm takes in place of the Linear, and the edges as
 indices: of PyTorch's own sparse forms the fastest pair. With features by coordinates, or the adjacency in either form, an epoch takes 1.3 times as
-long and more. (torch_sparse has no build for this version of PyTorch.)
+long and more. (torch_sparse comes without a built package for this version of PyTorch.)
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ __all__ = ["csr_places", "csr_row_sums", "edge_softmax_backward", "edge_softmax_
 
 
 AHEAD = 32                                               # entries between the fetching of a number of another row and its use
+NEAR = 2 ** 18                                           # entries whose numbers a core's caches hold
 
 
 FEW = (1, 2, 4, 8)                                       # numbers of heads that are whole parts of a register
@@ -219,6 +220,11 @@ def csr_places(task: Int, tasks: Int, y: Matrix, x: Matrix, places: Labels) -> N
     """y[e] = x[places[e]]. Shapes: y, x [E, H], places [E]. Task t covers its share of the entries. Writes y (=)."""
     E, H = y.shape
     size = itemsize(y)
-    for e in range(E * task // tasks, E * (task + 1) // tasks):
+    start, stop = E * task // tasks, E * (task + 1) // tasks
+    if H == 1 and E < NEAR:                              # what lies in a cache is fetched as fast without asking
+        for e in range(start, stop):
+            y[e, 0] = x[places[e], 0]
+        return
+    for e in range(start, stop):
         prefetch_near(address(x) + size * H * places[min(e + AHEAD, E - 1)], H, x)
         copy_entry(address(y) + size * H * e, address(x) + size * H * places[e], H, x)
