@@ -11,12 +11,14 @@ A network is declared as frozen records, compiled into a plan, and run by Numba 
 """
 
 from nnkit import datasets as datasets
+from nnkit import graph as graph
 from nnkit import metrics as metrics
 from nnkit import models as models
 from nnkit._version import __version__ as __version__
 from nnkit.initializers import *  # noqa: F403
 from nnkit.layers import *  # noqa: F403
 from nnkit.losses import *  # noqa: F403
+from nnkit.network import GraphInput as GraphInput
 from nnkit.network import Input as Input
 from nnkit.network import Network as Network
 from nnkit.network import Sequential as Sequential

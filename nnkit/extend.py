@@ -37,7 +37,7 @@ from nnkit.losses.base import Loss, PointwiseLoss, as_rows
 from nnkit.losses.custom import pointwise_kernels, register_loss
 from nnkit.metrics.base import Metric, alike, mean_of, weighted_sums
 from nnkit.network import Input, Network
-from nnkit.plan.build import SUMS, Builder
+from nnkit.plan.build import SUMS, Builder, numbered_input
 from nnkit.plan.passes import work_tasks
 from nnkit.plan.plan import Buffer
 from nnkit.prims.matmul_cpu import row_share
@@ -102,7 +102,8 @@ def check_gradients(layer: Layer, *shapes: Shape, batch: int = 3, loss: Any = "m
         tape.run()
         return float(model.sums[SUMS["last"]])
 
-    arrays = {**model.parameters, **{f"x{position}" if position else "x": values for position, values in enumerate(data.inputs)}}
+    rows = {numbered_input(position): values for position, values in enumerate(data.inputs) if isinstance(values, np.ndarray)}
+    arrays = {**model.parameters, **rows}
     floor = max(FLOOR * abs(objective()), sys.float_info.min)
     return max((_largest_error(name, gradient, arrays[name].reshape(gradient.shape), objective, floor, tolerance)
                 for name, gradient in found.items() if gradient.size), default=0.0)

@@ -95,7 +95,8 @@ BY_ADDRESS: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": Tr
 # Scalar functions: no fastmath at all, since the exact rounding steps of the vector maths must stay as written; fma is asked for by name.
 SCALAR_OPTIONS: dict[str, Any] = {**KERNEL_OPTIONS, "fastmath": False, "forceinline": True}
 
-PYTHON = ("Py", "_Py", "NRT_", "numba_gil")             # what machine code must not call that runs without the interpreter
+# What machine code must not call that runs without the interpreter, and without Numba, whose helpers nobody could link (as of reshape).
+PYTHON = ("Py", "_Py", "NRT_", "numba_")
 
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
 I64 = ir.IntType(64)
@@ -188,7 +189,8 @@ class Kernel:
             raise ValueError(f"kernel {self.step} cannot be compiled by Numba for {dtype}: {reason(error, self.function)}") from error
         calls = [symbol for symbol in code.externals if symbol.startswith(PYTHON)]
         if calls:
-            raise ValueError(f"kernel {self.step} must not call Python (no print, no Python objects), but its machine code calls {calls[0]}")
+            raise ValueError(f"kernel {self.step} must not call Python (no print, no Python objects, no reshape), "
+                             f"but its machine code calls {calls[0]}")
         return code
 
 

@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 
 import attrs
 
+from nnkit.flow import Flow, flow_of
 from nnkit.layers.base import Layer, Parameter, Shape, snake_case
-from nnkit.spec import integer, is_of_family, nearest, shape_of, spec
+from nnkit.spec import boolean, integer, is_of_family, nearest, shape_of, spec
 
-__all__ = ["Call", "Graph", "Input", "Network", "Node", "Sequential", "Tensor"]
+__all__ = ["Call", "Graph", "GraphInput", "Input", "Network", "Node", "Sequential", "Tensor"]
 
 Ref = tuple[int, int]                                    # (number of a call or node, number of one of its outputs)
 
@@ -31,6 +32,8 @@ class Input(Layer):
     """Where data enters. shape: of one sample, without the batch dimension; every entry at least 0. It can be used as a tensor itself.
 
     batch_size: samples of every batch, at least 1, for networks that keep a state of each of its rows (`stateful`); default None: any number.
+    sparse: whether data comes as a SciPy sparse matrix, shape (features,), and stays one: the first layer multiplies it as it is. For the features of
+    the nodes in a network with a `GraphInput`; default False.
     What an `Embedding` takes from it are whole numbers, so the input's are int32 then; otherwise they are of the model's dtype.
 
     >>> Input((28, 28, 1)).shape
@@ -41,10 +44,48 @@ class Input(Layer):
 
     shape: Shape = shape_of(low=0)
     batch_size: int | None = integer(default=None, low=1, none=True)
+    sparse: bool = boolean(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse sparse samples that are no rows of a matrix."""
+        if self.sparse and len(self.shape) != 1:
+            raise ValueError(f"Input: shape must be (features,) where sparse is True, received {self.shape!r}")
+
+    @property
+    def kind(self) -> str:
+        """What the data is: "numbers", "sparse" or "graph"."""
+        return "sparse" if self.sparse else "numbers"
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The declared shape."""
         return self.shape
+
+
+def _check_default(instance: Any, attribute: Any, value: object) -> None:
+    if value != attribute.default:
+        raise ValueError(f"GraphInput: {attribute.name} must be {attribute.default}, received {value!r}")
+
+
+@spec()
+class GraphInput(Input):
+    """Where a graph enters: which nodes are neighbours, with weights of the edges. Graph layers take it as their second input.
+
+    In a network that has one, every other Input holds a row for each node of the graph (but for pairs of nodes, see `EdgeDot`). A model takes the
+    graph as a `nnkit.graph.Adjacency`, or as anything that makes one: a SciPy sparse matrix, edges (2, E), a NetworkX graph. All of it is one batch.
+
+    >>> x, a = Input((16,)), GraphInput()
+    >>> x.shape, a.shape
+    ((16,), ())
+    """
+
+    shape: Shape = attrs.field(default=(), validator=_check_default, kw_only=True)
+    batch_size: int | None = attrs.field(default=None, validator=_check_default, kw_only=True)
+    sparse: bool = attrs.field(default=False, validator=_check_default, kw_only=True)
+
+    @property
+    def kind(self) -> str:
+        """A graph."""
+        return "graph"
 
 
 # Symbolic tensors.
@@ -188,6 +229,11 @@ class Graph:
         return tuple(dict.fromkeys(node.name for node in self.nodes if node.layer.states(1, *node.input_shapes)))
 
     @functools.cached_property
+    def flow(self) -> Flow:
+        """What the inputs hold, and which outputs have a row for each node of a graph. Raises ValueError for what does not fit."""
+        return flow_of(self)
+
+    @functools.cached_property
     def index_limits(self) -> tuple[int | None, ...]:
         """For each input: the number below which its whole numbers must lie, where layers take them as indices; None where they take numbers.
 
@@ -265,9 +311,10 @@ class Graph:
                      output_names=tuple(_numbered([name for _, name in wanted])), places={name: calls for name, calls in inside.items() if calls})
 
     def _start(self, name: str, ref: Ref) -> Node:
-        """The Input that stands for an output of a node."""
-        shape = self.nodes[ref[0]].shapes[ref[1]]
-        return Node(name, Input(shape, batch_size=self.batch_size), (), (), (shape,))
+        """The Input that stands for an output of a node: itself, where it is one."""
+        node = self.nodes[ref[0]]
+        shape = node.shapes[ref[1]]
+        return Node(name, Input(shape, batch_size=self.batch_size) if node.inputs else node.layer, (), (), (shape,))
 
     def _path(self, index: int, wants: Mapping[int, int | None]) -> str:
         """The layers from a node to the output that needs it: "input -> dense -> add"."""
@@ -346,6 +393,7 @@ class Container(Layer):
         graph = Graph(nodes=tuple(nodes), outputs=ends, output_names=tuple(names), places={name: tuple(found) for name, found in places.items()})
         graph.parameters()                               # refuses a shared layer whose calls do not fit together
         graph.index_limits                               # refuses indices that no Input gives  # noqa: B018
+        graph.flow                                       # refuses graphs and sparse rows where numbers are asked for  # noqa: B018
         return graph
 
 

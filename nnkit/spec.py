@@ -174,12 +174,12 @@ def boolean(*, default: Any = attrs.NOTHING, kw_only: bool = False) -> Any:
     return attrs.field(default=default, validator=check, kw_only=kw_only)
 
 
-def choice(*values: str, default: Any = attrs.NOTHING, kw_only: bool = False) -> Any:
-    """One of the given strings."""
-    rule = "one of " + ", ".join(map(repr, values))
+def choice(*values: str, default: Any = attrs.NOTHING, none: bool = False, kw_only: bool = False) -> Any:
+    """One of the given strings; None too where `none` is true."""
+    rule = "one of " + ", ".join(map(repr, values)) + (" or None" if none else "")
 
     def check(instance: Spec, attribute: attrs.Attribute, value: object) -> None:
-        if value not in values:
+        if value not in values and not (value is None and none):
             raise _refuse(instance, attribute, rule, value)
     return attrs.field(default=default, validator=check, kw_only=kw_only)
 

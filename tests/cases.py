@@ -63,6 +63,7 @@ class Case:
     random: the layer draws random numbers in training, so there only gradients are checked, not values (a layer's own tests do that).
     single: the tolerance of float32 against float64, relative to the largest entry.
     moved: whether the gradient by the inputs is checked; not where moving a number changes what is masked.
+    adjacency: makes the graph from (rng, batch): of `batch` nodes, or of graphs or pairs of nodes, where these are the samples.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Case:
     random: bool = False
     single: float = 2e-5
     moved: bool = True
+    adjacency: Callable[[np.random.Generator, int], Any] | None = None
 
     @property
     def network(self) -> Container:

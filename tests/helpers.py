@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 
 from cases import Case
+from nnkit.graph import Adjacency, CsrArrays
 from nnkit.losses.base import Loss
 from nnkit.network import Container
 from nnkit.plan import passes
-from nnkit.plan.build import COUNTERS, SUMS, build, lay_out, numbered
+from nnkit.plan.build import COUNTERS, SUMS, Sizes, build, lay_out, numbered, numbered_input
 from nnkit.plan.plan import Buffer, Plan
+from nnkit.prims.csr import form_name
 from nnkit.runtime import cpu, store
 from nnkit.runtime.cpu import Memory, Tape
 
 __all__ = [
-    "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks", "parts",
-    "refused",
+    "Feeds", "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks",
+    "parts", "refused",
 ]
 
 # Central differences (L(x + h d) - L(x - h d)) / 2h. Their error is h^2 L'''/6, 2e-11 for derivatives near 1, and the rounding of L, about
@@ -103,18 +105,70 @@ class Results:
     updated: Mapping[str, np.ndarray]                    # the other parameters, after the step
 
 
+@attrs.frozen(eq=False)
+class Feeds:
+    """What the inputs of a network on graphs hold: arrays, sparse matrices, adjacencies.
+
+    What can be moved is a tuple of arrays: of an input its rows; of a sparse matrix its entries' values, of a graph those of every form of it.
+    """
+
+    graph: Any
+    inputs: tuple[Any, ...]
+
+    @property
+    def matrices(self) -> list[tuple[str, Any]]:
+        """Name and place of everything that can be moved: a CsrArrays, or None for an array."""
+        found: list[tuple[str, Any]] = []
+        for position, (value, forms) in enumerate(zip(self.inputs, self.graph.flow.forms, strict=True)):
+            name = numbered_input(position)
+            if isinstance(value, Adjacency):
+                found += [(form_name(name, form), value.form(*form)) for form in forms]
+            else:
+                found.append((name, value if isinstance(value, CsrArrays) else None))
+        return found
+
+    @property
+    def values(self) -> tuple[np.ndarray, ...]:
+        """The arrays that can be moved, as float64, copies."""
+        arrays = iter([value for value in self.inputs if isinstance(value, np.ndarray)])
+        return tuple(np.array(next(arrays) if matrix is None else matrix.values, np.float64) for _, matrix in self.matrices)
+
+    @property
+    def sizes(self) -> Sizes:
+        """As the plan wants them."""
+        nodes = next(value.nodes for value in self.inputs if isinstance(value, Adjacency))
+        return Sizes(nodes, tuple((name, len(matrix.columns)) for name, matrix in self.matrices if matrix is not None))
+
+    def arrays(self, values: Sequence[np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+        """The external arrays of a plan by name, with these values in the place of the inputs' own."""
+        found = {}
+        whole = {numbered_input(position) for position, kind in enumerate(self.graph.flow.kinds) if kind == "places"}
+        for (name, matrix), own in zip(self.matrices, values, strict=True):
+            if matrix is None:
+                found[f"{name}/data"] = np.ascontiguousarray(own, np.int32 if name in whole else dtype)
+                continue
+            found |= matrix.arrays(name, dtype)
+            found[f"{name}/values"] = np.ascontiguousarray(own, dtype)
+            found[f"{name}/transposed/values"] = found[f"{name}/values"][matrix.transposed[2]]
+        for position, value in enumerate(self.inputs):
+            if isinstance(value, Adjacency):
+                found[f"{numbered_input(position)}/segments"] = value.segments
+        return found
+
+
 class Rig:
     """A network with a loss, which all its outputs share, bound to memory of its own.
 
-    x, targets t and results are arrays; of several inputs or outputs, tuples.
+    x, targets t and results are arrays; of several inputs or outputs, tuples. feeds: of a network on graphs; x is then as `Feeds.values`.
     """
 
     def __init__(self, network: Container, parameters: Mapping[str, np.ndarray], batch: int, *, loss: Loss | None = None, dtype: str = "float64",
-                 threads: int = 1, debug: bool = True, seed: int = 11, inputs: bool = True) -> None:
+                 threads: int = 1, debug: bool = True, seed: int = 11, inputs: bool = True, feeds: Feeds | None = None) -> None:
         self.graph = network.graph()
         self.layout = lay_out(self.graph, None, dtype)
         self.memory = Memory(self.layout)
         self.batch, self.dtype, self.threads, self.debug, self.seed = batch, dtype, threads, debug, seed
+        self.feeds = feeds
         self.inputs = inputs                             # whether gradients of the inputs are computed
         self.loss = Probe() if loss is None else loss
         self.parameters = {name: self.memory.view(buffer) for name, buffer in self.layout.parameters.items()}
@@ -132,7 +186,7 @@ class Rig:
             with debug_mode(self.debug):
                 gap = cpu.RED_ZONE if self.debug else 0
                 plan = build(self.graph, self.layout, mode, self.batch, losses=[(self.loss, 1.0)] * len(self.graph.outputs), keep_predictions=True,
-                             input_gradients=self.inputs and mode == "gradients", gap=gap)
+                             input_gradients=self.inputs and mode == "gradients", gap=gap, sizes=self.feeds and self.feeds.sizes)
                 self.tapes[mode] = Tape(plan, self.memory, self.threads)
         return self.tapes[mode]
 
@@ -140,8 +194,9 @@ class Rig:
         """Bind the data, reset what a step counts; returns the arrays of predictions, full of NaN."""
         shapes = self.graph.output_shapes
         ys = [np.full((self.batch, math.prod(shape)), np.nan, self.dtype) for shape in shapes]
-        arrays = {f"x{position or ''}/data": self._floats(values) if limit is None else np.ascontiguousarray(values, np.int32)
-                  for position, (values, limit) in enumerate(zip(parts(x), self.graph.index_limits, strict=True))}
+        arrays = self.feeds.arrays(parts(x), self.dtype) if self.feeds is not None else {
+            f"x{position or ''}/data": self._floats(values) if limit is None else np.ascontiguousarray(values, np.int32)
+            for position, (values, limit) in enumerate(zip(parts(x), self.graph.index_limits, strict=True))}
         arrays |= {numbered("predictions", position): y for position, y in enumerate(ys)}
         arrays |= {numbered("mask", position): np.empty((self.batch, shape[0]), self.dtype) for position, shape in enumerate(shapes) if shape}
         if mode != "predict":

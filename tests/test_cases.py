@@ -10,12 +10,14 @@ import pkgutil
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 import naive
 import nnkit.layers
 import nnkit.losses
 from cases import all_cases, all_loss_cases
-from helpers import Rig, assert_close, assert_derivative, assert_same_bits, case_parameters, many_tasks, parts
+from helpers import Feeds, Rig, assert_close, assert_derivative, assert_same_bits, case_parameters, many_tasks, parts
+from nnkit.graph import CsrArrays
 from nnkit.spec import CLASSES, from_json, is_of_family, to_json
 
 CASES, LOSS_CASES = all_cases(), all_loss_cases()
@@ -28,14 +30,47 @@ every_loss = pytest.mark.parametrize("case", LOSS_CASES, ids=[case.id for case i
 
 @functools.lru_cache(maxsize=4)
 def rig_of(case, dtype="float64", batch=None, threads=1, debug=True):
-    return Rig(case.network, case_parameters(case), batch or case.batch, dtype=dtype, threads=threads, debug=debug)
+    return new_rig(case, dtype, batch, threads, debug)
+
+
+def new_rig(case, dtype="float64", batch=None, threads=1, debug=True, parameters=None):
+    return Rig(case.network, parameters or case_parameters(case), batch or case.batch, dtype=dtype, threads=threads, debug=debug,
+               feeds=feeds_of(case, batch))
+
+
+@functools.lru_cache(maxsize=4)
+def feeds_of(case, batch=None):
+    """The inputs of a case on a graph; None for the others."""
+    graph, batch = case.network.graph(), batch or case.batch
+    if not graph.flow.on_graphs:
+        return None
+    rng = np.random.default_rng([case.seed, 2])
+    adjacency = case.adjacency(rng, batch)
+    inputs = []
+    for kind, shape in zip(graph.flow.kinds, graph.input_shapes, strict=True):
+        if kind == "places":
+            inputs.append(rng.integers(0, adjacency.nodes, (batch, *shape)).astype(np.int32))
+        elif kind == "graph":
+            inputs.append(adjacency)
+        else:
+            rows = np.asarray(case.x(rng, (adjacency.nodes, *shape)), np.float64)
+            inputs.append(rows if kind == "numbers" else CsrArrays.of(sparse.csr_matrix(rows * (rng.random(rows.shape) < 0.4)), "x"))
+    return Feeds(graph, tuple(inputs))
+
+
+def reference(case, x, training=False):
+    """What the naive version of the case's network gives."""
+    feeds = feeds_of(case)
+    if feeds is not None:
+        x = tuple(value.matrix.toarray() if isinstance(value, CsrArrays) else value for value in feeds.inputs)
+    return naive.network(case.network, case_parameters(case), x, training)
 
 
 def data_of(case, batch=None):
     """x for each input and dLoss/dy for each output of a case; dy is scaled so that the loss stays near 1 whatever the output's size."""
     rng = np.random.default_rng([case.seed, 2])
-    batch, graph = batch or case.batch, case.network.graph()
-    xs = tuple(np.asarray(case.x(rng, (batch, *shape)), np.float64) for shape in graph.input_shapes)
+    feeds, batch, graph = feeds_of(case, batch), batch or case.batch, case.network.graph()
+    xs = tuple(np.asarray(case.x(rng, (batch, *shape)), np.float64) for shape in graph.input_shapes) if feeds is None else feeds.values
     shapes = [(batch, *shape) for shape in graph.output_shapes]
     return xs, tuple(rng.standard_normal(shape) / max(1.0, np.sqrt(np.prod(shape))) for shape in shapes)
 
@@ -53,7 +88,7 @@ def test_ids_are_unique():
 @every_case
 def test_shape_and_inference(case):
     x, _ = data_of(case)
-    expected = naive.network(case.network, case_parameters(case), x)
+    expected = reference(case, x)
     assert [y.shape for y in parts(expected)] == [(case.batch, *shape) for shape in case.network.graph().output_shapes]
     for found, y in each(rig_of(case).predict(x), expected):
         assert_close(found, y, EXACT)
@@ -65,7 +100,7 @@ def test_training(case):
     found = rig_of(case).run(x, dy).y
     assert all(np.isfinite(y).all() for y in parts(found))
     if not case.random:
-        for y, expected in each(found, naive.network(case.network, case_parameters(case), x, training=True)):
+        for y, expected in each(found, reference(case, x, training=True)):
             assert_close(y, expected, EXACT)
 
 
@@ -80,9 +115,11 @@ def test_gradients(case):
     def objective():
         return rig.objective(x, dy)
 
-    limits = case.network.graph().index_limits
+    graph, feeds = case.network.graph(), feeds_of(case)
+    whole = ([limit is not None for limit in graph.index_limits] if feeds is None else
+             [matrix is None and graph.flow.kinds[int(name[1:] or 0)] == "places" for name, matrix in feeds.matrices])
     for number, (values, gradient) in enumerate(each(x, results.dx)):
-        if limits[number] is not None:                   # indices have no derivative
+        if whole[number]:                                # indices have no derivative
             assert not gradient.any()
         elif case.moved:
             assert_derivative(objective, values, gradient, terms, rng, f"input {number}")
@@ -117,8 +154,8 @@ def test_single_precision(case):
     x, dy = data_of(case)
     x, dy = (tuple(values.astype(np.float32).astype(np.float64) for values in arrays) for arrays in (x, dy))
     parameters = {name: value.astype(np.float32) for name, value in case_parameters(case).items()}
-    expected = Rig(case.network, parameters, case.batch).run(x, dy)
-    rig = Rig(case.network, parameters, case.batch, dtype="float32", debug=False)
+    expected = new_rig(case, parameters=parameters).run(x, dy)
+    rig = new_rig(case, "float32", debug=False, parameters=parameters)
     found = rig.run(x, dy)
     for what in ("y", "dx"):
         for a, b in each(getattr(found, what), getattr(expected, what)):
@@ -137,7 +174,7 @@ def test_tasks_and_threads_change_no_bit(case):
     expected, predicted = one.run(x, dy), one.predict(x)
     with many_tasks():
         for threads in (1, 2):
-            rig = Rig(case.network, case_parameters(case), LARGE_BATCH, dtype="float32", threads=threads, debug=False)
+            rig = new_rig(case, "float32", LARGE_BATCH, threads, False)
             found = rig.run(x, dy)
             for a, b in [*each(rig.predict(x), predicted), *each(found.y, expected.y), *each(found.dx, expected.dx)]:
                 assert_same_bits(a, b)

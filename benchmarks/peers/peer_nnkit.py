@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 from worker import Job, repeated, serve, threads
-from workloads import CELLS, CLASSES, LABELLED, RATE, SYMBOLS, WEIGHTS, WORDS, WORKS, kernels_of
+from workloads import CELLS, CLASSES, HIDDEN, LABELLED, RATE, SYMBOLS, WEIGHTS, WORDS, WORKS, kernels_of
 
 import nnkit
 from nnkit import (
@@ -28,6 +28,8 @@ from nnkit import (
     Dropout,
     Embedding,
     Flatten,
+    GraphConv,
+    GraphInput,
     Input,
     LeakyReLU,
     MaxPooling2D,
@@ -189,11 +191,43 @@ def layer(work: str, arrays: dict[str, np.ndarray]) -> Job:
     return Job({"step": step, "Model.gradients, squared error": repeated(call)}, checks=checks)
 
 
+def graph_network(work: str, F: int, classes: int) -> Network:
+    """Two graph convolutions; dropout and L2 on Cora alone, whose features are sparse."""
+    x, graph = Input((F,), sparse=work == "gcn"), GraphInput()
+    rate, penalty = (0.5, L2(5e-4 / 2)) if work == "gcn" else (0.0, None)      # PyTorch's weight decay is the gradient's, half the penalty's factor
+    h = GraphConv(HIDDEN[work], activation="relu", dropout=rate, kernel_regularizer=penalty)([x, graph])
+    return Network([x, graph], GraphConv(classes, activation="softmax", dropout=rate)([h, graph]))
+
+
+def graphs(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    y, mask, (first, second) = arrays["y"], arrays["training"], kernels_of(arrays)
+    if work == "gcn":
+        from scipy import sparse
+        x = sparse.csr_matrix((arrays["values"], arrays["columns"], arrays["starts"]), (len(y), len(first)))
+    else:
+        x = arrays["x"]
+    inputs = [x, nnkit.graph.Adjacency.of(arrays["edges"], nodes=len(y))]
+    model = nnkit.compile(graph_network(work, len(first), second.shape[1]), optimizer=Adam(0.01), loss="sparse_categorical_crossentropy", seed=0,
+                          threads=threads())
+    set_kernels(model, arrays)
+    checks = {"probabilities": model.predict(inputs)[:64]}
+
+    def epochs(n: int) -> None:
+        model.fit(inputs, y, epochs=n, mask=mask, verbose=0)
+
+    def loss() -> float:
+        return model.evaluate(inputs, y, mask=mask)["loss"]
+
+    return Job({"epoch": epochs}, loss, checks)
+
+
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     if work.startswith("vgg16"):
         return vgg16(work, arrays)
     if work in ("resnet_block", "depthwise", "lstm100"):
         return layer(work, arrays)
+    if work in HIDDEN:
+        return graphs(work, arrays)
     special = {"activations": activations, "optimizers": optimizers}
     return special[work](arrays) if work in special else training(work, arrays)
 

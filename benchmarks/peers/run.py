@@ -36,6 +36,9 @@ PEERS = {
     "torch-compile": ("peer_torch.py", ("torch",)),
     "keras": ("peer_keras.py", ("keras",)),
     "jax": ("peer_jax.py", ("jax",)),
+    "pyg": ("peer_pyg.py", ("torch", "torch_geometric")),
+    "pyg-sparse": ("peer_pyg.py", ("torch", "torch_geometric")),
+    "pyg-compile": ("peer_pyg.py", ("torch", "torch_geometric")),
 }
 # Set by some machines for other programs; they choose OpenBLAS's code for it and so change what NumPy and scikit-learn reach.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -70,7 +73,8 @@ class Runner:
         return lines[-1] if lines else "no message"
 
     def python(self, peer: str) -> str:
-        return self.pythons.get(peer) or (self.pythons.get("torch") if peer.startswith("torch-") else None) or sys.executable
+        family = peer.split("-")[0]                      # torch-compile runs where torch runs
+        return self.pythons.get(peer) or self.pythons.get(family) or sys.executable
 
     def present(self, peer: str) -> bool:
         code = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {PEERS[peer][1]!r})))"

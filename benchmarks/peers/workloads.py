@@ -217,7 +217,58 @@ def lstm100() -> Arrays:
     return {"x": x, "dy": dy, **recurrent_weights(rng, "lstm", 100, 100)}
 
 
+# Graphs: "edges" int32 (2, E), sources and targets, each undirected edge in both directions. Sparse features in rows: "starts", "columns", "values".
+
+CORA = {"nodes": 2708, "edges": 5278, "features": 1433, "classes": 7, "words": 18, "training": 140}
+LARGE = {"nodes": 1_000_000, "edges": 5_000_000, "features": 32, "classes": 16}       # undirected: ten million entries
+HIDDEN = {"gcn": 16, "gcn_large": 32}                    # features of the hidden nodes
+
+
+def citations() -> Arrays:
+    """Cora's graph where NNKIT_DATA names a folder that holds it, else one of its size: papers cite mostly their own class, and use its words.
+
+    Rows of features sum to 1. "training": the nodes whose labels count. And weights.
+    """
+    rng = np.random.default_rng(22)
+    folder = os.environ.get("NNKIT_DATA")
+    if folder:
+        with np.load(Path(folder) / "planetoid" / "cora.npz") as stored:
+            starts, columns, labels, training = (stored[name] for name in ("features_indptr", "features_indices", "labels", "train_idx"))
+            sources, targets = np.repeat(np.arange(len(labels)), np.diff(stored["adj_indptr"])), stored["adj_indices"]
+    else:
+        V, F, classes = (CORA[name] for name in ("nodes", "features", "classes"))
+        labels = rng.integers(0, classes, V)
+        training = np.concatenate([np.flatnonzero(labels == label)[:CORA["training"] // classes] for label in range(classes)])
+        odds = rng.dirichlet(np.full(F, 0.05), classes)[labels] + 0.5 / F
+        columns = np.argsort(odds / rng.exponential(size=(V, F)), axis=1)[:, -CORA["words"]:].ravel()
+        starts = np.arange(V + 1) * CORA["words"]
+        ends = np.sort(rng.integers(0, V, (8 * CORA["edges"], 2)), axis=1)
+        kept = ends[(ends[:, 0] != ends[:, 1]) & ((labels[ends[:, 0]] == labels[ends[:, 1]]) | (rng.random(len(ends)) < 0.04))]
+        pairs = rng.permutation(np.unique(kept, axis=0))[:CORA["edges"]]
+        sources, targets = np.concatenate([pairs, pairs[:, ::-1]]).T
+    counts = np.diff(starts)
+    F, classes = CORA["features"], CORA["classes"]
+    return {"starts": starts.astype(np.int64), "columns": columns.astype(np.int32), "values": np.repeat(1 / counts, counts).astype(np.float32),
+            "edges": np.stack([sources, targets]).astype(np.int32), "y": labels.astype(np.int32), "training": training.astype(np.int32),
+            "kernel1": glorot_uniform(rng, F, HIDDEN["gcn"]), "kernel2": glorot_uniform(rng, HIDDEN["gcn"], classes)}
+
+
+def large_graph() -> Arrays:
+    """Uniformly random edges; the class is the largest of random projections of the features, which have a part of the neighbours' in them."""
+    rng = np.random.default_rng(23)
+    V, F, classes = (LARGE[name] for name in ("nodes", "features", "classes"))
+    ends = rng.integers(0, V, (2, LARGE["edges"]), dtype=np.int32)
+    ends = ends[:, ends[0] != ends[1]]
+    keys = np.unique(np.minimum(ends[0], ends[1]).astype(np.int64) * V + np.maximum(ends[0], ends[1]))
+    ends = np.stack([keys // V, keys % V]).astype(np.int32)
+    x = rng.standard_normal((V, F), dtype=np.float32)
+    y = np.argmax(x @ rng.standard_normal((F, classes), dtype=np.float32), axis=1)
+    return {"x": x, "edges": np.concatenate([ends, ends[::-1]], axis=1), "y": y.astype(np.int32), "training": np.arange(V, dtype=np.int32),
+            "kernel1": glorot_uniform(rng, F, HIDDEN["gcn_large"]), "kernel2": glorot_uniform(rng, HIDDEN["gcn_large"], classes)}
+
+
 NETWORKS = ("torch", "torch-compile", "keras", "jax")
+GRAPHS = ("pyg", "pyg-sparse", "pyg-compile")
 CONVOLUTIONS = ("torch", "torch-channels-last", "torch-compile", "keras", "jax")
 LABELLED = ("bigmlp", "digits_cnn", "conv3d", "char_lstm")  # training with classes as targets
 READER = "100 words: Embedding(10000, 64), {}(32), Dense 1"
@@ -259,6 +310,10 @@ WORKS: dict[str, Work] = {
                     peers=NETWORKS, targets=dict.fromkeys(NETWORKS, 1.3), tolerance=1e-3),
     "predict_lstm": Work("predict of one row, " + READER.format("LSTM"), "call, NumPy in and out", partial(reviews, "lstm"), 32, 1, (0.55, 0.66),
                          NETWORKS, limits={("nnkit", "call"): 150e-6}, tolerance=1e-3),
+    "gcn": Work("GCN 1433-16-7 on Cora, all nodes at once, dropout 0.5, L2 of 5e-4 on the first kernel, Adam 0.01, the loss of 140 nodes",
+                "epoch of one step", citations, epochs=60, loss=(0.65, 1.2), peers=GRAPHS, targets={"pyg": 20, "pyg-sparse": 5}),
+    "gcn_large": Work("GCN 32-32-16 on a random graph of a million nodes and ten million entries, all nodes at once, Adam 0.01, the loss of all",
+                      "epoch of one step", large_graph, epochs=3, loss=(2.71, 2.735), peers=("pyg",)),
     "predict": Work("predict of one row, MLP 20-64-32-1", "call, NumPy in and out", binary, 32, 1, (0.5, 0.7), limits={("nnkit", "call"): 10e-6}),
     "startup": Work("fresh process, import to the end of the first epoch of mlp", "process", binary, 32,
                     limits={("nnkit", "first epoch"): 0.6, ("nnkit, empty cache", "first epoch"): 6, ("nnkit", "import alone"): 0.35}),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
+import scipy.sparse
 
 import nnkit
 from nnkit.jit import Int, Matrix, kernel
@@ -13,11 +15,12 @@ from nnkit.plan.arena import aligned
 from nnkit.plan.build import COUNTERS, Builder, Layout, lay_out
 from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.prims.csr import CHUNK
 from nnkit.runtime import store
 from nnkit.runtime.cpu import Memory, Tape
 
 Run = Callable[[int], None]
-Call = tuple[str, Sequence[np.ndarray], Sequence[float]]
+Call = tuple[Any, ...]                                   # name, arrays, scalars, and tasks where they are others than those of the rest
 Made = dict[str, tuple[Run, np.ndarray]]
 
 ACTIVATIONS = {"relu": nnkit.ReLU(), "leaky_relu": nnkit.LeakyReLU(0.3), "elu": nnkit.ELU(), "sigmoid": nnkit.Sigmoid(), "tanh": nnkit.Tanh(),
@@ -27,15 +30,16 @@ OPTIMIZERS = {"sgd": nnkit.SGD(0.01), "sgd_momentum": nnkit.SGD(0.01, momentum=0
 
 
 def on_tape(*calls: Call, tasks: int, threads: int) -> Run:
-    """A function of n that makes the calls (kernel, arrays in the kernel's order, scalars) n times, one after the other, each in that many tasks."""
+    """A function of n that makes the calls (kernel, arrays in the kernel's order, scalars) n times, one after the other, each in that many tasks;
+    a fourth member of a call is its own number of them."""
     arrays: dict[str, np.ndarray] = {}
     steps = []
-    for name, operands, scalars in calls:
+    for name, operands, scalars, *own in calls:
         buffers = []
         for operand in operands:
             buffers.append(Buffer(f"array{len(arrays)}", operand.shape, operand.dtype.name, "external"))
             arrays[buffers[-1].name] = operand
-        steps.append(Step(name, "benchmark", "forward", updates=tuple(buffers), scalars=tuple(scalars), tasks=tasks))
+        steps.append(Step(name, "benchmark", "forward", updates=tuple(buffers), scalars=tuple(scalars), tasks=[*own, tasks][0]))
     plan = Plan(mode="predict", batch=1, dtype="float32", steps=tuple(steps), groups=tuple(range(len(steps))))
     tape = Tape(plan, Memory(Layout("float32", {}, {}, {}, {}, {}, dense_size=0, trainable_size=0, rowwise=(), history={}, nbytes=0)), threads)
     tape.bind(arrays)
@@ -143,3 +147,64 @@ def passes(model: nnkit.Model, x: np.ndarray, dy: np.ndarray) -> dict[str, tuple
     gradients = {name: memory.view(buffer) for name, buffer in layout.gradients.items()}
     runs = {name: Tape(plan, memory, model.threads).run for name, plan in plans.items()}
     return {"forward": (runs["forward"], {"y": y}), "forward and backward": (runs["forward and backward"], {"x": dx, **gradients})}
+
+
+def random_graph(name: str, nodes: int, degree: int = 10) -> scipy.sparse.csr_matrix:
+    """A square matrix of about `degree` entries a row: "uniform", every entry as likely; "power": row and column r of the ranks as r^-0.6, in
+    random order, so that the largest row has a few thousandths of all entries."""
+    rng = np.random.default_rng(nodes)
+    if name == "uniform":
+        rows, columns = rng.integers(0, nodes, (2, nodes * degree))
+    else:
+        order = rng.permutation(nodes)
+        rows, columns = (order[(nodes * rng.random(nodes * degree) ** 2.5).astype(np.int64)] for _ in range(2))
+    flat = np.unique(rows * nodes + columns)
+    values = rng.standard_normal(len(flat), dtype=np.float32)
+    return scipy.sparse.csr_matrix((values, flat % nodes, np.searchsorted(flat, nodes * np.arange(nodes + 1))), shape=(nodes, nodes))
+
+
+def planetoid(file: str) -> scipy.sparse.csr_matrix:
+    """The matrix of a file with the arrays adj_data, adj_indices, adj_indptr, adj_shape, with self-loops."""
+    with np.load(file) as stored:
+        a = scipy.sparse.csr_matrix((stored["adj_data"], stored["adj_indices"], stored["adj_indptr"]), shape=tuple(stored["adj_shape"]))
+    return (a + scipy.sparse.identity(a.shape[0], np.float32)).tocsr()
+
+
+def sparse_product(a: scipy.sparse.csr_matrix, x: np.ndarray, threads: int) -> tuple[Run, np.ndarray]:
+    """y = A x by the kernel of graph layers: what runs it, and y."""
+    tasks = max(1, work_tasks(2 * a.nnz * x.shape[1], a.nnz * 4 * x.shape[1], most=32))
+    starts, columns, values = a.indptr.astype(np.int64), a.indices.astype(np.int32), a.data
+    y, carry = np.empty((a.shape[0], x.shape[1]), np.float32), np.zeros((2 * (a.nnz // CHUNK) + 2, x.shape[1]), np.float32)
+    none = np.empty(0, np.float32)
+    run = on_tape(("prims.csr.csr_product", [y, carry, starts, columns, values, x, none], (CHUNK,), tasks),
+                  ("prims.csr.csr_join", [y, carry, starts, none], (CHUNK,), tasks), tasks=tasks, threads=threads)
+    return run, y
+
+
+def along_entries(a: scipy.sparse.csr_matrix, what: str, width: int, threads: int) -> tuple[Run, np.ndarray, np.ndarray]:
+    """A kernel along the entries or rows of a square matrix, `width` numbers each: what runs it, its result, and what that must be."""
+    rng = np.random.default_rng(0)
+    V, E = a.shape[0], a.nnz
+    starts, columns, rows = a.indptr.astype(np.int64), a.indices.astype(np.int32), np.repeat(np.arange(V), np.diff(a.indptr))
+    s, t = (rng.standard_normal((V, width), dtype=np.float32) for _ in range(2))
+    tasks = max(1, work_tasks(2 * E * width, 4 * E * width, most=32))
+    filled = np.diff(starts) > 0
+    if what == "entries":
+        d = np.empty(E, np.float32)
+        return on_tape(("prims.csr.csr_entries", [d, starts, columns, s, t], ()), tasks=tasks, threads=threads), d, (s[rows] * t[columns]).sum(1)
+    if what == "softmax":
+        alpha = np.empty((E, width), np.float32)
+        scores = np.where(s[rows] + t[columns] > 0, 1, 0.2) * (s[rows] + t[columns])
+        powers = np.exp(scores)
+        sums = np.add.reduceat(powers, starts[:-1][filled])
+        run = on_tape(("prims.attention.edge_softmax_forward", [alpha, starts, columns, s, t], (0.2,)), tasks=tasks, threads=threads)
+        return run, alpha, powers / np.repeat(sums, np.diff(starts)[filled], axis=0)
+    y, best = np.empty((V, width), np.float32), np.empty((V, width), np.int32)
+    if what == "largest":
+        expected = np.zeros((V, width))
+        expected[filled] = np.maximum.reduceat(t[columns], starts[:-1][filled])
+        return on_tape(("prims.segment.csr_max_forward", [y, best, starts, columns, t], ()), tasks=tasks, threads=threads), y, expected
+    segments = np.arange(0, V + 1, 20)
+    sums = np.empty((len(segments) - 1, width), np.float32)
+    run = on_tape(("prims.segment.segment_sum_forward", [sums, segments, t], ()), tasks=tasks, threads=threads)
+    return run, sums, np.add.reduceat(t.astype(float), segments[:-1])

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from nnkit.datasets.graphs import CitationGraph
 from nnkit.datasets.vocabulary import FIRST, START
+from nnkit.graph import Adjacency, CsrArrays, mask_of
+from nnkit.graph.csr import LIMIT
 from nnkit.training.feed import as_whole
 
-__all__ = ["made_reviews", "made_text"]
+__all__ = ["SHAPES", "made_citation_graph", "made_random_graph", "made_reviews", "made_shape_graphs", "made_text"]
 
 NOT = FIRST                                              # the id of the word that turns the next one's sentiment round
 SENTIMENTAL, NEGATED = 0.3, 0.2                          # the parts of words with a sentiment, and of these with a "not" in front
@@ -25,6 +28,16 @@ SENTENCE = (
     ("river", "garden", "castle", "stranger", "mountain", "song"),
 )
 ENDS = (". ", "! ", "? ", ".\n")
+
+SHAPES = ("cycle", "path", "star", "wheel", "grid", "tree")                      # a label of made_shape_graphs is a position here
+SMALLEST, LARGEST = 6, 20                                # nodes of a shape
+GRIDS = tuple((a, b) for a in range(2, 5) for b in range(a, 11) if SMALLEST <= a * b <= LARGEST)
+
+CITATIONS = 2                                            # that a paper makes, so that papers have 4 neighbours; Cora has 3.9
+WITHIN = 0.7                                             # the part of citations and ...
+ON_TOPIC = 0.35                                          # ... of words that keep to the class, the others fall anywhere
+WORDS = 18                                               # of a paper, as in Cora
+EXPONENT = 2.5                                           # of the power law: few nodes have degrees far above the mean
 
 
 def made_reviews(samples: int, length: int, vocabulary: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,3 +112,140 @@ def made_text(characters: int, seed: int) -> str:
         pieces.append(sentence)
         written += len(sentence)
     return "".join(pieces)[:most]
+
+
+def made_shape_graphs(n: int, seed: int) -> tuple[list[np.ndarray], list[Adjacency], np.ndarray]:
+    """Small graphs, each of one of six shapes, for the classification of graphs: features, adjacencies and labels of n graphs.
+
+    Labels are int64 (n,), positions in `SHAPES`: 0 cycle, 1 path, 2 star, 3 wheel (a cycle around a hub), 4 grid, 5 tree (random; neither path
+    nor star). All shapes are as frequent as each other, up to one. A graph has 6 to 20 nodes, numbered at random, and undirected edges. Features
+    are ones, float32 (V, 1), and tell nothing: only the edges do.
+
+    >>> features, adjacencies, labels = made_shape_graphs(3, seed=0)
+    >>> len(adjacencies), features[0].shape[0] == adjacencies[0].nodes
+    (3, True)
+
+    Args:
+        n: number of graphs, at least 1.
+        seed: at least 0.
+
+    Raises:
+        ValueError: a number below its least.
+    """
+    n, rng = as_whole(n, 1, "n"), np.random.default_rng(as_whole(seed, 0, "seed"))
+    labels = rng.permutation(np.arange(n) % len(SHAPES))
+    adjacencies = []
+    for label in labels:
+        V, edges = _shape(SHAPES[label], rng)
+        source, target = rng.permutation(V)[edges]
+        adjacencies.append(Adjacency.of((np.concatenate([source, target]), np.concatenate([target, source])), nodes=V))
+    return [np.ones((adjacency.nodes, 1), np.float32) for adjacency in adjacencies], adjacencies, labels
+
+
+def _shape(shape: str, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+    """Nodes V, and edges (2, edges), each in one direction, of a graph of that shape."""
+    V = int(rng.integers(SMALLEST, LARGEST + 1))
+    node = np.arange(V)
+    if shape == "cycle":
+        return V, np.stack([node, np.roll(node, -1)])
+    if shape == "path":
+        return V, np.stack([node[:-1], node[1:]])
+    if shape == "star":
+        return V, np.stack([np.zeros(V - 1, np.int64), node[1:]])
+    if shape == "wheel":
+        rim = node[1:]
+        return V, np.stack([np.concatenate([np.zeros(V - 1, np.int64), rim]), np.concatenate([rim, np.roll(rim, -1)])])
+    if shape == "grid":
+        rows, columns = GRIDS[rng.integers(len(GRIDS))]
+        place = np.arange(rows * columns).reshape(rows, columns)
+        return rows * columns, np.stack([np.concatenate([place[:-1].ravel(), place[:, :-1].ravel()]),
+                                         np.concatenate([place[1:].ravel(), place[:, 1:].ravel()])])
+    while True:                                          # each node hangs on one before it
+        edges = np.stack([node[1:], rng.integers(0, node[1:])])
+        if 3 <= np.bincount(edges.ravel()).max() < V - 1:
+            return V, edges
+
+
+def made_citation_graph(nodes: int, classes: int, features: int, seed: int) -> CitationGraph:
+    """Papers that cite papers, mostly of their own class, and hold a few words of it: in the form of `load_planetoid`.
+
+    Each of V papers makes 2 citations, 7 of 10 within its class, the rest to anyone; edges are undirected, each once. It draws 18 words of F, 7 of
+    20 among the F // classes words of its class, the rest among all; features are 1 where a word occurs. So neighbours say more of the class than
+    the words do. Classes are as large as each other, up to one. Training has 20 nodes of each class (at most a quarter of the smallest class),
+    validation V // 5 (at most 500) and testing 2 V // 5 (at most 1000) of the others.
+
+    Args:
+        nodes: V, at least 4 * classes.
+        classes: at least 2.
+        features: F, at least classes.
+        seed: at least 0.
+
+    Raises:
+        ValueError: a number below its least.
+    """
+    K = as_whole(classes, 2, "classes")
+    V, F = as_whole(nodes, 4 * K, "nodes"), as_whole(features, K, "features")
+    rng = np.random.default_rng(as_whole(seed, 0, "seed"))
+    labels = rng.permutation(np.arange(V) % K)
+    members, first = np.argsort(labels, kind="stable"), np.searchsorted(np.sort(labels), np.arange(K + 1))
+    citing = np.repeat(np.arange(V), CITATIONS)
+    low, high = first[labels[citing]], first[labels[citing] + 1]
+    cited = np.where(rng.random(len(citing)) < WITHIN, members[rng.integers(low, high)], rng.integers(0, V, len(citing)))
+    pairs = _distinct(np.concatenate([citing * V + cited, cited * V + citing])[np.tile(citing != cited, 2)])
+
+    paper, own = np.repeat(np.arange(V), WORDS), F // K
+    words = np.where(rng.random(len(paper)) < ON_TOPIC, labels[paper] * own + rng.integers(0, own, len(paper)), rng.integers(0, F, len(paper)))
+    held = _of_keys(_distinct(paper * F + words), V, F).matrix.astype(np.float32)
+
+    order = rng.permutation(V)
+    train = np.concatenate([order[labels[order] == k][:min(20, V // K // 4)] for k in range(K)])
+    rest = order[~np.isin(order, train)]
+    validation, test = min(500, V // 5), min(1000, 2 * V // 5)
+    return CitationGraph(held, Adjacency(_of_keys(pairs, V, V), np.array([0, V], np.int64)), labels, mask_of(train, V), mask_of(rest[:validation], V),
+                         mask_of(rest[validation:validation + test], V), K)
+
+
+def made_random_graph(nodes: int, edges: int, kind: str = "uniform", seed: int = 0) -> Adjacency:
+    """A directed graph of V nodes and exactly E edges of weight 1, none of them twice and none from a node to itself; for benchmarks.
+
+    Args:
+        nodes: V, at least 2, less than 2**31.
+        edges: E, at least 0, at most a quarter of the V (V - 1) that there can be, less than 2**31.
+        kind: "uniform" (default), each edge as likely as any other; or "power_law": with ranks 1 to V, given to nodes at random, the two ends of
+            an edge have the ranks r with a likelihood about r^(-2/3), so that the number of nodes of degree d falls as d^(-5/2).
+        seed: at least 0; 0 by default.
+
+    Raises:
+        ValueError: another kind; a number out of its range.
+    """
+    V, E = as_whole(nodes, 2, "nodes"), as_whole(edges, 0, "edges")
+    if kind not in ("uniform", "power_law"):
+        raise ValueError(f"kind must be 'uniform' or 'power_law', received {kind!r}")
+    if max(V, E) >= LIMIT or 4 * E > V * (V - 1):
+        raise ValueError(f"nodes must be fewer than 2**31, and edges too and at most a quarter of nodes * (nodes - 1), received {V} and {E}")
+    rng = np.random.default_rng(as_whole(seed, 0, "seed"))
+    named = rng.permutation(V)
+    keys = np.empty(0, np.int64)
+    while len(keys) < E:                                 # a key is target * V + source
+        more = E - len(keys) + (E - len(keys)) // 16 + 16
+        if kind == "uniform":
+            target, source = rng.integers(0, V, (2, more))
+        else:
+            target, source = named[(V * rng.random((2, more)) ** (1 / (1 - 1 / (EXPONENT - 1)))).astype(np.int64)]
+        keys = _distinct(np.concatenate([keys, (target * V + source)[target != source]]))
+    if len(keys) > E:
+        keys = np.delete(keys, rng.choice(len(keys), len(keys) - E, replace=False))
+    return Adjacency(_of_keys(keys, V, V), np.array([0, V], np.int64))
+
+
+def _distinct(keys: np.ndarray) -> np.ndarray:
+    """Those keys, sorted, each once: np.unique's result in a tenth of its time."""
+    keys = np.sort(keys)
+    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])[:len(keys)]]
+
+
+def _of_keys(keys: np.ndarray, R: int, C: int) -> CsrArrays:
+    """The matrix (R, C) that is 1 at the places row * C + column, which rise."""
+    rows = keys // C
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=R))])
+    return CsrArrays((R, C), starts, (keys - rows * C).astype(np.int32), np.ones(len(keys)))

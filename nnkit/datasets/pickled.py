@@ -1,67 +1,98 @@
-"""Lists of whole numbers out of a pickled NumPy array, without running what a pickle may say.
+"""Arrays, sparse matrices and lists of whole numbers out of pickles, without running what a pickle may say.
 
-NumPy keeps an array of objects as a pickle, and a pickle is a program: whoever loads it with `allow_pickle=True` runs it. Keras' imdb.npz holds such
-arrays, of lists of word numbers. Here the program meets stand-ins: the four names that such an array needs stand for objects that take arguments
-and do nothing, every other name is refused. So neither a function of Python's nor one of NumPy's is called with what the file says; the latter
-matters because a forged dtype can make NumPy follow addresses that the file chose.
+A pickle is a program: whoever loads it plainly, or with NumPy's `allow_pickle=True`, runs it. Keras' imdb.npz holds arrays of lists of word numbers
+as pickles; the files of Planetoid, which Python 2 wrote, are pickles of arrays, of SciPy's CSR matrices and of a dictionary of lists. Here the
+program meets stand-ins: the few names that these need stand for objects that keep what they are given and do nothing, every other name is refused,
+and the arrays are made of what was kept, once it is checked. So neither a function of Python's nor one of NumPy's is called with what the file says;
+the latter matters because a forged dtype can make NumPy follow addresses that the file chose.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
-from typing import IO, Any
+from collections.abc import Callable
+from itertools import chain
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 
+from nnkit.graph.csr import CsrArrays
 from nnkit.training.feed import as_samples
 
-__all__ = ["read_lists"]
+__all__ = ["read_array", "read_lists", "read_matrix", "read_neighbours"]
 
 
-class _Array:
-    """Stands for the array: keeps the state (version, shape, dtype, order, items) that would be its."""
+class _Kept:
+    """Stands for an object of the pickle: keeps the arguments it would have been made of, and the state that would be its."""
 
     state: Any = None
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
-class _DType:
-    """Stands for the array's dtype."""
+class _Array(_Kept):
+    """Stands for an array, of state (version, shape, dtype, order, items)."""
 
-    def __setstate__(self, state: Any) -> None:
-        pass
+
+class _DType(_Kept):
+    """Stands for an array's dtype, of arguments (code, ...) and state (version, byte order, ...)."""
+
+
+class _Matrix(_Kept):
+    """Stands for a CSR matrix, of state a dictionary."""
 
 
 class _Name:
     """Stands for what the pickle names. Called, it makes the stand-in of what that would have made."""
 
-    def __init__(self, made: type | None) -> None:
+    def __init__(self, made: Callable[..., Any] | None) -> None:
         self.made = made
 
     def __call__(self, *arguments: Any) -> Any:
         if self.made is None:
             raise pickle.UnpicklingError("it calls what needs no call")
-        return self.made()
+        return self.made(*arguments)
 
     def __setstate__(self, state: Any) -> None:          # or the state would become attributes of this object
         raise pickle.UnpicklingError("it changes a function")
 
 
-MAKES: dict[tuple[str, str], type | None] = {
+def _encoded(*arguments: Any) -> str:
+    """Stands for codecs.encode(text, "latin1"), by which Python 3 writes bytes for Python 2."""
+    if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("it encodes something else than text as latin1")
+    return arguments[0]
+
+
+Makes: TypeAlias = dict[tuple[str, str], Callable[..., Any] | None]
+
+ARRAYS: Makes = {
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): _DType,
     ("numpy.core.multiarray", "_reconstruct"): _Array,   # up to NumPy 1
     ("numpy._core.multiarray", "_reconstruct"): _Array,
 }
+TEXTS: Makes = {("_codecs", "encode"): _encoded}
+MATRICES: Makes = {("scipy.sparse.csr", "csr_matrix"): _Matrix, ("scipy.sparse._csr", "csr_matrix"): _Matrix}
+DICTIONARIES: Makes = {("collections", "defaultdict"): lambda *_: {}, ("__builtin__", "list"): None, ("builtins", "list"): None}
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: IO[bytes], makes: Makes) -> None:
+        super().__init__(stream, encoding="latin1")
+        self.makes = makes
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in MAKES:
+        if (module, name) not in self.makes:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return _Name(MAKES[module, name])
+        made = self.makes[module, name]
+        return made if made is _Matrix else _Name(made)      # an instruction makes the matrix without a call, and insists on a class
 
 
 def read_lists(stream: IO[bytes], what: str) -> list[np.ndarray]:
@@ -84,7 +115,7 @@ def read_lists(stream: IO[bytes], what: str) -> list[np.ndarray]:
         raise ValueError(f"{what} must be an array (samples,) of lists, received dtype {dtype} and shape {shape}")
     rule = f"{what} must be a pickled array of lists of whole numbers and nothing else"
     try:
-        array = _Unpickler(stream, encoding="latin1").load()
+        array = _Unpickler(stream, ARRAYS).load()
     except Exception as error:                           # a broken pickle raises nearly anything
         raise ValueError(f"{rule}: {error}") from None
     state = array.state if isinstance(array, _Array) else None
@@ -97,3 +128,81 @@ def _as_numbers(numbers: Any, what: str) -> np.ndarray:
     if type(numbers) is not list:
         raise ValueError(f"{what} must be a list of whole numbers, received {numbers!r}")
     return as_samples(numbers, (), "int32", what) if numbers else np.empty(0, np.int32)
+
+
+# The files of Planetoid.
+
+CODES = frozenset(("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"))
+
+
+def read_array(content: bytes, what: str) -> np.ndarray:
+    """The array of numbers that is pickled in content; what: name of the file in messages. Raises ValueError where it holds anything else."""
+    rule = f"{what} must be a pickled array of numbers and nothing else"
+    return _as_array(_load(content, ARRAYS | TEXTS, rule), rule)
+
+
+def read_matrix(content: bytes, what: str) -> CsrArrays:
+    """The SciPy CSR matrix that is pickled in content; what: name of the file in messages. Raises ValueError where it holds anything else."""
+    rule = f"{what} must be a pickled SciPy CSR matrix and nothing else"
+    loaded = _load(content, ARRAYS | TEXTS | MATRICES, rule)
+    state = loaded.state if isinstance(loaded, _Matrix) else None
+    if not isinstance(state, dict) or not {"_shape", "indptr", "indices", "data"} <= state.keys() or not _is_shape(state["_shape"], 2):
+        raise ValueError(f"{rule}: it holds something else")
+    indptr, indices, values = (_as_array(state[name], rule) for name in ("indptr", "indices", "data"))
+    return CsrArrays.of_parts(indptr, indices, values, state["_shape"], what)
+
+
+def read_neighbours(content: bytes, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a pickled dictionary of lists of whole numbers: its keys, int64 (nodes,); and for each number in a list the key and the number, (edges,).
+
+    Raises ValueError where content holds anything else; what: name of the file in messages.
+    """
+    rule = f"{what} must be a pickled dictionary of lists of whole numbers and nothing else"
+    loaded = _load(content, DICTIONARIES, rule)
+    if type(loaded) is not dict or not all(type(numbers) is list for numbers in loaded.values()):
+        raise ValueError(f"{rule}: it holds something else")
+    keys, numbers = list(loaded), list(chain.from_iterable(loaded.values()))
+    if not all(type(number) is int and abs(number) < 1 << 62 for number in chain(keys, numbers)):
+        raise ValueError(f"{rule}: it holds something else")
+    nodes = np.array(keys, np.int64)
+    return nodes, np.repeat(nodes, [len(row) for row in loaded.values()]), np.array(numbers, np.int64)
+
+
+def _load(content: bytes, makes: Makes, rule: str) -> Any:
+    """What the pickle makes of stand-ins. Raises ValueError where it is damaged or asks for anything else."""
+    import pickletools  # costs a few ms, which `import nnkit` need not pay
+
+    try:
+        for instruction, argument, place in pickletools.genops(content):
+            # Python keeps a list as long as the greatest number under which the file remembers something: a few bytes could ask for all memory.
+            if "PUT" in instruction.name and isinstance(argument, int) and not 0 <= argument <= len(content):
+                raise pickle.UnpicklingError(f"it remembers {argument} objects")
+            if instruction.name == "STOP" and place is not None and place != len(content) - 1:
+                raise pickle.UnpicklingError(f"it ends at byte {place + 1} of {len(content)}")
+        return _Unpickler(io.BytesIO(content), makes).load()
+    except Exception as error:                           # a broken pickle raises nearly anything
+        raise ValueError(f"{rule}: {error}") from None
+
+
+def _is_shape(shape: Any, axes: int | None = None) -> bool:
+    return type(shape) is tuple and len(shape) in (range(1, 3) if axes is None else (axes,)) and all(type(n) is int and n >= 0 for n in shape)
+
+
+def _as_array(array: Any, rule: str) -> np.ndarray:
+    """The array that a stand-in stands for, of 1 or 2 axes, in this machine's byte order."""
+    state = array.state if isinstance(array, _Array) else None
+    if type(state) is not tuple or len(state) != 5 or not _is_shape(state[1]) or not isinstance(state[2], _DType):
+        raise ValueError(f"{rule}: it holds something else")
+    _, shape, kept, by_columns, items = state
+    code, order = (part[position] if type(part) is tuple and len(part) > position else None
+                   for part, position in ((kept.arguments, 0), (kept.state, 1)))
+    if type(code) is not str or code not in CODES or order not in ("<", ">", "|"):
+        raise ValueError(f"{rule}: it holds an array of other dtypes than real numbers")
+    dtype = np.dtype(code).newbyteorder(order)
+    try:
+        buffer = items.encode("latin1") if type(items) is str else items
+    except UnicodeEncodeError:
+        buffer = None
+    if type(buffer) is not bytes or len(buffer) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{rule}: it holds an array of another number of bytes than its shape {shape} has")
+    return np.ndarray(shape, dtype, buffer, order="F" if by_columns else "C").astype(dtype.newbyteorder("="), "C")

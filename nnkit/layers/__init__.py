@@ -7,6 +7,7 @@ from nnkit.layers import (
     dense,
     dropout,
     embedding,
+    graph,
     merge,
     noise,
     norm,
@@ -24,6 +25,7 @@ from nnkit.layers.conv import *  # noqa: F403
 from nnkit.layers.dense import *  # noqa: F403
 from nnkit.layers.dropout import *  # noqa: F403
 from nnkit.layers.embedding import *  # noqa: F403
+from nnkit.layers.graph import *  # noqa: F403
 from nnkit.layers.merge import *  # noqa: F403
 from nnkit.layers.noise import *  # noqa: F403
 from nnkit.layers.norm import *  # noqa: F403
@@ -42,6 +44,7 @@ __all__ = [
     *dense.__all__,
     *dropout.__all__,
     *embedding.__all__,
+    *graph.__all__,
     *merge.__all__,
     *noise.__all__,
     *norm.__all__,

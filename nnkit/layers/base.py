@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "Parameter"]
 
 Shape = tuple[int, ...]
+Form = tuple[str | None, bool]                          # see nnkit.graph.Adjacency.form
 
 
 def snake_case(name: str) -> str:
@@ -68,12 +69,17 @@ class Layer(Spec):
     Shapes here are without the batch dimension. arity: fewest and most inputs that the layer takes (None: any number).
     is_view: the output is the input's memory, seen with another shape. keeps_mask: the output's time steps (axis 1) are those of the input, so the
     input's mask is the output's, too; with several inputs, a step counts where it counts in all of them.
+    graph_at: which input is a graph; None: none is. pairs_at: which input holds numbers of nodes. to_samples: the output has a row for each sample
+    (graph, pair of nodes), no longer one for each node.
     """
 
     family: ClassVar[str] = "layer"
     arity: ClassVar[tuple[int, int | None]] = (1, 1)
     is_view: ClassVar[bool] = False
     keeps_mask: ClassVar[bool] = False
+    graph_at: ClassVar[int | None] = None
+    pairs_at: ClassVar[int | None] = None
+    to_samples: ClassVar[bool] = False
 
     name: str | None = attrs.field(default=None, kw_only=True, validator=_check_name)
     trainable: bool = attrs.field(default=True, kw_only=True, validator=_check_trainable)
@@ -103,6 +109,21 @@ class Layer(Spec):
     @property
     def index_limit(self) -> int | None:
         """Of a layer that takes its input as indices: the number below which they must lie. None: it takes numbers."""
+        return None
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether the first input may be a sparse matrix, `Input(..., sparse=True)`."""
+        return self.keeps_sparse
+
+    @property
+    def keeps_sparse(self) -> bool:
+        """Whether of a sparse matrix the output is one, too."""
+        return False
+
+    @property
+    def form(self) -> Form | None:
+        """How a layer with a graph wants the adjacency: (normalization, whether nodes are their own neighbours). None: it needs none."""
         return None
 
     def states(self, batch: int, *shapes: Shape) -> Mapping[str, Parameter]:

@@ -9,8 +9,9 @@ from nnkit.initializers import Initializer, initializer_field
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Parameter, Shape
 from nnkit.plan.passes import work_tasks
+from nnkit.prims.csr import Csr
 from nnkit.prims.matmul import PACK_BYTES, PACK_ROWS, right_factor, right_factor_transposed
-from nnkit.prims.reduce import sum_slices
+from nnkit.prims.reduce import sum_rows, sum_slices
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import boolean, child, integer, spec
 
@@ -50,6 +51,11 @@ class Dense(Layer):
     bias_regularizer: Regularizer | None = child("regularizer", default=None, none=True, kw_only=True)
     activity_regularizer: ActivityRegularizer | None = child("activity_regularizer", default=None, none=True, kw_only=True)
 
+    @property
+    def takes_sparse(self) -> bool:
+        """Yes."""
+        return True
+
     def output_shape(self, *shapes: Shape) -> Shape:
         """The input's shape with `units` as its last entry."""
         (shape,) = shapes
@@ -66,32 +72,54 @@ class Dense(Layer):
         return {**found, **self.activation.parameters((*shape[:-1], self.units))}
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
-        """dense_forward, then the activation; backward: dW and db from x and dy, dx from dy and the transpose of W."""
-        (x,) = xs
-        y = g.buffer("y", *x.shape[:-1], self.units)
-        weight, bias = g.parameter("kernel"), g.parameter("bias") if self.use_bias else None
-        x2, y2 = x.rows(len(x.shape) - 1), y.rows(len(y.shape) - 1)
-        flops = 2 * x2.shape[0] * weight.size
-        rows = x2.shape[0]
-        none = weight.piece(0)
-        if g.backend == "cpu" and rows < 2 * GRAIN and weight.nbytes >= DEEP_BYTES and self.units > 1:
-            deep_product(g, y2, x2, weight, bias)
-        else:
-            matrix, panels = right_factor(g, "kernel", weight, rows)
-            g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or none, panels], rows=rows, grain=grain(weight), flops=flops,
-                   filters=weight)
-
-        def backward(dy: Buffer) -> Buffer:
-            dy2 = dy.rows(len(dy.shape) - 1)
-            db = g.gradient("bias") if bias is not None else none
-            matrix, panels = right_factor(g, "dy", dy2, weight.shape[0])
-            g.step("layers.dense.dense_backward_weight", [g.gradient("kernel"), db], [x2, matrix, panels], flops=flops,
-                   tasks=work_tasks(flops, 0, most=-(-weight.shape[0] // (2 * GRAIN))))
-            dx = g.buffer("dx", *x.shape)
-            input_gradient(g, dx.rows(len(dx.shape) - 1), dy2, weight)
-            return dx
-        g.on_backward(y, [x], backward)
+        """The product, then the activation."""
+        y = affine(g, xs[0], "kernel", "bias" if self.use_bias else None)
         return g.penalize(self.activation.lower(g, y), self.activity_regularizer)
+
+
+def affine(g: Builder, x: Buffer | Csr, kernel: str, bias: str | None = None) -> Buffer:
+    """y = x W (+ b) over the last axis, W and b the current layer's parameters of these names; backward: dW and db from x and dy, dx from dy and the
+    transpose of W."""
+    if isinstance(x, Csr):
+        return sparse_affine(g, x, kernel, bias)
+    weight, b = g.parameter(kernel), g.parameter(bias) if bias is not None else None
+    y = g.buffer("y", *x.shape[:-1], weight.shape[1])
+    x2, y2 = x.rows(len(x.shape) - 1), y.rows(len(y.shape) - 1)
+    flops = 2 * x2.shape[0] * weight.size
+    rows = x2.shape[0]
+    none = weight.piece(0)
+    if g.backend == "cpu" and rows < 2 * GRAIN and weight.nbytes >= DEEP_BYTES and weight.shape[1] > 1:
+        deep_product(g, y2, x2, weight, b)
+    else:
+        matrix, panels = right_factor(g, kernel, weight, rows)
+        g.step("layers.dense.dense_forward", [y2], [x2, matrix, b or none, panels], rows=rows, grain=grain(weight), flops=flops, filters=weight)
+
+    def backward(dy: Buffer) -> Buffer:
+        dy2 = dy.rows(len(dy.shape) - 1)
+        db = g.gradient(bias) if bias is not None else none
+        matrix, panels = right_factor(g, "dy", dy2, weight.shape[0])
+        g.step("layers.dense.dense_backward_weight", [g.gradient(kernel), db], [x2, matrix, panels], flops=flops,
+               tasks=work_tasks(flops, 0, most=-(-weight.shape[0] // (2 * GRAIN))))
+        dx = g.buffer("dx", *x.shape)
+        input_gradient(g, dx.rows(len(dx.shape) - 1), dy2, weight)
+        return dx
+    g.on_backward(y, [x], backward)
+    return y
+
+
+def sparse_affine(g: Builder, x: Csr, kernel: str, bias: str | None) -> Buffer:
+    """The same of a sparse x: dW = x^T dy by the transpose of x; there is a gradient for each of its values."""
+    weight = g.parameter(kernel)
+    y = g.buffer("y", x.shape[0], weight.shape[1])
+    x.multiply(g, y, weight, g.parameter(bias) if bias is not None else None)
+
+    def backward(dy: Buffer) -> Buffer:
+        x.transposed(g).multiply(g, g.gradient(kernel), dy)
+        if bias is not None:
+            sum_rows(g, g.gradient(bias), dy)
+        return x.entry_gradient(g, dy, weight)
+    g.on_backward(y, [x.values], backward)
+    return y
 
 
 def grain(weight: Buffer) -> int:

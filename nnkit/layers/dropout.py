@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nnkit.layers.base import Layer, Shape
 from nnkit.layers.window import Spatial
+from nnkit.prims.csr import Csr
 from nnkit.spec import base, integer, real, shape_of, spec
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Dropout(Layer):
     size (not for the batch): (None, 1, None) drops whole features of a sequence. Default: a draw for every number.
     seed: whole number of at least 0 for a mask that does not depend on the model's seed; None (default) takes the model's.
 
+    Of a sparse matrix its entries are dropped, as all others are 0 anyway; noise_shape must be None.
+
     The mask is a pure function of seed, layer, step and place: the same for any number of threads, and made anew in backward instead of kept.
     Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting, JMLR 15, 2014; scaled in training, as in Keras.
     """
@@ -38,6 +41,11 @@ class Dropout(Layer):
     rate: float = real(low=0, high=1, high_open=True)
     noise_shape: tuple[int | None, ...] | None = shape_of(default=None, low=1, none=True)
     seed: int | None = integer(default=None, low=0, none=True)
+
+    @property
+    def keeps_sparse(self) -> bool:
+        """Where every number has a draw of its own."""
+        return self.noise_shape is None
 
     def output_shape(self, *shapes: Shape) -> Shape:
         """The input's shape. Raises ValueError where noise_shape does not fit it."""
@@ -99,8 +107,11 @@ class SpatialDropout3D(SpatialDropout):
     rank: ClassVar[int] = 3
 
 
-def drop(g: Builder, x: Buffer, rate: float, noise_shape: tuple[int | None, ...] | None, seed: int | None) -> Buffer:
-    """y = mask x; backward: dx = mask dy, by the same kernels. The fields are those of `Dropout`."""
+def drop(g: Builder, x: Any, rate: float, noise_shape: tuple[int | None, ...] | None = None, seed: int | None = None) -> Any:
+    """y = mask x; backward: dx = mask dy, by the same kernels. The fields are those of `Dropout`. x is a buffer, or a sparse matrix, and so is y."""
+    if isinstance(x, Csr):
+        values = drop(g, x.values, rate, noise_shape, seed)
+        return x if values is x.values else x.with_values(values)
     if not g.training or rate == 0 or x.size == 0:
         return x
     y = g.buffer("dropped", *x.shape)

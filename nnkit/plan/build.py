@@ -18,6 +18,7 @@ import attrs
 from nnkit.plan.arena import aligned
 from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import ALIGNMENT, ITEMSIZE, Buffer, Plan, Step
+from nnkit.prims.csr import Csr, GraphBuffer
 
 if TYPE_CHECKING:
     from nnkit.jit import Kernel
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from nnkit.optimizers.base import Optimizer
     from nnkit.regularizers import ActivityRegularizer, Regularizer
 
-__all__ = ["COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout", "Touched", "build", "flush_plan", "lay_out", "shuffle_plan"]
+__all__ = [
+    "COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout", "Sizes", "Touched", "build", "differentiable", "flush_plan", "lay_out",
+    "numbered_input", "shuffle_plan",
+]
 
 # What a step counts, in the int64 buffer "counters": finished updates; where the batch begins in the order of samples; the seed of all
 # random streams; the update at which the table of learning rates begins, and how many rates it holds; finished epochs; the update after which the
@@ -89,6 +93,14 @@ def row_wise(graph: Graph, optimizer: Optimizer | None, dtype: str) -> tuple[str
     calls = collections.Counter(f"{node.name}/{name}" for node in graph.nodes for name in node.layer.parameters(*node.input_shapes))
     free = {name: declared for name, declared in graph.parameters().items() if declared.trainable and declared.regularizer is None}
     return tuple(name for name, declared in free.items() if declared.rowwise and declared.size >= LEAST_ROWWISE and calls[name] == 1)
+
+
+@attrs.frozen
+class Sizes:
+    """What a plan depends on besides the batch where sparse matrices come in: nodes V of the graph, and for each matrix its entries, by name."""
+
+    nodes: int = 0
+    entries: tuple[tuple[str, int], ...] = ()
 
 
 @attrs.frozen
@@ -156,10 +168,12 @@ class Builder:
     "cuda", for steps that only one of them has: a CPU packs what a GPU reads as it is.
     """
 
-    def __init__(self, layout: Layout, batch: int, mode: str, optimizer: Optimizer | None = None, backend: str = "cpu") -> None:
+    def __init__(self, layout: Layout, batch: int, mode: str, optimizer: Optimizer | None = None, sizes: Sizes | None = None,
+                 backend: str = "cpu") -> None:
         self.layout = layout
         self.optimizer = optimizer
         self.batch = batch
+        self.sizes = sizes or Sizes()
         self.mode = mode
         self.backend = backend
         self.training = mode in ("train", "gradients")
@@ -415,18 +429,17 @@ class Builder:
 
 
 def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequence[tuple[Loss | None, float]] = (),
-          optimizer: Optimizer | None = None, keep_predictions: bool = False, input_gradients: bool = False, gap: int = 0,
-          backend: str = "cpu") -> Plan:
+          optimizer: Optimizer | None = None, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes | None = None,
+          gap: int = 0, backend: str = "cpu") -> Plan:
     """The plan of one step.
 
     mode: 'train' (gather, forward, loss, backward, update), 'gradients' (the same without update), 'evaluate' (inference and loss),
     'predict' (inference). losses: for each output its loss (or None) and the loss's weight. keep_predictions: write every batch's outputs to
     the external arrays "predictions", "predictions_1", ..., and, where a loss is asked for, the masks of their time steps to "mask", "mask_1", ...
-    input_gradients: the plan's outputs are the gradients of the inputs. gap: see `arena.place`.
+    input_gradients: the plan's outputs are the gradients of the inputs: see `differentiable`. sizes: where a graph comes in. gap: see `arena.place`.
     """
-    g = Builder(layout, batch, mode, optimizer, backend)
-    inputs = [_feed(g, f"x{position}" if position else "x", shape, "T" if limit is None else "int32")
-              for position, (shape, limit) in enumerate(zip(graph.input_shapes, graph.index_limits, strict=True))]
+    g = Builder(layout, batch, mode, optimizer, sizes, backend)
+    inputs = [_enter(g, graph, position) for position in range(len(graph.input_shapes))]
     outputs = g.forward(graph, inputs)
     kept: tuple[Buffer, ...] = ()
     if mode == "predict" or keep_predictions:
@@ -437,7 +450,8 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     if mode != "predict":
         terms = _lower_losses(g, losses, outputs, graph.output_names)
         if g.training:
-            kept = _lower_backward(g, [rows for rows, _ in terms], inputs if input_gradients else [])
+            wanted = [buffer for x in inputs for buffer in differentiable(x)] if input_gradients else []
+            kept = _lower_backward(g, [rows for rows, _ in terms], wanted)
         _lower_sums(g, terms)
     if mode == "train":
         assert optimizer is not None
@@ -471,11 +485,38 @@ def flush_plan(layout: Layout, optimizer: Optimizer) -> Plan:
     return optimise(Plan(mode="flush", batch=0, dtype=layout.dtype, steps=tuple(g.steps)))
 
 
+def _enter(g: Builder, graph: Graph, position: int) -> Any:
+    """An input: a buffer, or a matrix or graph whose arrays data brings. The rows of nodes are read where the caller has them: they are all there."""
+    name, shape, limit = numbered_input(position), graph.input_shapes[position], graph.index_limits[position]
+    flow = graph.flow
+    if flow.kinds[position] == "graph":
+        return GraphBuffer(name, g.sizes.nodes, {matrix: size for matrix, size in g.sizes.entries if matrix.startswith(f"{name}/")}, g.dtype)
+    if flow.kinds[position] == "sparse":
+        return Csr.external(name, (g.sizes.nodes, shape[0]), dict(g.sizes.entries)[name], g.dtype)
+    dtype = "T" if limit is None and flow.kinds[position] == "numbers" else "int32"
+    if flow.by_node[position]:
+        return Buffer(f"{name}/data", (g.sizes.nodes, *shape), g.dtype if dtype == "T" else dtype, "external")
+    return _feed(g, name, shape, dtype)
+
+
+def differentiable(x: Any) -> list[Buffer]:
+    """The buffers of an input of which there are gradients: itself; the values of a matrix, of a graph those of all its forms."""
+    if isinstance(x, GraphBuffer):
+        return [Csr.external(name, (x.nodes, x.nodes), size, x.dtype).values for name, size in x.entries.items()]
+    return [x.values] if isinstance(x, Csr) else [x]
+
+
+def numbered_input(position: int) -> str:
+    """The name of input `position`: x, x1, x2, ..."""
+    return f"x{position}" if position else "x"
+
+
 def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Buffer:
     """The batch's rows of one array of the data set: in the order given by "order" while training, one after the other elsewhere."""
     x = g.buffer(name, g.batch, *shape, role="input", dtype=dtype)
     source = Buffer(f"{name}/data", (0, *x.rows().shape[1:]), x.dtype, "external")
-    order = Buffer("order" if g.mode == "train" else "no_order", (0,), "int64", "external")      # left unbound, it is empty
+    ordered = g.mode == "train" and not g.sizes.nodes
+    order = Buffer("order" if ordered else "no_order", (0,), "int64", "external")      # left unbound, it is empty
     kernel = "gather_labels" if dtype == "int32" else "gather_rows"
     g.step(f"prims.feed.{kernel}", [x.rows()], [source, order, g.state("counters")], rows=g.batch)
     return x

@@ -51,11 +51,12 @@ def table(plan: Plan) -> str:
                          " ".join(map(shape_text, step.writes + step.updates)), " ".join(map(shape_text, step.reads)),
                          str(step.tasks), quantity(step.flops), quantity(step.nbytes), place(plan, step)))
     saved = plan.separate_bytes - plan.arena_bytes
+    external = f"; arrays of the caller {plan.external_bytes:,} bytes" if plan.external_bytes else ""
     share = f" ({saved / plan.separate_bytes:.0%} saved by sharing)" if plan.separate_bytes else ""
     return "\n".join([
         f"plan {plan.mode}, batch {plan.batch}, {plan.dtype}: {len(plan.steps)} steps in {len(plan.groups)} groups",
         *columns(rows, right=frozenset({0, 1, 7, 8, 9})),
-        f"FLOPs per step {plan.flops:,}; arena {plan.arena_bytes:,} bytes{share}",
+        f"FLOPs per step {plan.flops:,}; arena {plan.arena_bytes:,} bytes{share}{external}",
     ])
 
 

@@ -24,7 +24,7 @@ class Buffer:
     """A named array. Two buffers of one name are the same memory, seen with different shapes.
 
     role: input, target (filled from the data set), activation, workspace (arena); parameter, gradient, state, constant (persistent);
-    external (the caller's own array, bound by address; its first dimension is unknown here and stands as 0).
+    external (the caller's own array, bound by address; a first dimension that is unknown here stands as 0).
     inside: (name of the buffer that this one is a piece of, offset in elements), or None.
     """
 
@@ -161,6 +161,12 @@ class Plan:
     def kernels(self) -> tuple[str, ...]:
         """The kernels that the plan needs, each once."""
         return tuple(dict.fromkeys(step.kernel for step in self.steps))
+
+    @property
+    def external_bytes(self) -> int:
+        """Bytes of the caller's arrays that the plan reads where they lie, as far as it knows their shapes: features and matrices of a graph."""
+        known = {buffer.name: buffer.nbytes for step in self.steps for buffer in step.buffers if buffer.role == "external" and buffer.size}
+        return sum(known.values())
 
     @property
     def flops(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals, kernel, routine
 from nnkit.plan.build import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.simd_cpu import address, copy_masked, itemsize, lanes
+from nnkit.prims.simd_cpu import address, copy_masked, copy_whole, itemsize, lanes
 
 __all__ = ["advance", "gather_labels", "gather_rows", "scatter"]
 
@@ -17,10 +17,13 @@ STEP, POSITION = COUNTERS["step"], COUNTERS["position"]
 
 @routine
 def copy_row(y, x, n, like):
-    """y[:n] = x[:n] by address, register by register."""
+    """y[:n] = x[:n] by address, register by register; only the last one under a mask, which costs more even where it is full."""
     size, lane = itemsize(like), lanes(like)
-    for f in range(0, n, lane):
-        copy_masked(y + size * f, x + size * f, min(lane, n - f), like)
+    whole = n // lane * lane
+    for f in range(0, whole, lane):
+        copy_whole(y + size * f, x + size * f, like)
+    if whole < n:
+        copy_masked(y + size * whole, x + size * whole, n - whole, like)
 
 
 @kernel

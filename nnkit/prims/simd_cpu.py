@@ -34,11 +34,13 @@ def _vector(element: types.Float) -> tuple[ir.Type, int, str, int]:
 
 
 class Emitter:
-    """Emits vector instructions for one element type into one function."""
+    """Emits vector instructions for one element type into one function, in whole registers or (few) in parts of them, of so many lanes."""
 
-    def __init__(self, builder: Any, element: types.Float) -> None:
-        self.b = builder
+    def __init__(self, builder: Any, element: types.Float, few: int = 0) -> None:
+        self.b, self.element = builder, element
         self.scalar, self.lanes, name, itemsize = _vector(element)
+        if few:
+            self.lanes, name = few, name.replace(f"v{self.lanes}", f"v{few}")
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.mask_type = ir.VectorType(I1, self.lanes)
         self.align = ir.Constant(I32, itemsize)
@@ -128,17 +130,17 @@ class Emitter:
         assembly = ir.InlineAsm(ir.FunctionType(pointer.type, [pointer.type]), "", "=r,0", side_effect=True)
         return self.b.call(assembly, [pointer])
 
-    def prefetch(self, address: Any, write: bool = False) -> None:
-        """Fetch the line of an address for reading, into the second-level cache, or for writing, into the first. Any address will do."""
+    def prefetch(self, address: Any, write: bool = False, near: bool = False) -> None:
+        """Fetch the line of an address for reading, into the second-level cache, or for writing or `near`, into the first. Any address will do."""
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I32, I32, I32])
         fetch = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0i8")
-        self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write else 2), I32(1)])
+        self.b.call(fetch, [self.b.inttoptr(address, ir.IntType(8).as_pointer()), I32(int(write)), I32(3 if write or near else 2), I32(1)])
 
-    def prefetch_lines(self, address: Any, n: Any, write: bool = False) -> None:
+    def prefetch_lines(self, address: Any, n: Any, write: bool = False, near: bool = False) -> None:
         """Fetch the lines of n numbers from an address on: see `prefetch`."""
         lines = self.b.sdiv(self.b.add(self.b.mul(n, I64(self.itemsize)), I64(LINE - 1)), I64(LINE))
         with cgutils.for_range(self.b, lines) as loop:
-            self.prefetch(self.b.add(address, self.b.mul(loop.index, I64(LINE))), write)
+            self.prefetch(self.b.add(address, self.b.mul(loop.index, I64(LINE))), write, near)
 
     def larger(self, a: Any, b: Any) -> Any:
         """max(a, b), a where they are equal. Of NaN the last, which then stays: two comparisons and two selections."""

@@ -116,7 +116,7 @@ class Tape:
         self.kernels = np.array([kernels[step.kernel].address for step in plan.steps], np.int64)
         self._slots = np.zeros(2, np.int64)
         self._arena: np.ndarray | None = None
-        self._externals: dict[str, list[tuple[int, int]]] = {}
+        self._externals: dict[str, list[tuple[int, int, int]]] = {}         # name -> (word, dimensions to fill in, bytes)
         self._kept: dict[str, np.ndarray] = {}
         memory.reserve(plan.arena_bytes)
         self._write_words()
@@ -132,6 +132,7 @@ class Tape:
         words: list[int] = []
         starts: list[int] = []
         self._externals.clear()
+        known = {buffer.name for step in self.plan.steps for buffer in step.buffers if buffer.role == "external" and buffer.size}
         for step in self.plan.steps:
             starts.append(len(words))
             position = len(words)
@@ -139,8 +140,9 @@ class Tape:
             for buffer in step.buffers:
                 external = buffer.role == "external"
                 addresses.append(0 if external else self.memory.address(buffer, self.plan))
-                if external:
-                    self._externals.setdefault(buffer.name, []).append((position, len(buffer.shape)))
+                if external:                             # of an array whose shape the plan knows only the address is missing
+                    missing = 0 if buffer.name in known else len(buffer.shape)
+                    self._externals.setdefault(buffer.name, []).append((position, missing, buffer.nbytes))
                 position += 1 + len(buffer.shape)
             words += words_of(step, addresses)
         self.words = np.array(words or [0], np.int64)
@@ -162,7 +164,9 @@ class Tape:
                 self._patch(name, array)
 
     def _patch(self, name: str, array: np.ndarray) -> None:
-        for position, ndim in self._externals[name]:
+        for position, ndim, nbytes in self._externals[name]:
+            if nbytes and array.nbytes != nbytes:
+                raise TypeError(f"array {name!r} must have the {nbytes} bytes that the plan gives it, received {array.nbytes}")
             shape = (array.shape[0], array[0].size) if ndim == 2 and array.ndim != 2 and array.shape[0] else array.shape
             self.words[position] = array.__array_interface__["data"][0]      # a third of the time of array.ctypes.data
             self.words[position + 1:position + 1 + ndim] = shape[:ndim]

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
-from nnkit.plan.build import numbered
+from nnkit.plan.build import Sizes, numbered
 from nnkit.spec import article, nearest
 from nnkit.training.feed import as_indices, as_samples, as_weights, class_weights, same_length
+from nnkit.training.graphs import Checked, as_graph_inputs, as_mask, input_arrays, samples_of, sizes_of
 from nnkit.training.outputs import Output, per_name
 
 if TYPE_CHECKING:
     from nnkit.network import Graph
 
-__all__ = ["Data", "Kept", "as_inputs", "input_arrays", "output_arrays"]
+__all__ = ["Data", "Kept", "as_inputs", "output_arrays"]
 
 
 @attrs.frozen(eq=False)
 class Data:
-    """C-contiguous arrays of one length n: inputs, for each output its targets in the form that its loss takes (None without a loss), weights."""
+    """C-contiguous arrays of one length n: inputs, for each output its targets in the form that its loss takes (None without a loss), weights.
 
-    inputs: tuple[np.ndarray, ...]
+    Inputs of a network on graphs may be sparse matrices and graphs: see `training.graphs`. counted: which samples metrics look at; None: all.
+    """
+
+    inputs: tuple[Checked, ...]
     targets: tuple[np.ndarray | None, ...]
     weights: np.ndarray
+    counted: np.ndarray | None = None
 
     @property
     def n(self) -> int:
         """Number of samples."""
         return len(self.weights)
 
+    @property
+    def sizes(self) -> Sizes:
+        """What a plan for these data depends on besides the batch."""
+        return sizes_of(self.inputs)
+
     def part(self, start: int, stop: int) -> Data:
-        """The samples [start, stop), without a copy."""
-        inputs = tuple(x[start:stop] for x in self.inputs)
+        """The samples [start, stop), without a copy; not of a graph."""
+        inputs = tuple(x[start:stop] for x in self.inputs)  # type: ignore[index]
         targets = tuple(None if t is None else t[start:stop] for t in self.targets)
         return Data(inputs=inputs, targets=targets, weights=self.weights[start:stop])
 
@@ -42,37 +53,50 @@ class Data:
         """The targets of these samples, in their order."""
         return tuple(None if t is None else t[samples] for t in self.targets)
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    @functools.cached_property
+    def arrays(self) -> Mapping[str, np.ndarray]:
         """The external arrays of a plan by name."""
         targets = {f"{numbered('target', position)}/data": t for position, t in enumerate(self.targets) if t is not None}
         return {**input_arrays(self.inputs), **targets, "sample_weight/data": self.weights}
 
     @classmethod
     def of(cls, x: Any, y: Any, graph: Graph, outputs: Sequence[Output], dtype: str, sample_weight: Any = None,
-           class_weight: Mapping[int, float] | None = None, check_finite: bool = False) -> Data:
-        """Check everything that the user passed. Raises TypeError or ValueError with one sentence."""
-        inputs = as_inputs(x, graph, dtype, check_finite)
+           class_weight: Mapping[int, float] | None = None, check_finite: bool = False, mask: Any = None,
+           inputs: tuple[Checked, ...] | None = None) -> Data:
+        """Check everything that the user passed; inputs: those of x, if they have been checked. Raises TypeError or ValueError with one sentence."""
+        inputs = as_inputs(x, graph, dtype, check_finite) if inputs is None else inputs
         given = as_targets(y, outputs)
+        samples = range(samples_of(inputs, graph))
+        counted = None if mask is None else as_mask(mask, len(samples), "mask")
+        if counted is not None:
+            given = [own if own is None else _filled(own, counted) for own in given]
         targets = tuple(_prepared(own, output, dtype, check_finite, len(outputs) > 1) for own, output in zip(given, outputs, strict=True))
-        n = same_length(x=inputs[0], **{f"y[{o.name!r}]" if len(outputs) > 1 else "y": t for o, t in zip(outputs, targets, strict=True)})
+        n = same_length(x=samples, **{f"y[{o.name!r}]" if len(outputs) > 1 else "y": t for o, t in zip(outputs, targets, strict=True)})
         weights = as_weights(sample_weight, n, dtype) if sample_weight is not None else np.ones(n, dtype)
+        if counted is not None:                          # the loss, a mean over all samples, becomes one over those that count
+            weights = weights * (counted * (n / counted.sum())).astype(dtype)
         if class_weight is not None:
             if len(outputs) > 1:
                 raise ValueError(f"class_weight needs a network of one output, received one of {len(outputs)}: pass sample_weight")
             weights = class_weights(class_weight, given[0], dtype, weights)
-        return cls(inputs=inputs, targets=targets, weights=weights)
+        return cls(inputs=inputs, targets=targets, weights=weights, counted=counted)
 
 
 @attrs.frozen(eq=False)
 class Kept:
-    """What metrics look at, for each output: its predictions (n, ...), and its mask (n, T), 1 for the time steps that count; None where all do."""
+    """What metrics look at, for each output: its predictions (n, ...), and its mask (n, T), 1 for the time steps that count; None where all do.
+
+    rows: which samples count; None: all.
+    """
 
     predictions: tuple[np.ndarray, ...]
     masks: tuple[np.ndarray | None, ...]
+    rows: np.ndarray | None = None
 
     def first(self, n: int) -> Kept:
         """Those of the first n samples, without a copy."""
-        return Kept(tuple(y[:n] for y in self.predictions), tuple(None if mask is None else mask[:n] for mask in self.masks))
+        masks = tuple(None if mask is None else mask[:n] for mask in self.masks)
+        return Kept(tuple(y[:n] for y in self.predictions), masks, None if self.rows is None else self.rows[:n])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The external arrays of a plan by name."""
@@ -82,10 +106,12 @@ class Kept:
     def counted(self, position: int, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Targets and predictions of one output; where it has a mask, those of the time steps that count, one after the other."""
         predictions, mask = self.predictions[position], self.masks[position]
+        if self.rows is not None:
+            targets, predictions, mask = targets[self.rows], predictions[self.rows], None if mask is None else mask[self.rows]
         return (targets, predictions) if mask is None else (targets[mask != 0], predictions[mask != 0])
 
 
-def as_inputs(x: Any, graph: Graph, dtype: str, check_finite: bool = False) -> tuple[np.ndarray, ...]:
+def as_inputs(x: Any, graph: Graph, dtype: str, check_finite: bool = False) -> tuple[Checked, ...]:
     """The inputs of the network, checked: one array, a tuple of as many as it has inputs, or a dict by their names."""
     names, shapes = graph.input_names, graph.input_shapes
     if type(x) is not np.ndarray and isinstance(x, Mapping):           # asked first what is nearly always so: this is on the way of one row
@@ -101,6 +127,8 @@ def as_inputs(x: Any, graph: Graph, dtype: str, check_finite: bool = False) -> t
     if not isinstance(x, (tuple, list)) or len(x) != len(shapes):
         raise ValueError(f"x must be a tuple of {len(shapes)} arrays, one for each input, or a dict by input name, "
                          f"received {article(type(x).__name__)}{f' of {len(x)}' if hasattr(x, '__len__') else ''}")
+    if graph.flow.on_graphs:
+        return as_graph_inputs(x, graph, dtype, check_finite)
     arrays = tuple(as_input(part, shape, limit, dtype, f"x[{i}]", check_finite)
                    for i, (part, shape, limit) in enumerate(zip(x, shapes, limits, strict=True)))
     same_length(**{f"x[{i}]": array for i, array in enumerate(arrays)})
@@ -110,6 +138,14 @@ def as_inputs(x: Any, graph: Graph, dtype: str, check_finite: bool = False) -> t
 def as_input(x: Any, shape: tuple[int, ...], limit: int | None, dtype: str, what: str, check_finite: bool) -> np.ndarray:
     """One input, checked: numbers, or whole numbers below a limit where a layer takes them as indices."""
     return as_samples(x, shape, dtype, what, check_finite) if limit is None else as_indices(x, shape, limit, what)
+
+
+def _filled(y: Any, counted: np.ndarray) -> np.ndarray:
+    """Targets in which those of samples that do not count are some that are right: what stands there does not matter."""
+    array = np.array(y)
+    if len(array) == len(counted):
+        array[~counted] = array[counted.argmax()]
+    return array
 
 
 def as_targets(y: Any, outputs: Sequence[Output]) -> list[Any]:
@@ -134,13 +170,6 @@ def _prepared(y: Any, output: Output, dtype: str, check_finite: bool, several: b
         if not several:
             raise
         raise type(error)(f"output {output.name!r}: {error}") from None
-
-
-def input_arrays(inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The external input arrays of a plan by name."""
-    if len(inputs) == 1:
-        return {"x/data": inputs[0]}
-    return {f"x{position}/data" if position else "x/data": array for position, array in enumerate(inputs)}
 
 
 def output_arrays(predictions: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

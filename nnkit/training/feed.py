@@ -56,14 +56,14 @@ def as_samples(value: Any, shape: tuple[int, ...], dtype: str, what: str, check_
     return samples
 
 
-def as_indices(value: Any, shape: tuple[int, ...], limit: int, what: str) -> np.ndarray:
+def as_indices(value: Any, shape: tuple[int, ...], limit: int, what: str, of: str = "indices of an Embedding") -> np.ndarray:
     """Indices 0 to limit - 1 of a known shape, as a C-contiguous int32 array (N, *shape).
 
     Args:
         value: whole numbers of any dtype, 3.0 too.
         shape: of one sample.
         limit: the number below which they must lie.
-        what: name of the argument in messages.
+        what: name of the argument in messages. of: what the numbers stand for.
 
     Raises:
         TypeError: no real numbers.
@@ -72,7 +72,7 @@ def as_indices(value: Any, shape: tuple[int, ...], limit: int, what: str) -> np.
     indices = as_samples(value, shape, "int32", what)
     if indices.size and (indices.min() < 0 or indices.max() >= limit):
         first = _place(int(((indices < 0) | (indices >= limit)).argmax()), indices.shape)
-        raise ValueError(f"{what} must hold whole numbers from 0 to {limit - 1} (indices of an Embedding), "
+        raise ValueError(f"{what} must hold whole numbers from 0 to {limit - 1} ({of}), "
                          f"received {_plain(indices[first])} at position {_position(first)}")
     return indices
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.build import COUNTERS, Sizes
 from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, overridden
 from nnkit.training.data import Data, Kept
 from nnkit.training.feed import as_batch, as_whole, is_batches, split
@@ -44,22 +44,29 @@ class Fitting:
         self.validation: Data | None = None
         self.seconds: dict[int, float] = {}              # batch size -> seconds per step, for the length of pieces
         self.order = np.empty(0, np.int64)
+        self.sizes = Sizes()
 
     # The data.
 
     def take(self, x: Any, y: Any, sample_weight: Any, class_weight: Mapping[int, float] | None, validation_split: float,
-             validation_data: Any) -> None:
+             validation_data: Any, mask: Any, validation_mask: Any) -> None:
         """Check what the user passed."""
         model = self.model
+        if validation_split and (model.graph.flow.on_graphs or mask is not None):
+            raise ValueError("fit: validation_split cannot cut a graph or masked data: pass validation_mask")
+        if validation_mask is not None and validation_data is not None:
+            raise ValueError("fit: give validation_data or validation_mask, not both")
         if y is None:
             if not is_batches(x) and not isinstance(x, (list, tuple)):
                 raise ValueError(f"fit needs targets: pass y (an autoencoder's is x itself), or batches (x, y); received {type(x).__name__} alone")
-            if validation_split or sample_weight is not None or class_weight is not None:
-                raise ValueError("validation_split, sample_weight and class_weight need arrays x and y, received batches; "
+            if validation_split or any(value is not None for value in (sample_weight, class_weight, mask, validation_mask)):
+                raise ValueError("validation_split, sample_weight, class_weight and masks need arrays x and y, received batches; "
                                  "put weights into the batches: (x, y, sample_weight)")
             self.batches = _each_epoch(x, self.epochs - self.initial_epoch)
         else:
-            self.training = model.data(x, y, sample_weight, class_weight, self.check_finite)
+            self.training = model.data(x, y, sample_weight, class_weight, self.check_finite, mask)
+            if validation_mask is not None:
+                self.validation = model.data(x, y, sample_weight, mask=validation_mask, inputs=self.training.inputs)
             kept = split(self.training.n, validation_split)
             if kept < self.training.n:
                 if validation_data is not None:
@@ -76,9 +83,11 @@ class Fitting:
         model = self.model
         if model.graph.stateful and self.shuffle and self.training is not None:
             raise ValueError(f"fit: layer {model.graph.stateful[0]!r} is stateful, so the order of samples matters: pass shuffle=False")
+        self.shuffle = self.shuffle and not model.graph.flow.on_graphs
         for data, what in ((self.training, "fit"), (self.validation, "fit: validation data")):
-            if data is not None:
-                self.batch_size = model.rows_of(self.batch_size, data.n, what)
+            rows = self.batch_size if data is None else model.rows_of(self.batch_size, data.n, what)
+            self.batch_size = rows if data is self.training else self.batch_size
+        self.sizes = self.sizes if self.training is None else self.training.sizes
 
     # The loop.
 
@@ -132,12 +141,12 @@ class Fitting:
     def _epoch_of_arrays(self, progress: Progress) -> dict[str, float]:
         model, data = self.model, self.training
         assert data is not None
-        model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics), self.shuffle)
+        model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics), self.shuffle, self.sizes)
         order = self._order(data.n)
-        kept = model.room_for_metrics(data.n)
+        kept = model.room_for_metrics(data.n, data.counted)
         model.counters[COUNTERS["position"]] = 0
         done = batch = 0
-        for size, tape, steps in model.cut(data.n, self.batch_size, "train", kept is not None):
+        for size, tape, steps in model.cut(data.n, self.batch_size, "train", kept is not None, self.sizes):
             while steps and not model.stop_training:
                 model.bind(tape, data, kept, order)      # a callback may have used this very tape for other data
                 piece = model.prepare_rates(self._piece(size, steps))
@@ -187,7 +196,7 @@ class Fitting:
         for given in self.batches():
             if model.stop_training:
                 break
-            data = model.data(*as_batch(given), check_finite=self.check_finite)
+            data = model.batch(given, self.check_finite)
             model.check_batch(data.n, "fit")
             if self.by_batch:
                 self._call("on_train_batch_begin", batch, {})

@@ -11,21 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from nnkit.graph import GraphBatch, LinkBatch
 from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
 from nnkit.network import Container, Graph
 from nnkit.optimizers.base import Optimizer
 from nnkit.optimizers.schedules import Schedule
-from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, build, flush_plan, lay_out, numbered, shuffle_plan
+from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, Sizes, build, flush_plan, lay_out, numbered, numbered_input, shuffle_plan
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
 from nnkit.runtime import store
 from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
 from nnkit.spec import article, is_of_family, nearest, resolve
 from nnkit.training.callbacks import Callback
-from nnkit.training.data import Data, Kept, as_inputs, input_arrays, output_arrays
-from nnkit.training.feed import as_whole
+from nnkit.training.data import Data, Kept, as_inputs, output_arrays
+from nnkit.training.feed import as_batch, as_whole, is_batches
 from nnkit.training.fitting import Fitting
+from nnkit.training.graphs import Surroundings, by_kind, input_arrays, samples_of, sizes_of
 from nnkit.training.history import History
 from nnkit.training.outputs import Output, resolve_outputs
 
@@ -37,6 +39,7 @@ Targets = tuple[np.ndarray | None, ...]                  # likewise; None where 
 PLANS_KEPT = 32                                          # bound plans a model keeps, one for each mode and batch size
 EVALUATION_BATCH = 256
 POSITION = COUNTERS["position"]
+NO_SIZES = Sizes()
 
 
 def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: Any = None, metrics: Any = (), loss_weights: Any = None,
@@ -98,7 +101,7 @@ class Model:
         self.whole = self if whole is None else whole
         self.layout: Layout = lay_out(graph, optimizer, dtype) if whole is None else whole.layout
         self.memory: Memory = Memory(self.layout, None if whole is None else whole.memory.block)
-        self._tapes: collections.OrderedDict[tuple[str, int, bool, bool], Tape] = collections.OrderedDict()
+        self._tapes: collections.OrderedDict[tuple[str, int, bool, bool, Sizes], Tape] = collections.OrderedDict()
         self.lock: threading.RLock = threading.RLock() if whole is None else whole.lock
         self.training = False                            # whether a fit is running
         self.stale = False                               # whether rows of a table may have missed updates: see flush
@@ -257,19 +260,27 @@ class Model:
         """The plan of a training step (of prediction, without optimizer and loss), of whole batches where some are smaller; print it."""
         mode = "train" if self.optimizer is not None and self.loss is not None else "predict"
         plans = [tape.plan for (kept, *_), tape in self._tapes.items() if kept == mode]
+        if not plans and self.graph.flow.on_graphs:
+            raise ValueError("the plan of a network on graphs depends on the graph: see plan_for(x)")
         return max(plans, key=lambda plan: plan.batch) if plans else self.build_plan(mode, 32)
 
-    def build_plan(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False) -> Plan:
+    def plan_for(self, x: Any, mode: str = "train") -> Plan:
+        """The plan of a step ("train", "evaluate" or "predict") on all of x as one batch, before anything is compiled or allocated: print it, or look
+        at its `arena_bytes`. So one sees what a network on a large graph will take. Raises as `fit` does for an x that does not fit the network."""
+        inputs = as_inputs(x, self.graph, self.dtype)
+        return self.build_plan(mode, samples_of(inputs, self.graph), sizes=sizes_of(inputs))
+
+    def build_plan(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes = NO_SIZES) -> Plan:
         """The plan for a mode ("train", "gradients", "evaluate", "predict") and batch size; pure, nothing is compiled or allocated."""
         losses = [(output.loss, output.weight) for output in self.outputs]
         return build(self.graph, self.layout, mode, batch, losses=losses, optimizer=self.optimizer, keep_predictions=keep_predictions,
-                     input_gradients=input_gradients, gap=RED_ZONE if debugging() else 0)
+                     input_gradients=input_gradients, sizes=sizes, gap=RED_ZONE if debugging() else 0)
 
-    def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False) -> Tape:
+    def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes = NO_SIZES) -> Tape:
         """That plan, bound to the model's memory; the last PLANS_KEPT are kept."""
-        key = (mode, batch, keep_predictions, input_gradients)
+        key = (mode, batch, keep_predictions, input_gradients, sizes)
         if key not in self._tapes:
-            plan = self._special_plan(mode) or self.build_plan(mode, batch, keep_predictions, input_gradients)
+            plan = self._special_plan(mode) or self.build_plan(mode, batch, keep_predictions, input_gradients, sizes)
             self._tapes[key] = Tape(plan, self.memory, self.threads)
             if len(self._tapes) > PLANS_KEPT:
                 self._tapes.popitem(last=False)
@@ -282,10 +293,10 @@ class Model:
             return flush_plan(self.layout, self._optimizer(mode))
         return shuffle_plan(self.layout) if mode == "shuffle" else None
 
-    def prepare_kernels(self, batch: int, keep_predictions: bool, shuffle: bool) -> None:
+    def prepare_kernels(self, batch: int, keep_predictions: bool, shuffle: bool, sizes: Sizes = NO_SIZES) -> None:
         """Have all that an epoch runs compiled or loaded: asked for at once, kernels are compiled several at a time."""
-        if ("train", batch, keep_predictions, False) not in self._tapes:
-            plans = [self.build_plan("train", batch, keep_predictions), *[shuffle_plan(self.layout)] * shuffle]
+        if ("train", batch, keep_predictions, False, sizes) not in self._tapes:
+            plans = [self.build_plan("train", batch, keep_predictions, sizes=sizes), *[shuffle_plan(self.layout)] * shuffle]
             store.prepare((kernel, self.dtype, debugging()) for plan in plans for kernel in plan.kernels)
 
     def summary(self) -> None:
@@ -301,7 +312,7 @@ class Model:
     def fit(self, x: Any, y: Any = None, *, batch_size: int = 32, epochs: int = 1, verbose: int | str = "auto",
             callbacks: Iterable[Callback] | Callback | None = None, validation_split: float = 0.0, validation_data: Any = None,
             shuffle: bool = True, class_weight: Mapping[int, float] | None = None, sample_weight: Any = None, initial_epoch: int = 0,
-            validation_freq: int = 1, check_finite: bool = False) -> History:
+            validation_freq: int = 1, check_finite: bool = False, mask: Any = None, validation_mask: Any = None) -> History:
         """Train for `epochs` passes over the data; returns the history of losses and metrics.
 
         Args:
@@ -317,6 +328,11 @@ class Model:
             shuffle: draw a new order of the samples for each epoch.
             class_weight: weight of each class's samples. sample_weight: weight of each sample.
             check_finite: refuse NaN and infinite values in the data.
+            mask: which samples count, booleans or their numbers: loss (a mean over them) and metrics leave out the others, such as the nodes of a
+                graph whose labels are kept for a test. validation_mask: the same x and y, with these samples, evaluated after each epoch.
+
+        A network on graphs takes x with the graph in it as one batch, whatever batch_size says: one update an epoch. Batches of smaller graphs come
+        from a `nnkit.graph` loader, passed as x alone.
 
         Raises:
             ValueError, TypeError: data or arguments that do not fit; the model is then as before.
@@ -327,19 +343,29 @@ class Model:
         with _Use(self, "fit"):
             fitting = Fitting(self, batch_size=batch_size, epochs=epochs, initial_epoch=initial_epoch, shuffle=shuffle,
                               validation_freq=validation_freq, callbacks=callbacks, check_finite=check_finite)
-            fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data)
+            fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data, mask, validation_mask)
             return fitting.run(verbose)
 
-    def evaluate(self, x: Any, y: Any, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False
-                 ) -> dict[str, float]:
-        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}."""
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False,
+                 mask: Any = None) -> dict[str, float]:
+        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}. mask: which samples count, as for `fit`.
+
+        x alone may be batches, as for `fit`.
+        """
         batch_size = as_whole(batch_size, 1, "batch_size")
         self._loss("evaluate")
-        data = self.data(x, y, sample_weight, check_finite=check_finite)
+        if y is None and (is_batches(x) or isinstance(x, (list, tuple))):
+            if sample_weight is not None or mask is not None:
+                raise ValueError("evaluate: sample_weight and mask need arrays x and y, received batches")
+            return self.evaluate_batches(x, check_finite)
+        data = self.data(x, y, sample_weight, check_finite=check_finite, mask=mask)
         return self.evaluate_data(data, self.rows_of(batch_size, data.n, "evaluate"))
 
     def rows_of(self, batch_size: int, n: int, action: str) -> int:
-        """The batch size for n samples: the one asked for, or that of the Inputs where they name one. Raises ValueError where n is no multiple."""
+        """The batch size for n samples: the one asked for, that of the Inputs where they name one, or all n of a graph. Raises ValueError where n is
+        no multiple."""
+        if self.graph.flow.on_graphs:
+            return n
         fixed = self.graph.batch_size
         if fixed is not None and n % fixed:
             raise ValueError(f"{action}: the number of samples must be a multiple of {fixed}, the batch_size of the Input, received {n}")
@@ -352,19 +378,49 @@ class Model:
                 if parameter.is_state:
                     self.memory.view(self.layout.parameters[name])[...] = 0
 
-    def data(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None, check_finite: bool = False) -> Data:
-        """The user's arrays, checked against network and losses."""
+    def data(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None, check_finite: bool = False,
+             mask: Any = None, inputs: Any = None) -> Data:
+        """The user's arrays, checked against network and losses; inputs: those of x where they have been checked."""
         self._loss("data")
-        return Data.of(x, y, self.graph, self.outputs, self.dtype, sample_weight, class_weight, check_finite)
+        return Data.of(x, y, self.graph, self.outputs, self.dtype, sample_weight, class_weight, check_finite, mask, inputs)
+
+    def batch(self, given: Any, check_finite: bool = False) -> Data:
+        """One batch of an iterable, checked: (x, y), (x, y, sample_weight), or what a loader of `nnkit.graph` gives."""
+        if isinstance(given, (GraphBatch, LinkBatch)):
+            x = by_kind(self.graph, given.x, given.adjacency, given.pairs if isinstance(given, LinkBatch) else None)
+            return self.data(x, given.y, check_finite=check_finite, mask=None if isinstance(given, LinkBatch) else given.mask)
+        return self.data(*as_batch(given), check_finite=check_finite)
+
+    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False) -> dict[str, float]:
+        """`evaluate` on batches: the loss is the mean over all samples of all batches."""
+        sums = self.sums.copy()
+        pieces: list[tuple[Targets, Kept | None]] = []
+        with _Use(self, "evaluate"):
+            try:
+                self.sums[:] = 0
+                for given in batches:
+                    data = self.batch(given, check_finite)
+                    kept = self.room_for_metrics(data.n, data.counted)
+                    tape = self.tape("evaluate", data.n, kept is not None, sizes=data.sizes)
+                    self.counters[POSITION] = 0
+                    self.bind(tape, data, kept)
+                    self.run_batch(tape, data)
+                    pieces.append((data.targets, kept))
+                logs = self.mean_losses()
+            finally:
+                self.sums[:] = sums
+        if not pieces:
+            raise ValueError("evaluate: x must give at least one batch, received none")
+        return {**logs, **self.metric_values(pieces)}
 
     def evaluate_data(self, data: Data, batch_size: int) -> dict[str, float]:
         """`evaluate` on checked data."""
         sums = self.sums.copy()
-        kept = self.room_for_metrics(data.n)
+        kept = self.room_for_metrics(data.n, data.counted)
         with _Use(self, "evaluate"):
             try:
                 self.sums[:] = 0
-                for _, tape, steps in self.cut(data.n, batch_size, "evaluate", kept is not None):
+                for _, tape, steps in self.cut(data.n, batch_size, "evaluate", kept is not None, data.sizes):
                     self.bind(tape, data, kept)
                     tape.run(steps)
                 logs = self.mean_losses()
@@ -375,10 +431,10 @@ class Model:
     def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> Any:
         """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them."""
         inputs = as_inputs(x, self.graph, self.dtype)
-        n = len(inputs[0])
+        n = samples_of(inputs, self.graph)
         predictions = self.room(n)
         with _Use(self, "predict"):
-            for _, tape, steps in self.cut(n, self.rows_of(as_whole(batch_size, 1, "batch_size"), n, "predict"), "predict"):
+            for _, tape, steps in self.cut(n, self.rows_of(as_whole(batch_size, 1, "batch_size"), n, "predict"), "predict", sizes=sizes_of(inputs)):
                 tape.bind({**input_arrays(inputs), **output_arrays(predictions)})
                 tape.run(steps)
         if self.whole is self and self.spec.output_names is not None:
@@ -389,25 +445,27 @@ class Model:
         """Arrays for the outputs of n samples."""
         return tuple([np.empty((n, *output.shape), self.dtype) for output in self.outputs])
 
-    def room_for_metrics(self, n: int) -> Kept | None:
-        """The same, and arrays for the masks of their time steps, where there are metrics that will look at them."""
+    def room_for_metrics(self, n: int, rows: np.ndarray | None = None) -> Kept | None:
+        """The same, and arrays for the masks of their time steps, where there are metrics that will look at them. rows: which samples count."""
         if not self.metrics:
             return None
         masks = [np.empty((n, output.shape[0]), self.dtype) if masked else None for output, masked in zip(self.outputs, self._masked, strict=True)]
-        return Kept(self.room(n), tuple(masks))
+        return Kept(self.room(n), tuple(masks), rows)
 
     @functools.cached_property
     def _masked(self) -> tuple[bool, ...]:
         """For each output whether it has time steps and a mask; a plan tells."""
+        if self.graph.flow.on_graphs:                    # rows of nodes are no time steps
+            return (False,) * len(self.outputs)
         written = {buffer.name for step in self.build_plan("evaluate", 1, keep_predictions=True).steps for buffer in step.writes}
         return tuple(numbered("mask", position) in written for position in range(len(self.outputs)))
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None,
-                       check_finite: bool = False) -> dict[str, float]:
-        """One update on one batch; returns its loss and metrics before the update."""
+                       check_finite: bool = False, mask: Any = None) -> dict[str, float]:
+        """One update on one batch; returns its loss and metrics before the update. mask: which samples count, as for `fit`."""
         self._optimizer("train_on_batch")
         self._loss("train_on_batch")
-        data = self.data(x, y, sample_weight, class_weight, check_finite)
+        data = self.data(x, y, sample_weight, class_weight, check_finite, mask)
         self.check_batch(data.n, "train_on_batch")
         with _Use(self, "train_on_batch"):
             sums = self.sums.copy()
@@ -421,54 +479,62 @@ class Model:
 
     def train_batch(self, data: Data) -> Kept | None:
         """One update on checked data; returns the predictions before it, where there are metrics."""
-        kept = self.room_for_metrics(data.n)
+        kept = self.room_for_metrics(data.n, data.counted)
         self.counters[POSITION] = 0
         self.prepare_rates(1)
-        tape = self.tape("train", data.n, kept is not None)
+        tape = self.tape("train", data.n, kept is not None, sizes=data.sizes)
         self.bind(tape, data, kept, np.arange(data.n))
         self.will_train()
-        tape.run()
+        self.run_batch(tape, data)
         self.settle()
         return kept
 
-    def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False) -> dict[str, np.ndarray]:
+    def run_batch(self, tape: Tape, data: Data) -> None:
+        """Run a tape once on a batch, which counts in the sums as much as the samples in it that count."""
+        before = self.sums.copy()
+        tape.run()
+        if data.counted is not None:
+            last = self.sums[SUMS["last"]]
+            self.sums[:] = before + (self.sums - before) * (data.counted.sum() / data.n)
+            self.sums[SUMS["last"]] = last
+
+    def gradients(self, x: Any, y: Any, *, sample_weight: Any = None, inputs: bool = False, mask: Any = None) -> dict[str, np.ndarray]:
         """Gradients of the loss (penalties included) by parameter name, for these samples as one batch in training mode; nothing is updated.
 
-        inputs: also the gradient by the input, as "x"; of several inputs as "x", "x1", ..., 0 where no loss depends on one. Dropout draws the
-        mask that the next update would draw.
+        inputs: also the gradient by the input, as "x"; of several inputs as "x", "x1", ..., 0 where no loss depends on one. That by a sparse matrix
+        or a graph is by its entries' values (of a graph the weights of its edges), in their order. Dropout draws the mask that the next update would
+        draw. mask: which samples count, as for `fit`.
         """
         self._loss("gradients")
-        data = self.data(x, y, sample_weight)
+        data = self.data(x, y, sample_weight, mask=mask)
         self.check_batch(data.n, "gradients")
         with _Use(self, "gradients"):
             sums = self.sums.copy()
-            tape = self.tape("gradients", data.n, input_gradients=inputs)
+            tape = self.tape("gradients", data.n, input_gradients=inputs, sizes=data.sizes)
             self.bind(tape, data)
             tape.run()
             self.sums[:] = sums
             pieces = self.layout.gradients
             found = {name: self.memory.view(pieces[name]).copy() for name in self._parameters if name in pieces}
-            for position, buffer in enumerate(tape.plan.outputs):
-                found[f"x{position}" if position else "x"] = self.memory.view(buffer, tape.plan).copy()
+            if inputs:
+                gradients = iter([self.memory.view(buffer, tape.plan).copy() for buffer in tape.plan.outputs])
+                for position, value in enumerate(data.inputs):
+                    found[numbered_input(position)] = (value.pullback([next(gradients) for _ in value.forms]) if isinstance(value, Surroundings)
+                                                       else next(gradients))
             return found
 
     # How they do it.
 
     def bind(self, tape: Tape, data: Data, kept: Kept | None = None, order: np.ndarray | None = None) -> None:
         """Give a tape its data set, and where it is to keep what metrics look at."""
-        arrays = data.arrays()
-        if kept is not None:
-            arrays.update(kept.arrays())
-        if order is not None:
-            arrays["order"] = order
-        tape.bind(arrays)
+        tape.bind({**data.arrays, **({} if kept is None else kept.arrays()), **({} if order is None else {"order": order})})
 
-    def cut(self, n: int, batch: int, mode: str, keep_predictions: bool = False) -> Iterator[tuple[int, Tape, int]]:
+    def cut(self, n: int, batch: int, mode: str, keep_predictions: bool = False, sizes: Sizes = NO_SIZES) -> Iterator[tuple[int, Tape, int]]:
         """(batch size, tape, steps) for the whole batches, then for the rest."""
         if n >= batch:
-            yield batch, self.tape(mode, batch, keep_predictions), n // batch
+            yield batch, self.tape(mode, batch, keep_predictions, sizes=sizes), n // batch
         if n % batch:
-            yield n % batch, self.tape(mode, n % batch, keep_predictions), 1
+            yield n % batch, self.tape(mode, n % batch, keep_predictions, sizes=sizes), 1
 
     def mean_losses(self) -> dict[str, float]:
         """The loss over the samples since `sums` was cleared, and its parts where it has several: {"loss": ..., "score_loss": ...}."""
