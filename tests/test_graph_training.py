@@ -194,6 +194,17 @@ def test_a_plan_says_what_a_graph_will_take():
     assert model.plan.arena_bytes == model.memory.arena.size
 
 
+def test_a_tape_without_its_graph_is_refused():
+    """It would read memory at random; so would one with the arrays of another graph."""
+    model = model_of()
+    data = model.data([X, A], LABELS)
+    tape = model.tape("evaluate", data.n, sizes=data.sizes)
+    arrays = {name: array for name, array in data.arrays.items() if name != "x1/symmetric_loops/columns"}
+    refused("the plan reads the array 'x1/symmetric_loops/columns', but received none", tape.bind, arrays, error=TypeError)
+    refused("array 'x1/symmetric_loops/columns' must have the 832 bytes that the plan gives it, received 828", tape.bind,
+            {**arrays, "x1/symmetric_loops/columns": data.arrays["x1/symmetric_loops/columns"][1:]}, error=TypeError)
+
+
 def test_what_does_not_fit_a_graph_is_refused():
     model = model_of()
     before = {name: values.copy() for name, values in model.parameters.items()}

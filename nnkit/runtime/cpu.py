@@ -117,6 +117,7 @@ class Tape:
         self._slots = np.zeros(2, np.int64)
         self._arena: np.ndarray | None = None
         self._externals: dict[str, list[tuple[int, int, int]]] = {}         # name -> (word, dimensions to fill in, bytes)
+        self._known: set[str] = set()                    # those whose shapes the plan knows: they must be bound
         self._kept: dict[str, np.ndarray] = {}
         memory.reserve(plan.arena_bytes)
         self._write_words()
@@ -132,7 +133,7 @@ class Tape:
         words: list[int] = []
         starts: list[int] = []
         self._externals.clear()
-        known = {buffer.name for step in self.plan.steps for buffer in step.buffers if buffer.role == "external" and buffer.size}
+        self._known = {buffer.name for step in self.plan.steps for buffer in step.buffers if buffer.role == "external" and buffer.size}
         for step in self.plan.steps:
             starts.append(len(words))
             position = len(words)
@@ -141,7 +142,7 @@ class Tape:
                 external = buffer.role == "external"
                 addresses.append(0 if external else self.memory.address(buffer, self.plan))
                 if external:                             # of an array whose shape the plan knows only the address is missing
-                    missing = 0 if buffer.name in known else len(buffer.shape)
+                    missing = 0 if buffer.name in self._known else len(buffer.shape)
                     self._externals.setdefault(buffer.name, []).append((position, missing, buffer.nbytes))
                 position += 1 + len(buffer.shape)
             words += words_of(step, addresses)
@@ -162,6 +163,8 @@ class Tape:
             if name in self._externals and self._kept.get(name) is not array:
                 self._kept[name] = array
                 self._patch(name, array)
+        if not self._known <= self._kept.keys():
+            raise TypeError(f"the plan reads the array {min(self._known - self._kept.keys())!r}, but received none")
 
     def _patch(self, name: str, array: np.ndarray) -> None:
         for position, ndim, nbytes in self._externals[name]:
