@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from cases_cuda import CASES
+from cuda_cases import CASES
 
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
