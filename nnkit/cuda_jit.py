@@ -198,15 +198,9 @@ def _side_by_side(lanes: Sequence[Any], index: int) -> Any:
 
 def _unpacker(arguments: tuple[Argument, ...], position: int, dtype: str) -> Any:
     """The intrinsic that turns the words from `position` on into a tuple of array views and scalars. A real has its own bits in the word."""
-    def numba_type(argument: Argument) -> types.Type:
-        element = DTYPES[dtype if argument.dtype == "T" else argument.dtype]
-        if argument.count:
-            return types.UniTuple(element, argument.count)
-        return types.Array(element, argument.ndim, "C") if argument.ndim else element
-
     @intrinsic
     def unpack(typing_context: Any, words: Any) -> Any:
-        members = [numba_type(argument) for argument in arguments]
+        members = [argument.numba_type(dtype) for argument in arguments]
         result = types.Tuple(members)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:

@@ -55,6 +55,13 @@ class Argument:
     def __str__(self) -> str:
         return f"{self.dtype}{self.ndim}" if self.ndim else " ".join([self.dtype] * max(1, self.count))
 
+    def numba_type(self, dtype: str) -> types.Type:
+        """What a kernel sees, where T is `dtype`."""
+        element = DTYPES[dtype if self.dtype == "T" else self.dtype]
+        if self.count:
+            return types.UniTuple(element, self.count)
+        return types.Array(element, self.ndim, "C") if self.ndim else element
+
     def words(self, value: Any, dtype: str, name: str) -> list[int]:
         """The tape's words for a value, where T is `dtype`. Raises TypeError for an array that the kernel cannot take."""
         expected = dtype if self.dtype == "T" else self.dtype
@@ -332,15 +339,9 @@ def object_code(function: Callable[..., Any], name: str, arity: int, options: di
 
 def _unpacker(arguments: tuple[Argument, ...], dtype: str) -> Any:
     """The intrinsic that turns the tape's words into a tuple of array views and scalars."""
-    def numba_type(argument: Argument) -> types.Type:
-        element = DTYPES[dtype if argument.dtype == "T" else argument.dtype]
-        if argument.count:
-            return types.UniTuple(element, argument.count)
-        return types.Array(element, argument.ndim, "C") if argument.ndim else element
-
     @intrinsic
     def unpack(typing_context: Any, words: Any) -> Any:
-        members = [numba_type(argument) for argument in arguments]
+        members = [argument.numba_type(dtype) for argument in arguments]
         result = types.Tuple(members)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:

@@ -60,6 +60,11 @@ class Csr:
         """H."""
         return self.values.size // max(1, self.entries) if len(self.values.shape) > 1 else 1
 
+    @property
+    def suffix(self) -> str:
+        """Of the kernels that take values of heads."""
+        return "_heads" if len(self.values.shape) > 1 else ""
+
     def with_values(self, values: Buffer) -> Csr:
         """The same structure with other values, which a step computes."""
         return attrs.evolve(self, values=values, turned_values=None)
@@ -80,21 +85,21 @@ class Csr:
 
     def multiply(self, g: Builder, y: Buffer, x: Buffer, bias: Buffer | None = None) -> None:
         """Emit y = A x (+ bias): y [R, F], x [C, F]; of several heads each has its own share of F."""
-        suffix, width = "_heads" if len(self.values.shape) > 1 else "", y.shape[1]
+        width = y.shape[1]
         tasks, none = self.tasks(width), y.piece(0)
         parted = self.entries > CHUNK                    # a row may be so long that several tasks share it
         carry = g.scratch("carry", 2 * (self.entries // CHUNK) + 2 if parted else 0, width)
         if parted:
             g.step("prims.pointwise.zero", [carry.flat()])
-        g.step(f"prims.csr.csr_product{suffix}", [y], [self.starts, self.columns, self.values, x, bias or none], updates=[carry], scalars=[CHUNK],
-               tasks=tasks, flops=2 * self.entries * width)
+        g.step(f"prims.csr.csr_product{self.suffix}", [y], [self.starts, self.columns, self.values, x, bias or none], updates=[carry],
+               scalars=[CHUNK], tasks=tasks, flops=2 * self.entries * width)
         if parted:
             g.step("prims.csr.csr_join", [], [carry, self.starts, bias or none], updates=[y], scalars=[CHUNK], tasks=tasks)
 
     def entry_gradient(self, g: Builder, dy: Buffer, x: Buffer) -> Buffer:
         """Emit d[e] = dy[row] . x[column], the gradient by the values; of several heads each has its own share."""
         d = g.buffer("dvalues", *self.values.shape)
-        g.step("prims.csr.csr_entries_heads", [d.rows()], [self.starts, self.columns, dy, x], tasks=self.tasks(dy.shape[1]),
+        g.step(f"prims.csr.csr_entries{self.suffix}", [d], [self.starts, self.columns, dy, x], tasks=self.tasks(dy.shape[1]),
                flops=2 * self.entries * dy.shape[1])
         return d
 

@@ -370,6 +370,8 @@ def csr_entries(task: Int, tasks: Int, d: Vector, starts: Ordinals, columns: Lab
     stop, last = walk_cut(starts, tasks, task + 1)
     rows = stop - row + (stop < R)
     f = 0
+    if F == 0:                                           # sums of nothing
+        fill_run(address(d) + size * e, x.dtype.type(0), last - e, x)
     while f < F:
         n = width(F - f, lane, REGISTERS)
         dot_rows(address(d), rows, e, last, address(starts) + 8 * (row + 1), address(columns), address(dy) + size * (row * F + f),
