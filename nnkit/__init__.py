@@ -16,6 +16,7 @@ from nnkit import metrics as metrics
 from nnkit import models as models
 from nnkit._version import __version__ as __version__
 from nnkit.initializers import *  # noqa: F403
+from nnkit.io.native import load as load
 from nnkit.layers import *  # noqa: F403
 from nnkit.losses import *  # noqa: F403
 from nnkit.network import GraphInput as GraphInput

@@ -40,7 +40,7 @@ ALIGNMENT = 64                                           # where the data begins
 
 SPACE = re.compile(r"[ \t\n\r]*")
 DECODER = json.JSONDecoder()
-ENTRY = re.compile(r"\{[^{}]{0,%d}\}" % LONGEST_ENTRY)
+ENTRY = re.compile(rf"\{{[^{{}}]{{0,{LONGEST_ENTRY}}}\}}")
 
 
 @attrs.frozen

@@ -5,7 +5,10 @@ key, and later callbacks and the history see it. Once `on_train_begin` was calle
 last epoch, by `model.stop_training = True`, by Ctrl-C or by an error. `stop_training` is looked at after every hook of a piece, batch or epoch.
 
 A whole epoch runs inside one compiled call, which is left about every 50 ms (a piece). Hooks of single batches make it leave after every batch,
-so `fit` calls them only where a callback overrides one.
+so `fit` calls them only where a callback overrides one. A callback with an `interval` has it left after every so many batches.
+
+A run that is stopped and goes on (`fit(resume=path)`) begins its callbacks as a new one would: `on_train_begin`, and within an epoch
+`on_epoch_begin`. Then it hands each that had a `state` when the file was written that state by `restore`.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from __future__ import annotations
 import csv
 import math
 import os
+import string
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -22,14 +26,14 @@ import numpy as np
 from nnkit.spec import boolean, choice, integer, nearest, real
 
 __all__ = [
-    "CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ReduceLROnPlateau", "TerminateOnNaN", "as_callbacks", "needs_batches",
-    "overridden",
+    "CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN", "as_callbacks",
+    "needs_batches", "overridden",
 ]
 
 Logs = dict[str, float]
 
 BATCH_HOOKS = ("on_train_batch_begin", "on_train_batch_end")
-HOOKS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", *BATCH_HOOKS, "on_train_piece_end")
+HOOKS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end", "on_epoch_complete", *BATCH_HOOKS, "on_train_piece_end")
 
 # Metrics whose direction mode "auto" knows. Anything that ends in "loss" or "error" is better when lower.
 LOWER = frozenset({"mse", "mae", "mape", "msle", "rmse", "kl_divergence", "poisson", "hinge", "crossentropy"})
@@ -44,6 +48,7 @@ class Callback:
     """
 
     model: Any = None
+    interval: int | None = None                          # batches, counted over all epochs, after which `on_interval_end` is called; None: never
 
     def set_model(self, model: Any) -> None:
         """Called by `fit` before anything else."""
@@ -61,6 +66,12 @@ class Callback:
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """After an epoch and its validation."""
 
+    def on_epoch_complete(self, epoch: int, logs: Logs) -> None:
+        """After an epoch once all callbacks have seen its end and the history has it: what is saved now is the whole state."""
+
+    def on_interval_end(self, epoch: int, batch: int, logs: Logs) -> None:
+        """After every `interval` batches, of which `batch` belong to this epoch."""
+
     def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
         """Before a batch. Overriding this makes training of small networks slower."""
 
@@ -69,6 +80,13 @@ class Callback:
 
     def on_train_piece_end(self, samples: int, logs: Logs) -> None:
         """About every 50 ms within an epoch, after `samples` of its samples; costs nothing while the compiled loop runs."""
+
+    def state(self) -> dict[str, Any]:
+        """What a file must hold for this callback to go on: a dict of numbers, texts, arrays, and dicts and lists of them. Default: nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state, once training has begun again. It comes from a file: raise ValueError, TypeError or KeyError for what does not fit."""
 
 
 def as_callbacks(callbacks: Iterable[Callback] | Callback | None) -> list[Callback]:
@@ -105,11 +123,26 @@ def _state(default: Any) -> Any:
 
 
 class _Monitoring(Callback):
-    """What callbacks share that follow one logged value: `monitor`, `mode` and `min_delta` are fields of the subclass."""
+    """What callbacks share that follow one logged value. monitor, mode and min_delta are fields of the subclass; KEPT names those of its state."""
+
+    KEPT: ClassVar[tuple[str, ...]] = ("best",)
 
     monitor: str
     mode: str
     min_delta: float
+
+    def state(self) -> dict[str, Any]:
+        """The fields that training changes."""
+        return {name: getattr(self, name) for name in self.KEPT}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        for name in self.KEPT:
+            value = state[name]
+            whole = name != "best"
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float, type(None))):
+                raise TypeError(f"{type(self).__name__}: {name} must be {'a whole number' if whole else 'a number or None'}, received {value!r}")
+            setattr(self, name, value)
 
     def _value(self, logs: Mapping[str, float]) -> float:
         name = type(self).__name__
@@ -165,6 +198,8 @@ class EarlyStopping(_Monitoring):
         ValueError: a field out of range; at the end of the first epoch, an unknown monitor.
     """
 
+    KEPT = ("best", "best_epoch", "stopped_epoch", "wait")
+
     monitor: str = attrs.field(default="val_loss", validator=_is_text)
     min_delta: float = real(default=0.0, low=0.0)
     patience: int = integer(default=0, low=0)
@@ -205,6 +240,18 @@ class EarlyStopping(_Monitoring):
             self.model.set_parameters(self._weights)
             self._weights = None                         # a copy of a large network is not kept for nothing
 
+    def state(self) -> dict[str, Any]:
+        """What it has counted, and the best weights."""
+        return {**super().state(), "weights": self._weights}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on counting."""
+        super().restore(state)
+        weights, own = state["weights"], self.model.parameters if state["weights"] is not None else {}
+        if weights is not None and {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in own.items()}:
+            raise TypeError("EarlyStopping: the best weights must be those of the model's parameters")
+        self._weights = weights
+
     def _remember(self) -> None:
         if not self.restore_best_weights:
             return
@@ -213,6 +260,99 @@ class EarlyStopping(_Monitoring):
             return
         for name, value in self.model.parameters.items():
             self._weights[name][...] = value
+
+
+@attrs.define(eq=False, slots=False)
+class ModelCheckpoint(_Monitoring):
+    """Save the model while it is trained, so that a run that was stopped, however, can go on: `fit(..., resume=path)`.
+
+    The file holds everything: parameters, optimizer, the states of all callbacks, the history, and how far the epoch is. It takes the place of the
+    last one when it is complete; so there is always one that can be read, whatever happens while it is written.
+
+    Args:
+        path: of the file. It may name the epoch (counted from 1, as in Keras), the batch (with `every` a number) and logged keys:
+            "run-{epoch:02d}-{val_loss:.3f}.nnkit".
+        every: "epoch" (default), or after how many batches, counted over all epochs, at least 1.
+        monitor: logged key to follow with save_best_only, "val_loss" by default.
+        mode: "min", "max", or "auto" (default): by the name of the key, where its direction is known.
+        save_best_only: save only where the monitored value is better than ever; default False. Within an epoch losses and metrics of validation are
+            not known.
+        save_weights_only: save the parameters alone, from which no run can go on; default False.
+
+    Attributes:
+        best: the best value of those that save_best_only has seen, None before there was one.
+
+    Raises:
+        ValueError: a field out of range; when it first saves, an unknown monitor or a key in the path that is not logged.
+        OSError: a file cannot be written.
+    """
+
+    path: str = attrs.field(converter=os.fspath)
+    every: str | int = attrs.field(default="epoch", kw_only=True)
+    monitor: str = attrs.field(default="val_loss", validator=_is_text, kw_only=True)
+    mode: str = choice("auto", "min", "max", default="auto", kw_only=True)
+    save_best_only: bool = boolean(default=False, kw_only=True)
+    save_weights_only: bool = boolean(default=False, kw_only=True)
+    best: float | None = _state(None)
+    _due: bool = attrs.field(init=False, default=False, repr=False)
+
+    min_delta: ClassVar[float] = 0.0                     # type: ignore[misc]
+
+    @path.validator
+    def _check_path(self, attribute: attrs.Attribute, value: object) -> None:
+        _is_text(self, attribute, value)
+        assert isinstance(value, str)
+        for _, name, _, _ in string.Formatter().parse(value):
+            if name is not None and not name.isidentifier():
+                raise ValueError(f"ModelCheckpoint: path must name keys as in '{{epoch:02d}}', received {value!r}")
+
+    @every.validator
+    def _check_every(self, attribute: attrs.Attribute, value: object) -> None:
+        if value != "epoch" and (type(value) is not int or value < 1):
+            raise ValueError(f"ModelCheckpoint: every must be 'epoch' or a whole number of batches of at least 1, received {value!r}")
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse to follow what is not known when it is needed."""
+        if self.every != "epoch":
+            self.interval = int(self.every)
+            if self.save_best_only and self.monitor.startswith("val_"):
+                raise ValueError(f"ModelCheckpoint: monitor must be a loss or metric of training where every is a number of batches, "
+                                 f"received {self.monitor!r}")
+
+    def on_train_begin(self, logs: Logs) -> None:
+        """Forget an earlier training."""
+        self.best = None
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """Decide, so that the files of all callbacks know."""
+        self._due = self.every == "epoch" and self._better(logs)
+
+    def on_epoch_complete(self, epoch: int, logs: Logs) -> None:
+        """Save."""
+        if self._due:
+            self._save({**logs, "epoch": epoch + 1})
+        self._due = False
+
+    def on_interval_end(self, epoch: int, batch: int, logs: Logs) -> None:
+        """Save."""
+        if self._better(logs):
+            self._save({**logs, "epoch": epoch + 1, "batch": batch})
+
+    def _better(self, logs: Logs) -> bool:
+        if not self.save_best_only:
+            return True
+        value = self._value(logs)
+        self._higher_is_better()                         # an unknown direction is refused now, not when there are two values
+        better = self._improves(value, self.best)
+        self.best = value if better else self.best
+        return better
+
+    def _save(self, known: Mapping[str, Any]) -> None:
+        try:
+            path = self.path.format(**known)
+        except KeyError as error:
+            raise ValueError(f"ModelCheckpoint: path names {error.args[0]!r}, which is not logged: {nearest(error.args[0], known)}") from None
+        (self.model.save_weights if self.save_weights_only else self.model.save)(path)
 
 
 class TerminateOnNaN(Callback):
@@ -251,6 +391,8 @@ class ReduceLROnPlateau(_Monitoring):
         ValueError: a field out of range; at the start of training, a learning rate that a schedule drives; at the end of the first epoch, an
             unknown monitor.
     """
+
+    KEPT = ("best", "wait", "cooldown_counter")
 
     monitor: str = attrs.field(default="val_loss", validator=_is_text)
     factor: float = real(default=0.1, low=0.0, high=1.0, low_open=True, high_open=True)
@@ -327,14 +469,37 @@ class CSVLogger(Callback):
         self.append = append
         self._file: Any = None
         self._columns: list[str] = []
+        self._replaces = False                           # whether what is in the file is still that of an earlier training
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Open the file."""
+        """Open the file. What an earlier training wrote goes with the first line, unless that training goes on: see `restore`."""
         self._columns = self._present_columns() if self.append else []
-        self._file = open(self.filename, "a" if self.append else "w", newline="", encoding="utf-8")  # noqa: SIM115  (closed by on_train_end)
+        self._file = open(self.filename, "a", newline="", encoding="utf-8")  # noqa: SIM115  (closed by on_train_end)
+        self._replaces = not self.append
+
+    def state(self) -> dict[str, Any]:
+        """Columns and length of the file."""
+        return {"columns": self._columns, "size": 0 if self._file is None or self._replaces else os.fstat(self._file.fileno()).st_size}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Cut off the lines of epochs that will be run again; a file that was replaced by a shorter one is continued."""
+        if type(state["size"]) is not int or state["size"] < 0 or not all(isinstance(column, str) for column in state["columns"]):
+            raise TypeError(f"CSVLogger: the state must be columns and size, received {state!r}")
+        self._replaces = False
+        if os.fstat(self._file.fileno()).st_size >= state["size"]:
+            self._file.truncate(state["size"])
+            self._columns = list(state["columns"])
+        else:
+            self._columns = self._present_columns()
+
+    def _replace(self) -> None:
+        if self._replaces:
+            self._file.truncate(0)
+        self._replaces = False
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Write a line."""
+        self._replace()
         writer = csv.writer(self._file, delimiter=self.separator, lineterminator="\n")
         if not self._columns:
             self._columns = ["epoch", *logs]
@@ -349,6 +514,7 @@ class CSVLogger(Callback):
     def on_train_end(self, logs: Logs) -> None:
         """Close the file."""
         if self._file is not None:
+            self._replace()
             self._file.close()
             self._file = None
 

@@ -98,6 +98,24 @@ class Kept:
         masks = tuple(None if mask is None else mask[:n] for mask in self.masks)
         return Kept(tuple(y[:n] for y in self.predictions), masks, None if self.rows is None else self.rows[:n])
 
+    def part(self, begin: int, end: int, rows: np.ndarray | None) -> Kept:
+        """Those of the samples [begin, end), without a copy. rows: which of these count."""
+        return Kept(tuple(y[begin:end] for y in self.predictions), tuple(mask if mask is None else mask[begin:end] for mask in self.masks), rows)
+
+    def take(self, other: Kept) -> None:
+        """Copy those of the first samples from another."""
+        for own, theirs in zip((*self.predictions, *self.masks), (*other.predictions, *other.masks), strict=True):
+            if own is not None and theirs is not None:
+                own[:len(theirs)] = theirs
+
+    @staticmethod
+    def joined(pieces: Sequence[Kept]) -> Kept:
+        """Those of pieces, one after the other; without `rows`."""
+        if len(pieces) == 1:
+            return pieces[0]
+        masks = [None if parts[0] is None else np.concatenate(parts) for parts in zip(*(piece.masks for piece in pieces), strict=True)]  # type: ignore[arg-type]
+        return Kept(tuple(map(np.concatenate, zip(*(piece.predictions for piece in pieces), strict=True))), tuple(masks))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The external arrays of a plan by name."""
         masks = {numbered("mask", position): mask for position, mask in enumerate(self.masks) if mask is not None}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, over
 from nnkit.training.data import Data, Kept
 from nnkit.training.feed import as_batch, as_whole, is_batches, split
 from nnkit.training.history import History
-from nnkit.training.progress import Progress
+from nnkit.training.progress import Progress, resolve_verbose
 
 if TYPE_CHECKING:
+    from nnkit.io.resume import Resumption
     from nnkit.training.model import Model, Targets
 
 __all__ = ["Fitting"]
@@ -25,7 +27,13 @@ PIECE_STEPS = 16                                         # the same in steps, wh
 
 
 class Fitting:
-    """One call of `fit`. `take` checks the data, `run` trains; everything that can be refused is refused before the first step."""
+    """One call of `fit`. `take` checks the data, `run` trains; everything that can be refused is refused before the first step.
+
+    How far it is, for the files that the model is saved to: `epoch`, and of it `batch` batches with `done` samples; `batches_done` over all epochs;
+    `shuffled`, the counter that the epoch's order is drawn by; `loader`, the number that a loader of batches gave the epoch.
+    """
+
+    SHUFFLED = COUNTERS["epoch"]
 
     def __init__(self, model: Model, *, batch_size: int, epochs: int, initial_epoch: int, shuffle: bool, validation_freq: int,
                  callbacks: Iterable[Callback] | Callback | None, check_finite: bool) -> None:
@@ -45,6 +53,16 @@ class Fitting:
         self.seconds: dict[int, float] = {}              # batch size -> seconds per step, for the length of pieces
         self.order = np.empty(0, np.int64)
         self.sizes = Sizes()
+        self.history = History()
+        self.epoch, self.batch, self.done, self.batches_done = self.initial_epoch, 0, 0, 0
+        self.shuffled = int(model.counters[self.SHUFFLED])
+        self.source: Any = None                          # what gives batches
+        self.loader: int | None = None
+        self.pieces: list[tuple[Targets, Kept | None]] = []      # what metrics look at, of this epoch
+        self.resumed: Resumption | None = None           # what is to be taken over before training begins
+        self.before: Kept | None = None                  # of the epoch that was taken over half-done
+        self.rest: Iterator[Any] | None = None           # its remaining batches
+        self.finished = False                            # whether there was nothing left to take over but the end
 
     # The data.
 
@@ -62,7 +80,8 @@ class Fitting:
             if validation_split or any(value is not None for value in (sample_weight, class_weight, mask, validation_mask)):
                 raise ValueError("validation_split, sample_weight, class_weight and masks need arrays x and y, received batches; "
                                  "put weights into the batches: (x, y, sample_weight)")
-            self.batches = _each_epoch(x, self.epochs - self.initial_epoch)
+            self.batches, self.source = _each_epoch(x, self.epochs - self.initial_epoch), x
+            self.loader = self._place()
         else:
             self.training = model.data(x, y, sample_weight, class_weight, self.check_finite, mask)
             if validation_mask is not None:
@@ -89,6 +108,51 @@ class Fitting:
             self.batch_size = rows if data is self.training else self.batch_size
         self.sizes = self.sizes if self.training is None else self.training.sizes
 
+    def resume(self, path: str | os.PathLike[str] | None, verbose: int | str) -> None:
+        """Check a file that an earlier call left, and what of it is to be taken over. Nothing is changed yet but the place of a loader."""
+        if path is None:
+            return
+        from nnkit.io.resume import Resumption
+
+        tell = resolve_verbose(verbose)
+        if not os.path.exists(path):
+            if tell:
+                print(f"fit: there is no {os.fspath(path)!r} yet: training begins at the start")
+            return
+        self.resumed = Resumption(path, self)
+        try:
+            self._skip(self.resumed)
+        except BaseException:
+            self.resumed.close()
+            if self.loader is not None:
+                self.source.epoch = self.loader
+            raise
+        if tell:
+            print(f"fit: goes on from {os.fspath(path)!r}: epoch {self.resumed.epoch + 1}, batch {self.resumed.batch + 1}")
+
+    def _skip(self, resumed: Resumption) -> None:
+        """Of batches from an iterable: draw those that are done, for their targets; the others stay for `run`."""
+        if self.batches is None:
+            return
+        if resumed.loader is not None and self.loader is not None:
+            self.source.epoch = resumed.loader
+        if not resumed.batch:
+            return
+        kept, done = resumed.kept(), 0
+        self.rest = iter(self.batches())
+        for given, _ in zip(self.rest, range(resumed.batch), strict=False):
+            data = self.model.batch(given, self.check_finite)
+            begin, done = done, done + data.n
+            self.pieces.append((data.targets, kept if kept is None else kept.part(begin, done, data.counted)))
+        if done != resumed.samples or len(self.pieces) != resumed.batch:
+            raise ValueError(f"fit: cannot resume from {resumed.path!r}: the first {resumed.batch} batches held {resumed.samples} samples, "
+                             f"x gives {done} in {len(self.pieces)}")
+
+    def _place(self) -> int | None:
+        """Of a loader that counts its epochs the number of the next one."""
+        epoch = getattr(self.source, "epoch", None)
+        return epoch if type(epoch) is int else None
+
     # The loop.
 
     def run(self, verbose: int | str) -> History:
@@ -96,8 +160,8 @@ class Fitting:
         model = self.model
         samples = self.training.n if self.training is not None else None
         progress = Progress(self.epochs, samples, verbose)
-        history = History({"epochs": self.epochs, "batch_size": self.batch_size, "samples": samples})
-        model.stop_training = False
+        history = self.history = History({"epochs": self.epochs, "batch_size": self.batch_size, "samples": samples})
+        model.stop_training, model.fitting = False, self
         logs: dict[str, float] = {}
         for callback in self.callbacks:
             callback.set_model(model)
@@ -106,8 +170,10 @@ class Fitting:
             for callback in self.callbacks:
                 began.append(callback)
                 callback.on_train_begin({})
-            for epoch in range(self.initial_epoch, self.epochs):
-                self._call("on_epoch_begin", epoch, {})
+            self._take_over()
+            for epoch in range(self.epoch, self.epoch if model.stop_training and self.finished else self.epochs):
+                if not self.batch:
+                    self._call("on_epoch_begin", epoch, {})
                 progress.begin_epoch(epoch)
                 logs = self._epoch(progress)
                 if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
@@ -117,14 +183,41 @@ class Fitting:
                 self._call("on_epoch_end", epoch, logs)
                 history.record(epoch, logs)
                 progress.end_epoch(logs)
+                self._complete(epoch, logs)
                 if model.stop_training:
                     break
         finally:
             model.settle()
-            for callback in began:
-                callback.on_train_end(logs)
+            try:
+                for callback in began:
+                    callback.on_train_end(logs)
+            finally:
+                model.fitting = None
+                if self.resumed is not None:
+                    self.resumed.close()
             progress.close()
         return history
+
+    def _take_over(self) -> None:
+        """Go on where another call stopped: callbacks have begun as they did there, and then everything becomes what it was."""
+        resumed = self.resumed
+        if resumed is None:
+            return
+        if resumed.batch:
+            self._call("on_epoch_begin", resumed.epoch, {})
+        resumed.restore(self)
+        self.finished = not self.batch
+
+    def _complete(self, epoch: int, logs: dict[str, float]) -> None:
+        """The epoch is behind us, for callbacks and history, too."""
+        self.epoch, self.batch, self.done, self.pieces = epoch + 1, 0, 0, []
+        self.shuffled, self.loader = int(self.model.counters[self.SHUFFLED]), self._place()
+        self._call("on_epoch_complete", epoch, logs)
+
+    def kept_so_far(self) -> Kept | None:
+        """What metrics will look at of the batches of this epoch that are done."""
+        pieces = [kept for _, kept in self.pieces if kept is not None]
+        return Kept.joined(pieces).first(self.done) if pieces else None
 
     def _call(self, hook: str, *arguments: Any) -> None:
         if overridden(self.callbacks, hook):
@@ -133,7 +226,8 @@ class Fitting:
             getattr(callback, hook)(*arguments)
 
     def _epoch(self, progress: Progress) -> dict[str, float]:
-        self.model.sums[:] = 0
+        if not self.batch:
+            self.model.sums[:] = 0
         logs = self._epoch_of_arrays(progress) if self.training is not None else self._epoch_of_batches(progress)
         self.model.counters[COUNTERS["epoch"]] += 1
         return logs
@@ -144,9 +238,14 @@ class Fitting:
         model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics), self.shuffle, self.sizes)
         order = self._order(data.n)
         kept = model.room_for_metrics(data.n, data.counted)
-        model.counters[COUNTERS["position"]] = 0
-        done = batch = 0
+        self.pieces = [(data.targets, kept)]
+        model.counters[COUNTERS["position"]] = done = self.done
+        batch = skipped = self.batch
+        if kept is not None and self.before is not None:
+            kept.take(self.before)
+        self.before = None
         for size, tape, steps in model.cut(data.n, self.batch_size, "train", kept is not None, self.sizes):
+            skipped, steps = max(0, skipped - steps), max(0, steps - skipped)
             while steps and not model.stop_training:
                 model.bind(tape, data, kept, order)      # a callback may have used this very tape for other data
                 piece = model.prepare_rates(self._piece(size, steps))
@@ -164,15 +263,23 @@ class Fitting:
         return {**model.mean_losses(), **model.metric_values(seen)}
 
     def _after_piece(self, progress: Progress, done: int, batch: int) -> None:
+        self.batches_done += batch - self.batch
+        self.batch, self.done = batch, done
         if self.by_batch:
             self._call("on_train_batch_end", batch - 1, self.model.mean_losses())
         if self.callbacks or progress.verbose:
             logs = self.model.mean_losses()
             self._call("on_train_piece_end", done, logs)
             progress.advance(done, logs)
+            due = [callback for callback in self.callbacks if callback.interval and self.batches_done % callback.interval == 0]
+            if due:
+                self.model.settle()
+            for callback in due:
+                callback.on_interval_end(self.epoch, batch, logs)
 
     def _piece(self, size: int, steps: int) -> int:
         """How many steps the compiled loop may run before Python looks up."""
+        steps = min([steps, *(callback.interval - self.batches_done % callback.interval for callback in self.callbacks if callback.interval)])
         if self.by_batch or self.by_piece:
             return 1 if self.by_batch else min(steps, PIECE_STEPS)
         known = self.seconds.get(size)
@@ -191,9 +298,9 @@ class Fitting:
     def _epoch_of_batches(self, progress: Progress) -> dict[str, float]:
         model = self.model
         assert self.batches is not None
-        pieces: list[tuple[Targets, Kept | None]] = []
-        done = batch = 0
-        for given in self.batches():
+        pieces, done, batch = self.pieces, self.done, self.batch
+        rest, self.rest = self.rest or self.batches(), None
+        for given in rest:
             if model.stop_training:
                 break
             data = model.batch(given, self.check_finite)

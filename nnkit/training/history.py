@@ -43,6 +43,10 @@ class History(Mapping[str, list[float]]):
             raise KeyError(f"nothing recorded for {key!r}: {nearest(str(key), self._values)}")
         return self._values[key]
 
+    def epochs_of(self, key: str) -> list[int]:
+        """The epochs that logged a key, one for each of its values."""
+        return self._epochs[key]
+
     def __contains__(self, key: object) -> bool:
         return key in self._values
 

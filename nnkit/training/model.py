@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnkit.graph import GraphBatch, LinkBatch
+from nnkit.io.report import Report
 from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
 from nnkit.network import Container, Graph
@@ -71,9 +73,7 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
     """
     if not is_of_family(spec, "network"):
         raise TypeError(f"compile: spec must be a network such as Sequential, received {spec!r}")
-    optimizer = resolve("optimizer", optimizer)
-    if optimizer is not None and not is_of_family(optimizer, "optimizer"):
-        raise ValueError(f"compile: optimizer must be {article('optimizer')} spec, its name or None, received {optimizer!r}")
+    optimizer = resolved_optimizer(optimizer)
     if backend != "cpu":
         raise ValueError(f"compile: backend must be 'cpu', received {backend!r}")
     if dtype not in ("float32", "float64"):
@@ -82,6 +82,14 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
     threads = None if threads is None else as_whole(threads, 1, "threads")
     graph = spec.graph()
     return Model(spec, graph, optimizer, resolve_outputs(graph, loss, loss_weights, metrics), dtype, seed, threads)  # type: ignore[arg-type]
+
+
+def resolved_optimizer(optimizer: Any) -> Optimizer | None:
+    """The optimizer that a value stands for. Raises ValueError."""
+    optimizer = resolve("optimizer", optimizer)
+    if optimizer is not None and not is_of_family(optimizer, "optimizer"):
+        raise ValueError(f"compile: optimizer must be {article('optimizer')} spec, its name or None, received {optimizer!r}")
+    return optimizer
 
 
 class Model:
@@ -94,7 +102,8 @@ class Model:
     """
 
     def __init__(self, spec: Container, graph: Graph, optimizer: Optimizer | None, outputs: tuple[Output, ...], dtype: str, seed: int,
-                 threads: int | None, whole: Model | None = None) -> None:
+                 threads: int | None, whole: Model | None = None, draw: bool = True) -> None:
+        """whole: the model whose memory this one uses. draw: whether initial parameters are drawn; else whoever asks writes them."""
         self.spec, self.graph, self.optimizer, self.outputs = spec, graph, optimizer, outputs
         self.dtype, self.seed, self.threads = dtype, seed, threads
         self.stop_training = False
@@ -104,13 +113,14 @@ class Model:
         self._tapes: collections.OrderedDict[tuple[str, int, bool, bool, Sizes], Tape] = collections.OrderedDict()
         self.lock: threading.RLock = threading.RLock() if whole is None else whole.lock
         self.training = False                            # whether a fit is running
+        self.fitting: Fitting | None = None              # which one: what it has done is saved with the model
         self.stale = False                               # whether rows of a table may have missed updates: see flush
         self.watched = False                             # whether anybody may hold views of the parameters
         self.counters = self.memory.view(self.layout.buffers["counters"])
         self.sums = self.memory.view(self.layout.buffers["sums"])
         self._parameters = {name: self.memory.view(self.layout.parameters[name]) for name in graph.parameters()}
         if whole is None:
-            self._initialise()
+            self._initialise(draw)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -152,9 +162,9 @@ class Model:
         graph = self.graph.cut(given, wanted)
         return Model(self.spec, graph, None, resolve_outputs(graph, None, None, ()), self.dtype, self.seed, self.threads, whole=self.whole)
 
-    def _initialise(self) -> None:
+    def _initialise(self, draw: bool) -> None:
         """Initial parameters and optimizer state, from the seed alone."""
-        for position, (name, declared) in enumerate(self.layout.declared.items()):
+        for position, (name, declared) in enumerate(self.layout.declared.items() if draw else ()):
             values = declared.initializer.values(declared.shape, np.random.default_rng([self.seed, position]))
             self._parameters[name][...] = values
         if self.optimizer is not None:
@@ -312,7 +322,8 @@ class Model:
     def fit(self, x: Any, y: Any = None, *, batch_size: int = 32, epochs: int = 1, verbose: int | str = "auto",
             callbacks: Iterable[Callback] | Callback | None = None, validation_split: float = 0.0, validation_data: Any = None,
             shuffle: bool = True, class_weight: Mapping[int, float] | None = None, sample_weight: Any = None, initial_epoch: int = 0,
-            validation_freq: int = 1, check_finite: bool = False, mask: Any = None, validation_mask: Any = None) -> History:
+            validation_freq: int = 1, check_finite: bool = False, mask: Any = None, validation_mask: Any = None,
+            resume: str | os.PathLike[str] | None = None) -> History:
         """Train for `epochs` passes over the data; returns the history of losses and metrics.
 
         Args:
@@ -330,12 +341,16 @@ class Model:
             check_finite: refuse NaN and infinite values in the data.
             mask: which samples count, booleans or their numbers: loss (a mean over them) and metrics leave out the others, such as the nodes of a
                 graph whose labels are kept for a test. validation_mask: the same x and y, with these samples, evaluated after each epoch.
+            resume: path of a file that was saved during an earlier call, as `ModelCheckpoint` does: training goes on behind the last batch that it
+                knows of, and gives the bits of a run that was never stopped. Where there is no such file yet, training begins at the start, so one
+                script can be started again and again. Everything but `epochs`, `verbose` and the data itself must be as it was: the compiled model,
+                batch_size, the number of samples, callbacks with a state. The history that is returned is that of the whole.
 
         A network on graphs takes x with the graph in it as one batch, whatever batch_size says: one update an epoch. Batches of smaller graphs come
         from a `nnkit.graph` loader, passed as x alone.
 
         Raises:
-            ValueError, TypeError: data or arguments that do not fit; the model is then as before.
+            ValueError, TypeError: data or arguments that do not fit, also to `resume` (what differs first); the model is then as before.
             RuntimeError: without optimizer or loss, or while another thread uses the model.
         """
         self._optimizer("fit")
@@ -344,6 +359,7 @@ class Model:
             fitting = Fitting(self, batch_size=batch_size, epochs=epochs, initial_epoch=initial_epoch, shuffle=shuffle,
                               validation_freq=validation_freq, callbacks=callbacks, check_finite=check_finite)
             fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data, mask, validation_mask)
+            fitting.resume(resume, verbose)
             return fitting.run(verbose)
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False,
@@ -522,6 +538,43 @@ class Model:
                     found[numbered_input(position)] = (value.pullback([next(gradients) for _ in value.forms]) if isinstance(value, Surroundings)
                                                        else next(gradients))
             return found
+
+    # Files: see nnkit.io.native.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole model to one file, "name.nnkit" by custom, which `nnkit.load` reads: declaration, parameters, optimizer state, counts.
+        While it is being trained (in a callback) also how far `fit` has come, for `fit(resume=path)`.
+
+        The file takes the place of one that is there once it is complete. Python functions (a metric, a schedule) are not saved: `load` asks for
+        them.
+        Raises ValueError for a submodel, OSError where the file cannot be written, RuntimeError while another thread trains the model.
+        """
+        from nnkit.io import native
+
+        with _Use(self, "save"):
+            native.save(self, path)
+
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters alone (of a submodel those of its part), by name, as a safetensors file; moving statistics and states included."""
+        from nnkit.io import native
+
+        with _Use(self, "save_weights"):
+            native.save_weights(self, path)
+
+    def load_weights(self, path: str | os.PathLike[str], *, names: Mapping[str, str] | None = None, strict: bool = True) -> Report:
+        """Copy parameters by name out of a file: .nnkit, .safetensors, Keras' .weights.h5, .keras and .h5, PyTorch's .pt and .pth.
+
+        Args:
+            path: the file. What it holds besides is no fault.
+            names: own name of a layer -> the file's, also as patterns with one `*`: {"base/*": "*"}; other layers have their own names there.
+            strict: refuse a file that lacks a parameter or has it with another shape; else what fits is copied. States may be missing.
+
+        Returns what became of every parameter. Raises OSError, `FormatError` for a damaged file, ValueError for one that does not fit (its first ten
+        differences), ImportError where a package is missing that reads such files; then nothing was changed.
+        """
+        from nnkit.io import native
+
+        return native.load_weights(self, path, names, strict)
 
     # How they do it.
 
