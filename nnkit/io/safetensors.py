@@ -188,7 +188,8 @@ class Reader:
         at = self._expect(text, at, '"') - 1
         try:
             value, end = DECODER.raw_decode(text, at)
-            value.encode()                               # a half of a surrogate pair cannot be shown
+            if not value.isascii():
+                value.encode()                           # a half of a surrogate pair cannot be shown
         except ValueError:
             raise self.fault(f"its header is no JSON object: the string at character {at} is damaged") from None
         return value, end
@@ -268,10 +269,7 @@ def _whole(values: Any) -> bool:
 
 def _shown(value: Any) -> str:
     """A number or a shape of a file for a message: it may have thousands of digits."""
-    try:
-        text = str(tuple(value) if isinstance(value, list) else value)
-    except ValueError:                                   # Python refuses to print very long numbers
-        return "a huge number"
+    text = str(tuple(value) if isinstance(value, list) else value)
     return text if len(text) <= 80 else f"{text[:40]}..."
 
 
