@@ -43,7 +43,7 @@ LONGEST_TEXT = 4096                                      # letters of a string i
 # Bounds on what a document may ask for: JSON without its strings, and how deep it is; layers and calls of them, each counted twice for every network
 # that it is nested in, since each of these looks at all that is inside.
 LONGEST_DOCUMENT, DEEPEST, MOST_LAYERS = 1 << 21, 64, 1 << 13
-LONGEST_REASON = 400
+LONGEST_REASON = 2000                                     # letters of a message
 STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 MOST_COUNTED = 1 << 62
 
