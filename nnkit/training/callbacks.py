@@ -338,6 +338,10 @@ class ModelCheckpoint(_Monitoring):
         if self._better(logs):
             self._save({**logs, "epoch": epoch + 1, "batch": batch})
 
+    def state(self) -> dict[str, Any]:
+        """The best value, where it matters."""
+        return super().state() if self.save_best_only else {}
+
     def _better(self, logs: Logs) -> bool:
         if not self.save_best_only:
             return True

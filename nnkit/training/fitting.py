@@ -140,7 +140,7 @@ class Fitting:
             return
         kept, done = resumed.kept(), 0
         self.rest = iter(self.batches())
-        for given, _ in zip(self.rest, range(resumed.batch), strict=False):
+        for _, given in zip(range(resumed.batch), self.rest, strict=False):      # in this order: the other draws one too many
             data = self.model.batch(given, self.check_finite)
             begin, done = done, done + data.n
             self.pieces.append((data.targets, kept if kept is None else kept.part(begin, done, data.counted)))
