@@ -92,7 +92,10 @@ def assert_same_run(make, call, path, stops, every):
             assert model.counters[COUNTERS[counter]] == whole.counters[COUNTERS[counter]]
 
 
-@pytest.mark.parametrize("case", [dense_case, scheduled_case, conv_case, stateful_case, closed_case, replay_case, vae_case], ids=lambda case: case.__name__)
+CASES = (dense_case, scheduled_case, conv_case, stateful_case, closed_case, replay_case, vae_case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 @pytest.mark.parametrize("every", ["epoch", 2])
 def test_a_resumed_run_is_the_run_never_stopped(tmp_path, case, every):
     model, x, y = case()
@@ -105,8 +108,10 @@ def test_a_resumed_run_is_the_run_never_stopped(tmp_path, case, every):
 
 def case_like(model):
     losses = {output.name: output.loss for output in model.outputs}
-    return nnkit.compile(model.spec, optimizer=model.optimizer, loss=losses, loss_weights={o.name: o.weight for o in model.outputs if o.loss is not None},
-                         metrics={output.name: list(output.metrics) for output in model.outputs if output.metrics}, seed=model.seed, dtype=model.dtype)
+    weights = {output.name: output.weight for output in model.outputs if output.loss is not None}
+    metrics = {output.name: list(output.metrics) for output in model.outputs if output.metrics}
+    compiled = {"optimizer": model.optimizer, "loss": losses, "loss_weights": weights, "metrics": metrics, "seed": model.seed, "dtype": model.dtype}
+    return nnkit.compile(model.spec, **compiled)
 
 
 def test_a_network_on_a_graph(tmp_path):
@@ -170,11 +175,13 @@ def test_a_loader_is_put_to_the_right_epoch(tmp_path):
 
 def test_batches_that_are_others_are_refused(tmp_path):
     path, (x, y) = tmp_path / "a.nnkit", new_data(40)
+    callbacks = [ModelCheckpoint(path, every=2), StopAfter(3)]
     with pytest.raises(Stopped):
-        new_model().fit(lambda: ((x[n:n + 10], y[n:n + 10]) for n in range(0, 40, 10)), verbose=0, callbacks=[ModelCheckpoint(path, every=2), StopAfter(3)])
+        new_model().fit(lambda: ((x[n:n + 10], y[n:n + 10]) for n in range(0, 40, 10)), verbose=0, callbacks=callbacks)
     model = new_model(seed=0)
     before = parameters(model)
-    with pytest.raises(ValueError, match="^" + re.escape(f"fit: cannot resume from {str(path)!r}: the first 2 batches held 20 samples, x gives 10 in 2") + "$"):
+    message = f"fit: cannot resume from {str(path)!r}: the first 2 batches held 20 samples, x gives 10 in 2"
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         model.fit(lambda: ((x[n:n + 5], y[n:n + 5]) for n in range(0, 40, 5)), verbose=0, resume=path)
     for name, value in parameters(model).items():
         assert_same_bits(value, before[name])
@@ -183,7 +190,8 @@ def test_batches_that_are_others_are_refused(tmp_path):
 # Callbacks.
 
 def all_callbacks(folder, every):
-    return [ReduceLROnPlateau(monitor="loss", patience=1, min_delta=0.05), EarlyStopping("val_loss", min_delta=0.1, patience=4, restore_best_weights=True),
+    return [ReduceLROnPlateau(monitor="loss", patience=1, min_delta=0.05),
+            EarlyStopping("val_loss", min_delta=0.1, patience=4, restore_best_weights=True),
             CSVLogger(folder / "log.csv"), ModelCheckpoint(folder / "a.nnkit", every=every),
             ModelCheckpoint(folder / "best.nnkit", monitor="val_loss", save_best_only=True)]
 
@@ -312,7 +320,8 @@ def test_names_of_files(tmp_path):
 def test_save_best_only_and_weights_only(tmp_path):
     values = iter([3.0, 1.0, 2.0, 1.0, 0.5])
     best = ModelCheckpoint(tmp_path / "{epoch}", monitor="score", mode="min", save_best_only=True, save_weights_only=True)
-    new_model().fit(*new_data(), epochs=5, verbose=0, callbacks=[LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(score=next(values))), best])
+    score = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(score=next(values)))
+    new_model().fit(*new_data(), epochs=5, verbose=0, callbacks=[score, best])
     assert sorted(os.listdir(tmp_path)) == ["1", "2", "5"]
     assert best.best == 0.5
     assert new_model().load_weights(tmp_path / "5").complete
@@ -339,7 +348,8 @@ def test_wrong_fields_are_refused(fields, message):
 def test_unknown_keys_are_refused_at_the_first_epoch(tmp_path):
     with pytest.raises(ValueError, match=r"^ModelCheckpoint: path names 'los', which is not logged: did you mean 'loss'\?$"):
         new_model().fit(*new_data(), verbose=0, callbacks=ModelCheckpoint(tmp_path / "{los}"))
-    with pytest.raises(ValueError, match=r"^ModelCheckpoint: monitor 'val_loss' needs validation_data or validation_split; without them the keys are"):
+    with pytest.raises(ValueError, match=r"^ModelCheckpoint: monitor 'val_loss' needs validation_data or validation_split; without them the "
+                                         r"keys are accuracy, loss$"):
         new_model().fit(*new_data(), verbose=0, callbacks=ModelCheckpoint(tmp_path / "a", save_best_only=True))
 
 
@@ -393,7 +403,8 @@ def test_another_run_is_refused(saved, model, call, difference):
 def test_another_network_is_refused(saved):
     spec = Sequential([Input((5,)), Dense(8, activation="relu"), Dropout(0.3), Dense(1, activation="sigmoid")])
     model = nnkit.compile(spec, optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"])
-    with pytest.raises(ValueError, match="^" + re.escape(f"fit: cannot resume from {str(saved)!r}: spec.layers[1].units is 6 there and 8 here") + "$"):
+    message = f"fit: cannot resume from {str(saved)!r}: spec.layers[1].units is 6 there and 8 here"
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         model.fit(*new_data(), resume=saved, **CALL)
 
 
@@ -420,14 +431,12 @@ def test_damaged_progress_is_refused(saved, change, reason):
         new_model().fit(*new_data(), callbacks=[EarlyStopping("loss"), ModelCheckpoint(saved)], resume=saved, **CALL)
 
 
-@pytest.mark.parametrize(("name", "shape"), [("@fit/sums", "(5,)"), ("@fit/epochs", "(any,)"), ("@fit/predictions/0", "(20, 1)")])
-def test_missing_arrays_are_refused(saved, name, shape):
-    with Reader(saved) as reader:
-        dtype = reader.entries[name].dtype
+@pytest.mark.parametrize(("name", "kept"), [("@fit/sums", "F64 and shape (11,)"), ("@fit/epochs", "I64 and shape (any,)"),
+                                            ("@fit/predictions/0", "F32 and shape (20, 1)")])
+def test_missing_arrays_are_refused(saved, name, kept):
     rewritten(saved, lambda document: None, lambda arrays: arrays.pop(name))
-    with pytest.raises(FormatError, match=re.escape(f"it must hold {name!r} of dtype {dtype} and shape ") + r"\(.*\)$"):
+    with pytest.raises(FormatError, match="^" + re.escape(f"{str(saved)!r} cannot be loaded: it must hold {name!r} of dtype {kept}") + "$"):
         new_model().fit(*new_data(), callbacks=EarlyStopping("loss"), resume=saved, **CALL)
-    assert shape
 
 
 def test_the_document_is_json_that_others_read(saved):

@@ -1,6 +1,7 @@
 """The native format: what is saved is loaded, and goes on bit for bit; what does not fit, is damaged or hostile is refused with one sentence."""
 
 import contextlib
+import doctest
 import json
 import os
 import pathlib
@@ -233,12 +234,9 @@ def test_python_functions_are_asked_for(tmp_path):
     model, (x, y) = dense(optimizer=Adam(rate), metrics=["accuracy", half]), data()
     model.fit(x, y, verbose=0)
     model.save(path)
-    with pytest.raises(FormatError, match="^" + re.escape(f"{str(path)!r} cannot be loaded: it was saved with the optimizer 'Adam', a Python function, "
-                                                          "which no file holds: pass optimizer= to nnkit.load") + "$"):
-        nnkit.load(path)
-    with pytest.raises(FormatError, match="^" + re.escape(f"{str(path)!r} cannot be loaded: it was saved with the metrics 'half', a Python function, "
-                                                          "which no file holds: pass metrics= to nnkit.load") + "$"):
-        nnkit.load(path, optimizer=Adam(rate))
+    rule = "a Python function, which no file holds: pass"
+    assert_refused(path, f"it was saved with the optimizer 'Adam', {rule} optimizer= to nnkit.load")
+    assert_refused(path, f"it was saved with the metrics 'half', {rule} metrics= to nnkit.load", optimizer=Adam(rate))
     again = nnkit.load(path, optimizer=Adam(rate), metrics=["accuracy", half])
     assert model.fit(x, y, verbose=0).history == again.fit(x, y, verbose=0).history
     assert_same_parameters(model, again)
@@ -311,8 +309,8 @@ def test_weights_that_do_not_fit(tmp_path):
     model = nnkit.compile(Sequential([Input((5,)), Dense(7), Dense(3)]), seed=2)
     before = parameters(model)
     with pytest.raises(ValueError, match="^" + re.escape(
-            f"{str(path)!r} does not fit the network: dense/kernel of shape (5, 7) has shape (5, 8) there; dense/bias of shape (7,) has shape (8,) there; "
-            "dense_1/kernel is not there; dense_1/bias is not there; not used: other/kernel, other/bias") + "$"):
+            f"{str(path)!r} does not fit the network: dense/kernel of shape (5, 7) has shape (5, 8) there; dense/bias of shape (7,) has shape (8,) "
+            "there; dense_1/kernel is not there; dense_1/bias is not there; not used: other/kernel, other/bias") + "$"):
         model.load_weights(path)
     for name, value in model.parameters.items():
         assert_same_bits(value, before[name])
@@ -339,8 +337,8 @@ def test_submodels(tmp_path):
     model = vae_case()[0]
     part = model.submodel(outputs="encoder/mean")
     with pytest.raises(ValueError, match="^" + re.escape(
-            "save: a submodel is a part of a model and has no declaration of its own: save the whole, model.whole.save(path), or the part's parameters, "
-            "save_weights(path)") + "$"):
+            "save: a submodel is a part of a model and has no declaration of its own: save the whole, model.whole.save(path), "
+            "or the part's parameters, save_weights(path)") + "$"):
         part.save(tmp_path / "a")
     part.save_weights(tmp_path / "a")
     with Reader(tmp_path / "a") as reader:
@@ -382,9 +380,9 @@ def rewritten(path, change, arrays=lambda arrays: None):
     write(path, kept, {"nnkit": document if isinstance(document, str) else json.dumps(document)})
 
 
-def assert_refused(path, reason):
+def assert_refused(path, reason, **replacements):
     with pytest.raises(FormatError, match="^" + re.escape(f"{str(path)!r} cannot be loaded: {reason}") + "$"):
-        nnkit.load(path)
+        nnkit.load(path, **replacements)
 
 
 def setting(*keys, value):
@@ -411,7 +409,8 @@ BAD = [
     (setting("format", value="1"), "what it says of itself must be a JSON object with a format of at least 1, received '1'"),
     (setting("format", value=0), "what it says of itself must be a JSON object with a format of at least 1, received 0"),
     (setting("format", value=True), "what it says of itself must be a JSON object with a format of at least 1, received True"),
-    (setting("format", value=2), f"it is of format 2, written by nnkit {nnkit.__version__!r}, and this nnkit, {nnkit.__version__}, reads formats up to 1"),
+    (setting("format", value=2),
+     f"it is of format 2, written by nnkit {nnkit.__version__!r}, and this nnkit, {nnkit.__version__}, reads formats up to 1"),
     (setting("dtype", value="float16"), "dtype must be 'float32' or 'float64', received 'float16'"),
     (setting("dtype", value="float64"), "'dense/kernel' must be of dtype F64, received F32"),
     (setting("seed", value=-1), "seed must be a whole number of at least 0, received -1"),
@@ -442,7 +441,8 @@ BAD = [
     (setting("outputs", 0, "weight", value=-1),
      "loss_weights: the weight of output 'dense_1' must be a finite number greater than 0, received -1: an output without a loss is loss=None"),
     (setting("spec", "name", value={"@text": "@text/0"}), "the text '@text/0' must be an array of dtype U8 and stand in one place"),
-    (setting("spec", "layers", 1, "units", value=10 ** 4000), "what it holds does not fit the network: dense/kernel of shape (5, 1" + "0" * 1930 + "..."),
+    (setting("spec", "layers", 1, "units", value=10 ** 4000),
+     "what it holds does not fit the network: dense/kernel of shape (5, 1" + "0" * 1930 + "..."),
 ]
 
 
@@ -466,8 +466,8 @@ def test_arrays_that_the_network_does_not_have(tmp_path):
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "a.nnkit"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 100)
-    with pytest.raises(FormatError, match="^" + re.escape(f"{str(path)!r} cannot be read as safetensors: the length of its header must be from 2 to 100, "
-                                                          "received 727905341920923785") + "$"):
+    message = f"{str(path)!r} cannot be read as safetensors: the length of its header must be from 2 to 100, received 727905341920923785"
+    with pytest.raises(FormatError, match="^" + re.escape(message) + "$"):
         nnkit.load(path)
     write(path, {"x": np.zeros(3)}, {"format": "pt"})
     assert_refused(path, "it is a safetensors file that nnkit did not write, and says nothing of a network; load_weights reads such files")
@@ -522,12 +522,19 @@ def test_a_gigantic_network_is_refused_before_memory_is_there(tmp_path):
 def test_a_layer_of_ones_own_needs_its_module(tmp_path):
     """In a process that has not imported it."""
     path, module = tmp_path / "a.nnkit", tmp_path / "mine.py"
-    module.write_text("from nnkit.extend import *\n\n@spec()\nclass Mine(Layer):\n    is_view = True\n\n    def lower(self, g, x):\n        return x\n")
+    module.write_text("from nnkit.extend import *\n\n@spec()\nclass Mine(Layer):\n    def lower(self, g, x):\n        return x\n")
     make = ("import mine, nnkit; nnkit.compile(nnkit.Sequential([nnkit.Input((3,)), mine.Mine(), nnkit.Dense(1)]))"
             f".save({str(path)!r}); print(nnkit.load({str(path)!r}).spec.layers[1])")
     run = {"cwd": tmp_path, "capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(pathlib.Path(nnkit.__file__).parents[1])}}
     assert subprocess.run([sys.executable, "-c", make], check=True, **run).stdout == "Mine()\n"
     assert_refused(path, f"unknown spec type 'Mine': {TYPES}")
+
+
+def test_what_the_documentation_says():
+    """Also that another program reads our files: its reader is on that page."""
+    found = doctest.testfile(str(pathlib.Path(__file__).parents[1] / "docs" / "format.md"), module_relative=False)
+    assert found.failed == 0
+    assert found.attempted > 10
 
 
 # Fuzz.
