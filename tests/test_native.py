@@ -412,6 +412,7 @@ BAD = [
     (setting("format", value=2),
      f"it is of format 2, written by nnkit {nnkit.__version__!r}, and this nnkit, {nnkit.__version__}, reads formats up to 1"),
     (setting("dtype", value="float16"), "dtype must be 'float32' or 'float64', received 'float16'"),
+    (setting("dtype", value=[]), "dtype must be 'float32' or 'float64', received []"),
     (setting("dtype", value="float64"), "'dense/kernel' must be of dtype F64, received F32"),
     (setting("seed", value=-1), "seed must be a whole number of at least 0, received -1"),
     (setting("seed", value=1 << 64), f"seed must be a whole number of at least 0, received {1 << 64}"),

@@ -292,7 +292,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
         if "spec" not in saved.document:
             raise saved.fault("it holds parameters alone: compile the network and take them by load_weights")
         dtype, seed = saved.get("dtype"), saved.whole("seed")
-        if dtype not in ITEMS:
+        if not isinstance(dtype, str) or dtype not in ITEMS:
             raise saved.fault(f"dtype must be 'float32' or 'float64', received {_short(dtype)}")
         spec = saved.spec(saved.get("spec"), "network", "the network")
         kept = saved.get("optimizer")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.io.native import Saved, described, restart_rows
-from nnkit.io.safetensors import leftovers
+from nnkit.io.native import Saved, described
 from nnkit.optimizers.schedules import Schedule
 from nnkit.training.data import Kept
 
@@ -90,8 +89,6 @@ class Resumption:
         except BaseException:
             self.close()
             raise
-        for leftover in leftovers(path):                 # of runs that were killed while they wrote this file
-            os.unlink(leftover)
 
     def close(self) -> None:
         """Close the file."""
@@ -113,14 +110,15 @@ class Resumption:
             saved.whole("fit", key) for key in ("epoch", "batch", "samples", "batches", "shuffled"))
         saved.whole("step")
         saved.whole("epoch")
-        self.loader = saved.get("fit", "loader") if saved.get("fit", "loader") is None else saved.whole("fit", "loader")
+        self.loader = None if saved.get("fit", "loader") is None else saved.whole("fit", "loader", high=1 << 31)
         self.stopped, self.watched = saved.get("fit", "stopped") is True, saved.get("fit", "watched") is True
         rate = saved.get("learning_rate")
         driven = model.optimizer is None or isinstance(model.optimizer.learning_rate, Schedule)
         if not (rate is None if driven else isinstance(rate, float) and 0 < rate < math.inf):
             raise saved.fault(f"learning_rate must be a number greater than 0, or null where a schedule drives it, received {_shown(rate)}")
-        if fitting.training is not None and self.samples != min(self.batch * fitting.batch_size, fitting.training.n):
-            raise saved.fault(f"{self.batch} batches of {fitting.batch_size} are not the {self.samples} samples that it speaks of")
+        n, size = (0, 1) if fitting.training is None else (fitting.training.n, fitting.batch_size)
+        if n and (self.batch > -(-n // size) or self.samples != min(self.batch * size, n)):
+            raise saved.fault(f"{self.batch} batches of {size} are not the {self.samples} samples of {n} that it speaks of")
         self._check_arrays(fitting)
         self.callbacks = self._matched(fitting.callbacks)
 
@@ -167,7 +165,6 @@ class Resumption:
         """Take everything into the model, the callbacks and the fit."""
         model, saved = fitting.model, self.saved
         saved.fill(model, self.states)
-        restart_rows(model, saved.whole("step"))
         if saved.get("learning_rate") is not None:
             model.learning_rate = saved.get("learning_rate")
         saved.reader.read_into("@fit/sums", model.sums)

@@ -113,22 +113,24 @@ class Fitting:
         if path is None:
             return
         from nnkit.io.resume import Resumption
+        from nnkit.io.safetensors import leftovers
 
-        tell = resolve_verbose(verbose)
-        if not os.path.exists(path):
-            if tell:
-                print(f"fit: there is no {os.fspath(path)!r} yet: training begins at the start")
-            return
-        self.resumed = Resumption(path, self)
-        try:
-            self._skip(self.resumed)
-        except BaseException:
-            self.resumed.close()
-            if self.loader is not None:
-                self.source.epoch = self.loader
-            raise
-        if tell:
-            print(f"fit: goes on from {os.fspath(path)!r}: epoch {self.resumed.epoch + 1}, batch {self.resumed.batch + 1}")
+        tell = f"fit: there is no {os.fspath(path)!r} yet: training begins at the start"
+        show = resolve_verbose(verbose)
+        if os.path.exists(path):
+            self.resumed = Resumption(path, self)
+            try:
+                self._skip(self.resumed)
+            except BaseException:
+                self.resumed.close()
+                if self.loader is not None:
+                    self.source.epoch = self.loader
+                raise
+            tell = f"fit: goes on from {os.fspath(path)!r}: epoch {self.resumed.epoch + 1}, batch {self.resumed.batch + 1}"
+        for leftover in leftovers(path):                 # of runs that were killed while they wrote this file
+            os.unlink(leftover)
+        if show:
+            print(tell)
 
     def _skip(self, resumed: Resumption) -> None:
         """Of batches from an iterable: draw those that are done, for their targets; the others stay for `run`."""
@@ -206,6 +208,7 @@ class Fitting:
         if resumed.batch:
             self._call("on_epoch_begin", resumed.epoch, {})
         resumed.restore(self)
+        resumed.close()                                  # its place will be taken by another file, which some systems refuse while it is open
         self.finished = not self.batch
 
     def _complete(self, epoch: int, logs: dict[str, float]) -> None:

@@ -343,8 +343,8 @@ class Model:
                 graph whose labels are kept for a test. validation_mask: the same x and y, with these samples, evaluated after each epoch.
             resume: path of a file that was saved during an earlier call, as `ModelCheckpoint` does: training goes on behind the last batch that it
                 knows of, and gives the bits of a run that was never stopped. Where there is no such file yet, training begins at the start, so one
-                script can be started again and again. Everything but `epochs`, `verbose` and the data itself must be as it was: the compiled model,
-                batch_size, the number of samples, callbacks with a state. The history that is returned is that of the whole.
+                script can be started again and again. Everything but `epochs` and `verbose` must be as it was; the compiled model, batch_size, the
+                number of samples and callbacks with a state are compared, the data itself is not. The history is that of the whole.
 
         A network on graphs takes x with the graph in it as one batch, whatever batch_size says: one update an epoch. Batches of smaller graphs come
         from a `nnkit.graph` loader, passed as x alone.
