@@ -190,15 +190,18 @@ class Fitting:
                     break
         finally:
             model.settle()
-            try:
-                for callback in began:
-                    callback.on_train_end(logs)
-            finally:
-                model.fitting = None
-                if self.resumed is not None:
-                    self.resumed.close()
+            self._end(began, logs)
             progress.close()
         return history
+
+    def _end(self, began: list[Callback], logs: dict[str, float]) -> None:
+        try:
+            for callback in began:
+                callback.on_train_end(logs)
+        finally:
+            self.model.fitting = None
+            if self.resumed is not None:
+                self.resumed.close()
 
     def _take_over(self) -> None:
         """Go on where another call stopped: callbacks have begun as they did there, and then everything becomes what it was."""
