@@ -1,8 +1,8 @@
 """Groups, attributes and arrays out of HDF5 files in the form that h5py writes unless it is told otherwise, read without libhdf5.
 
-libhdf5 trusts its files: damaged ones make it crash, hang or take gigabytes (of 15,000 damaged copies of a small Keras file HDF5 2.0 died of 4, hung in 9,
-and took 3.8 GiB for another). So the few structures that Keras' files consist of are read here, every address and length checked against the
-file. Whatever else HDF5 has (links to other places and files, external storage, chunks and filters, references) is refused by name.
+libhdf5 trusts its files: of 30,000 damaged copies of two small Keras files it crashed on 4, hung on 13, and took up to 3.8 GiB (HDF5 2.0). So the few
+structures that Keras' files consist of are read here, every address and length checked against the file. Whatever else HDF5 has (links to other
+places and files, external storage, chunks and filters, references) is refused by name.
 
 The file is bytes; arrays are views of them, so nothing is allocated for what a file claims. `_take` counts all other bytes that are read; a file that
 wants more than twice its length read is refused, so loops end.
@@ -106,30 +106,28 @@ class Group(_Object):
     def __contains__(self, name: str) -> bool:
         return name in self.children
 
-    def get(self, name: str) -> Group | Dataset:
-        """What has that name in the group. Raises FormatError where there is no such thing."""
-        if name not in self.children:
-            self.file._refuse(f"its group {self.path or '/'!r} must hold {name!r}, received {', '.join([*self.children][:10]) or 'nothing'}")
-        address, link = self.children[name]
-        if link > 1:
-            self.file._refuse(f"{self.path}/{name} is a link to another place, and weights must lie where their names say")
-        return self.file._object(address, f"{self.path}/{name}", self.depth + 1)
-
-    def group(self, name: str) -> Group:
-        """The group of that name. Raises FormatError."""
-        found = self.get(name)
-        if not isinstance(found, Group):
-            self.file._refuse(f"{found.path!r} must be a group, received a dataset")
-        return found
-
-    def dataset(self, path: str) -> Dataset:
-        """The dataset of that name, or in groups in this group ("layer/kernel:0"). Raises FormatError."""
+    def get(self, path: str) -> Group | Dataset:
+        """What has that name in the group, or in groups in it ("layer/kernel:0"). Raises FormatError where there is no such thing."""
         at: Group | Dataset = self
         for name in path.split("/"):
-            at = at.get(name) if isinstance(at, Group) else self.file._refuse(f"{at.path!r} must be a group, received a dataset")
-        if not isinstance(at, Dataset):
-            self.file._refuse(f"{at.path!r} must be a dataset, received a group")
+            if not isinstance(at, Group) or name not in at.children:
+                there = f"it holds {', '.join([*at.children][:10]) or 'nothing'}" if isinstance(at, Group) else "it is an array"
+                self.file._refuse(f"{at.path or '/'!r} must hold {name!r}, and {there}")
+            address, link = at.children[name]
+            if link > 1:
+                self.file._refuse(f"{at.path}/{name} is a link to another place, and weights must lie where their names say")
+            at = self.file._object(address, f"{at.path}/{name}", at.depth + 1)
         return at
+
+    def group(self, path: str) -> Group:
+        """The group of that name. Raises FormatError."""
+        found = self.get(path)
+        return found if isinstance(found, Group) else self.file._refuse(f"{found.path!r} must be a group, received an array")
+
+    def dataset(self, path: str) -> Dataset:
+        """The array of that name. Raises FormatError."""
+        found = self.get(path)
+        return found if isinstance(found, Dataset) else self.file._refuse(f"{found.path!r} must be an array, received a group")
 
 
 class File:
