@@ -1,6 +1,7 @@
 """Weights that Keras 3 writes, in all three forms, loaded into nnkit: the same predictions.
 
-Tolerance: float32 on both sides. Sums of some hundred products differ by their order alone, about 1e-6 of the largest output; 1e-5 allows ten times that.
+Tolerance: float32 on both sides. Sums of some hundred products differ by their order alone, by about 1e-6 of the largest output; 1e-5 allows ten
+times that.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ from nnkit.io.report import FormatError
 __all__ = ["Dataset", "File", "Group"]
 
 UNDEFINED = 0xFFFFFFFFFFFFFFFF                           # the address of what is not there
-DATASPACE, DATATYPE, LINK, EXTERNAL, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOLS = 0x01, 0x03, 0x06, 0x07, 0x08, 0x0B, 0x0C, 0x10, 0x11
-LINK_INFO, ATTRIBUTE_INFO = 0x02, 0x15                   # messages of newer files
+DATASPACE, DATATYPE, EXTERNAL, LAYOUT, FILTERS, ATTRIBUTE, CONTINUATION, SYMBOLS = 0x01, 0x03, 0x07, 0x08, 0x0B, 0x0C, 0x10, 0x11   # messages
 DEEPEST = 100                                            # groups in groups
 
 # The properties of IEEE numbers: bits, place and size of the exponent, place and size of the mantissa, bias; and those of bfloat16.
@@ -143,7 +142,7 @@ class File:
         # Section II: the superblock.
         version, sizes = self._unpack("<B4xBB", 8)[0], self._unpack("<BB", 13)
         if version > 1:
-            self._refuse("it has the newer form of HDF5 (libver='latest'): copy it with h5py without that, which Keras does not set either")
+            self._refuse("it has the newer form of HDF5 (libver='latest'): copy it with h5py without that")
         extra = 4 * version
         base, _, end = self._unpack("<QQQ", 24 + extra)
         if sizes != (8, 8) or base != 0:
@@ -187,8 +186,6 @@ class File:
         if depth > DEEPEST:
             self._refuse(f"groups lie more than {DEEPEST} deep in groups")
         messages = self._messages(address, path)
-        if LINK in messages or LINK_INFO in messages:
-            self._refuse(f"its group {path or '/'!r} has the newer form of HDF5 (libver='latest', track_order=True): copy it with h5py without these")
         made: Group | Dataset
         if SYMBOLS in messages:
             made = Group(self, path, messages, depth, self._children(messages[SYMBOLS][0]))
@@ -200,6 +197,8 @@ class File:
     def _messages(self, address: int, path: str) -> dict[int, list[tuple[int, int]]]:
         """Section IV.A: the messages of an object header, as (place, length) by kind."""
         version, count, length = self._unpack("<BxHxxxxI", address)
+        if self.content[address:address + 4] == b"OHDR":
+            self._refuse(f"{path or '/'!r} has the newer form of HDF5 (libver='latest', track_order=True): copy it with h5py without these")
         if version != 1:
             self._refuse(f"the header of {path or '/'!r} at byte {address} must have version 1, received {version}")
         found: dict[int, list[tuple[int, int]]] = {}
@@ -217,8 +216,6 @@ class File:
                     blocks.append(self._unpack("<QQ", at) if room >= 16 else self._refuse("a continuation must have 16 bytes"))
                 elif flags & 2 and kind in (DATASPACE, DATATYPE, LAYOUT, SYMBOLS):
                     self._refuse(f"{path or '/'!r} shares a description with another object")
-                elif kind == ATTRIBUTE_INFO:
-                    self._refuse(f"{path or '/'!r} keeps its attributes in the newer form of HDF5 (libver='latest')")
                 else:
                     found.setdefault(kind, []).append((at, room))
                 at += room

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,8 +47,6 @@ def read_layers(path: str | os.PathLike[str]) -> list[FileLayer]:
 
 def _members(path: str | os.PathLike[str], what: str) -> tuple[bytes, bytes]:
     """config.json and model.weights.h5 of a .keras archive, which Keras stores uncompressed: so nothing can be larger than it seems."""
-    import zipfile  # costs some ms, which `import nnkit` need not pay
-
     size = os.path.getsize(path)
     found = []
     try:

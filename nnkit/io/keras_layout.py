@@ -49,6 +49,11 @@ class FileLayer:
         """Whether it is of that class, which may be "network"; where the file does not say, its name tells if Keras made it."""
         return (self.kind or _base(self.name or "")) in (NETWORKS if kind == "network" else (kind,))
 
+    @functools.cached_property
+    def empty(self) -> bool:
+        """Whether there are no weights, not in nested layers either."""
+        return not self.weights and all(layer.empty for layer in self.layers)
+
     def automatic(self, kind: str) -> bool:
         """Whether Keras made the name of a layer of that class: dense, dense_7. These differ from session to session."""
         return self.name is None or _base(self.name) in (NETWORKS if kind == "network" else (kind,))
@@ -64,9 +69,9 @@ def _base(name: str) -> str:
 
 
 def inner_path(layer: str | None, weight: str) -> list[str]:
-    """The parts of a weight's name, without the name of the layer that it begins with: "vgg16/block1_conv1/kernel:0" -> [block1_conv1, kernel]."""
+    """The parts of a weight's name behind the layer's, where that is among them: "model/vgg16/conv1/kernel:0" of vgg16 -> [conv1, kernel]."""
     parts = weight.removesuffix(":0").split("/")
-    return parts[1:] if len(parts) > 1 and parts[0] == layer else parts
+    return parts[parts.index(layer) + 1:] if layer in parts[:-1] else parts
 
 
 def split(layer: FileLayer, kinds: Mapping[str, str]) -> tuple[FileLayer, ...]:
@@ -226,7 +231,7 @@ class _Match:
         """Pair layers that lie in one network, by equal names, then by class and order."""
         done = {id(layer) for layer, _ in self.pairs}
         rest = [layer for layer in own if id(layer) not in done and (layer.layers or self.asked(layer) is None)]
-        free = [layer for layer in there if id(layer) not in self.taken]
+        free = [layer for layer in there if id(layer) not in self.taken and not layer.empty]
         by_name = {layer.name: layer for layer in reversed(free)}
         for layer in [layer for layer in rest if not layer.automatic]:
             found = by_name.get(layer.name)
