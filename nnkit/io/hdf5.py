@@ -130,7 +130,7 @@ class Group(_Object):
 
 
 class File:
-    """An HDF5 file in memory; `root` is its group."""
+    """An HDF5 file in memory; `root` is its group. As a context it lets go of the bytes at its end, which only arrays hold then."""
 
     def __init__(self, content: bytes, what: str) -> None:
         """content: the bytes; what: the file in messages. Raises FormatError where the beginning is not that of an HDF5 file."""
@@ -154,6 +154,13 @@ class File:
         if not isinstance(found, Group):
             self._refuse("its root must be a group")
         self.root = found
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.content = b""                               # objects and file refer to each other, so Python would keep the bytes for a while
+        self._objects.clear()
 
     def _refuse(self, fault: str) -> NoReturn:
         raise FormatError(f"{self.what} is damaged, or not as Keras writes it: {fault}")

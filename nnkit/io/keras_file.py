@@ -36,13 +36,15 @@ def read_layers(path: str | os.PathLike[str]) -> list[FileLayer]:
     Raises OSError where the file cannot be read; FormatError for anything but weights as Keras writes them.
     """
     what = repr(os.fspath(path))
-    with open(path, "rb") as file:
-        begin = file.read(4)
-        content = begin + file.read() if begin != b"PK\x03\x04" else b""
-    if content or not begin:
-        return _layers_of(File(content, what).root, what, None)
-    config, content = _members(path, what)
-    return _layers_of(File(content, f"model.weights.h5 in {what}").root, what, _classes(config, what))
+    config: bytes | None = None
+    with open(path, "rb", buffering=0) as file:          # whole and into one piece: a buffer would have to be joined to the rest
+        is_archive = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        content = b"" if is_archive else file.readall()
+    if is_archive:
+        config, content = _members(path, what)
+    with File(content, f"model.weights.h5 in {what}" if is_archive else what) as opened:
+        return _layers_of(opened.root, what, None if config is None else _classes(config, what))
 
 
 def _members(path: str | os.PathLike[str], what: str) -> tuple[bytes, bytes]:
