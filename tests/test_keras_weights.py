@@ -136,6 +136,19 @@ def test_another_number_of_layers_asks_for_names() -> None:
         from_keras(read_layers(STEPS[0]), network.graph())
 
 
+def test_names_in_nested_networks_are_whole() -> None:
+    inner = Sequential([Input((6, 3)), nnkit.Conv1D(3, 2), nnkit.Conv1D(3, 2), Dense(1)], name="inner")
+    there = [FileLayer("inner", "sequential", "/layers/sequential", (), (FileLayer("conv1d_4", "conv1d", "/x", (Weight(None, np.ones(3)),)),))]
+    network = Sequential([Input((6, 3)), inner])
+    with refused(ValueError, "neither names nor order tell which layers of kind conv1d belong together: the network has inner/conv1d of (2, 3, 3) and (3,), "
+                             "inner/conv1d_1 of (2, 3, 3) and (3,); the file has inner/conv1d_4 of (3,); "
+                             "say it by names={'inner/conv1d': 'inner/conv1d_4', ...}"):
+        from_keras(there, network.graph())
+    found, unused = from_keras(there, network.graph(), {"inner/conv1d": "inner/conv1d_4"})
+    assert found == {}                                   # one array for two parameters: nothing is guessed
+    assert unused == ("inner/conv1d_4/0",)
+
+
 def test_no_layer_at_all_asks_for_names() -> None:
     network = Sequential([Input((8, 8, 3)), Conv2D(4, 3, name="first"), Flatten(), Dense(3, name="last")])
     with refused(ValueError, "no layer of the network (first, last) is in the file (block1_conv1, block1_conv2, predictions); say which is which by "
@@ -303,7 +316,8 @@ def test_other_files(tmp_path: Path) -> None:
 
 def test_no_weights(tmp_path: Path) -> None:
     path = written(tmp_path / "file.h5", lambda file: file.create_group("data"))
-    with refused(FormatError, f"{str(path)!r} must hold weights that Keras wrote: neither the attribute layer_names nor a group layers is there"):
+    fault = "must hold weights that Keras wrote: neither the attribute layer_names nor layers with variables are there"
+    with refused(FormatError, f"{str(path)!r} {fault}"):
         read_layers(path)
     with pytest.raises(FileNotFoundError):
         read_layers(tmp_path / "none.h5")
@@ -319,7 +333,7 @@ def test_reads_without_h5py() -> None:
 def test_arrays_of_all_numbers(dtype: str, tmp_path: Path) -> None:
     values = np.arange(6).reshape(2, 3).astype(dtype)
     path = written(tmp_path / "file.h5", lambda file: a_layer(file, data=values))
-    ((layer,), (empty,)) = read_layers(path), read_layers(written(tmp_path / "empty.h5", lambda file: a_layer(file, data=values[:, :0])))
+    (layer,), (empty,) = read_layers(path), read_layers(written(tmp_path / "empty.h5", lambda file: a_layer(file, data=values[:, :0])))
     array = layer.weights[0].array
     assert array.dtype == values.dtype.newbyteorder("=")
     np.testing.assert_array_equal(array, values)
@@ -335,13 +349,34 @@ def test_old_names_of_groups_and_models_made_of_attributes(tmp_path: Path) -> No
     def own_class(file: Any) -> None:
         file["encoder/vars/0"], file["encoder/vars/1"], file["optimizer/vars/0"] = np.ones((2, 2), "f4"), np.ones(2, "f4"), 1
         file["encoder/vars"].attrs["name"] = "dense_4"
-        file["stack/dense/vars/0"] = np.ones((2, 2), "f4")
+        file["stack/dense/vars/0"], file["layers/dense/vars/0"] = np.ones((2, 2), "f4"), np.ones((2, 2), "f4")
+        file.create_group("random/seed_generator/vars")
 
     layers = read_layers(written(tmp_path / "old.h5", old))
     assert [int(layer.weights[0].array[0, 0]) for layer in layers] == [*range(12)]
     assert {(layer.name, layer.kind) for layer in layers} == {(None, "dense")}
     layers = read_layers(written(tmp_path / "own.h5", own_class))
-    assert [(layer.name, layer.kind, len(layer.weights), len(layer.layers)) for layer in layers] == [("dense_4", None, 2, 0), ("stack", None, 0, 1)]
+    assert [(layer.name, layer.kind, len(layer.weights), len(layer.layers)) for layer in layers] == [
+        (None, "dense", 1, 0), ("dense_4", None, 2, 0), ("stack", None, 0, 1)]
+
+
+def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
+    """As h5py keeps it for Keras, opaque, and as a float of its own."""
+    values = np.array([1.0, -2.5, 3e38], np.float32).view(np.uint32) >> 16 << 16
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_size(2)
+    kind.set_ebias(127)
+    upper = (values >> 16).astype("<u2")
+
+    def own_float(file: Any) -> None:
+        a_layer(file)
+        made = h5py.h5d.create(file["dense"].id, b"kernel:0", kind, h5py.h5s.create_simple((3,)))
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, upper, kind)
+
+    for write in (own_float, lambda file: a_layer(file, data=upper.view("V2"))):
+        (layer,) = read_layers(written(tmp_path / "file.h5", write))
+        np.testing.assert_array_equal(layer.weights[0].array, values.view(np.float32))
 
 
 # Damaged files.

@@ -7,6 +7,7 @@ times that.
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 pytest.importorskip("torch")
 keras = pytest.importorskip("keras")
 pytest.importorskip("h5py")                              # Keras writes with it
+
+# What Keras says about NumPy 2 and about the legacy form.
+quiet = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning", "ignore:You are saving your model as an HDF5 file")
 
 FORMS = (".weights.h5", ".keras", ".h5")
 
@@ -166,6 +170,38 @@ def check(seed: int, folder: Path) -> None:
         assert_same(model.predict(batch), wanted)
 
 
+@quiet
 @pytest.mark.parametrize("seed", range(12))
 def test_drawn_networks_predict_the_same(seed: int, tmp_path: Path) -> None:
     check(seed, tmp_path)
+
+
+@quiet
+@pytest.mark.sweep
+@pytest.mark.parametrize("block", range(10))
+def test_drawn_networks_sweep(block: int, tmp_path: Path) -> None:
+    seed = int(os.environ.get("NNKIT_SWEEP_SEED") or 2 + secrets.randbelow(2 ** 31))
+    print(f"NNKIT_SWEEP_SEED={seed}")
+    for number in range(12 * block, 12 * (block + 1)):
+        check(seed + number, tmp_path)
+
+
+@quiet
+def test_vgg16(tmp_path: Path) -> None:
+    """All names and shapes of keras.applications.VGG16, found by name. The smallest images, so that what it takes is the files of 58 MB."""
+    theirs = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    for variable in theirs.variables:
+        if len(variable.shape) == 1:                     # biases, which start at 0
+            variable.assign(np.linspace(-0.1, 0.1, variable.shape[0]))
+    ours = nnkit.compile(nnkit.models.vgg16((32, 32, 3), include_top=False), seed=1)
+    batch = np.random.default_rng(0).uniform(-120, 130, (1, 32, 32, 3)).astype(np.float32)
+    wanted = theirs.predict(batch, verbose=0)
+    for form in FORMS:
+        path = saved(theirs, form, tmp_path)
+        ours.set_parameters({name: np.zeros_like(values) for name, values in ours.parameters.items()})
+        found, unused = from_keras(read_layers(path), ours.graph)
+        path.unlink()
+        assert found.keys() == ours.parameters.keys()
+        assert unused == ()
+        ours.set_parameters(found)
+        assert_same(ours.predict(batch), wanted)

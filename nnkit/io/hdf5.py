@@ -79,9 +79,9 @@ class Dataset(_Object):
         if not wanted:
             return np.empty(shape, np.dtype(code).newbyteorder("="))
         found = np.ndarray(shape, code, file.content, place)
-        if found.dtype.isnative:
+        if found.dtype.isnative and not dtype.name.endswith("bfloat16"):
             return found
-        file._take(place, wanted)                        # a copy: counted, since several datasets may name the same bytes
+        file._take(place, wanted)                        # there will be a copy: counted, since several datasets may name the same bytes
         return found.astype(found.dtype.newbyteorder("="))
 
     @property
@@ -286,6 +286,8 @@ class File:
                 return _Type(order + name, size)
         if kind == 0 and length >= 12 and size in (1, 2, 4, 8) and self._unpack("<HH", at + 8) == (0, 8 * size):
             return _Type(f"{order}{'i' if low & 8 else 'u'}{size}", size)
+        if kind == 5 and size == 2:                      # opaque: h5py's way of keeping bfloat16
+            return _Type("<bfloat16", size)
         if kind == 3:
             return _Type("S", size)
         return _Type("text" if kind == 9 and low & 15 == 1 and size == 16 else "", size)

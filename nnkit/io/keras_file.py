@@ -13,7 +13,8 @@ import attrs
 import numpy as np
 
 from nnkit.io.hdf5 import Dataset, File, Group
-from nnkit.io.keras_layout import NETWORKS, FileLayer, Weight, from_keras, split
+from nnkit.io.keras_layout import FileLayer, Weight, from_keras, split
+from nnkit.io.keras_order import NETWORKS
 from nnkit.io.report import FormatError
 from nnkit.layers.base import snake_case
 
@@ -72,33 +73,37 @@ def _layers_of(root: Group, what: str, classes: Classes | None) -> list[FileLaye
     if names is not None:
         config = root.attribute("model_config")
         return list(_legacy(group, names, _classes(config, what) if isinstance(config, str) else []))
-    container = next((name for name in CONTAINERS if name in root), None)
-    if container is not None:
-        return _in_order(_keras3(root.group(container), True), classes)
-    found = list(_keras3(root, False))                   # of a subclassed model: by the names of its attributes
-    if not any(layer.weights or layer.layers for layer in found):
-        raise FormatError(f"{what} must hold weights that Keras wrote: neither the attribute layer_names nor a group layers is there")
-    return found
+    found = list(_inside(root))
+    if all(layer.empty for layer in found):
+        raise FormatError(f"{what} must hold weights that Keras wrote: neither the attribute layer_names nor layers with variables are there")
+    return _in_order(found, classes)
 
 
 # Keras 3.
 
-def _keras3(group: Group, by_class: bool) -> Iterator[FileLayer]:
-    """The layers in a group; by_class: their groups are named by class and number, else by the attributes of a model."""
+def _inside(group: Group) -> Iterator[FileLayer]:
+    """The layers of a network: those in its group of layers, and of a subclassed model those that are its attributes."""
+    for name in CONTAINERS:
+        if name in group:
+            yield from _layers_in(group.group(name), True)
+    yield from _layers_in(group, False)
+
+
+def _layers_in(group: Group, by_class: bool) -> Iterator[FileLayer]:
+    """The layers whose groups are in a group; by_class: named by class and number, else by the attributes of a model."""
     for key in sorted(group.children, key=_numbered):
         child = group.get(key)
-        if not isinstance(child, Group) or key == "vars" or (not by_class and key == "optimizer"):
+        if not isinstance(child, Group) or (not by_class and (key in ("vars", "optimizer", *CONTAINERS) or "seed_generator" in key)):
             continue
         kind = _numbered(key)[0] if by_class else None
         name = child.group("vars").attribute("name") if "vars" in child else None
         name = name if isinstance(name, str) else None
-        container = next((name for name in CONTAINERS if name in child), None)
-        if container is not None:
-            yield FileLayer(name, kind, child.path, layers=tuple(_keras3(child.group(container), True)))
-        elif "vars" in child or any(part in child for part in PARTS):
+        if any(part in child for part in PARTS) or ("vars" in child and not any(name in child for name in CONTAINERS)):
             yield FileLayer(name, kind, child.path, tuple(_variables(child)))
         else:
-            yield FileLayer(name or key, kind, child.path, layers=tuple(_keras3(child, False)))      # a list of layers
+            network = FileLayer(name if "vars" in child else key, kind, child.path, layers=tuple(_inside(child)))
+            if by_class or not network.empty:
+                yield network
 
 
 def _numbered(key: str) -> tuple[str, int]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import functools
 import operator
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
+from nnkit.io.keras_order import NETWORKS, OwnLayer, base_name, key_of, own_layers
 from nnkit.io.report import SHOWN, source_name
-from nnkit.layers.base import Layer, Shape, snake_case
+from nnkit.layers.base import Shape
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph, Node
+    from nnkit.network import Graph
 
 __all__ = ["FileLayer", "Weight", "from_keras"]
-
-NETWORKS = ("sequential", "functional", "model", "network")
 
 
 @attrs.frozen(eq=False)
@@ -47,7 +45,7 @@ class FileLayer:
 
     def is_of(self, kind: str) -> bool:
         """Whether it is of that class, which may be "network"; where the file does not say, its name tells if Keras made it."""
-        return (self.kind or _base(self.name or "")) in (NETWORKS if kind == "network" else (kind,))
+        return (self.kind or base_name(self.name or "")) in (NETWORKS if kind == "network" else (kind,))
 
     @functools.cached_property
     def empty(self) -> bool:
@@ -56,16 +54,12 @@ class FileLayer:
 
     def automatic(self, kind: str) -> bool:
         """Whether Keras made the name of a layer of that class: dense, dense_7. These differ from session to session."""
-        return self.name is None or _base(self.name) in (NETWORKS if kind == "network" else (kind,))
+        return self.name is None or base_name(self.name) in (NETWORKS if kind == "network" else (kind,))
 
     @functools.cached_property
     def parts(self) -> tuple[FileLayer, ...]:
         """The layers of a nested network, also where only the names of its weights tell ("block1_conv1/kernel:0" in the group "vgg16")."""
         return self.layers or split(self, {})
-
-
-def _base(name: str) -> str:
-    return re.sub(r"_\d+$", "", name)
 
 
 def inner_path(layer: str | None, weight: str) -> list[str]:
@@ -84,134 +78,22 @@ def split(layer: FileLayer, kinds: Mapping[str, str]) -> tuple[FileLayer, ...]:
     return tuple(FileLayer(name, kinds.get(name), f"{layer.path}/{name}", tuple(weights)) for name, weights in found.items())
 
 
-# The network's side.
-
-@attrs.frozen(eq=False)
-class _Own:
-    """A layer of the network with parameters (name in full -> what Keras calls it), or a nested network.
-
-    automatic: the user gave no name. name: without those of the networks that it lies in; none for an activation, whose full name is "dense/alpha".
-    """
-
-    name: str
-    full: str
-    kind: str
-    automatic: bool
-    parameters: Mapping[str, str] = attrs.field(factory=dict)
-    shapes: tuple[Shape, ...] = ()
-    layers: tuple[_Own, ...] = ()
-
-    def leaves(self) -> Iterator[_Own]:
-        """The layers themselves."""
-        if self.kind != "network":
-            yield self
-        for layer in self.layers:
-            yield from layer.leaves()
-
-
-def _own_layers(graph: Graph, places: Sequence[int], prefix: str) -> tuple[_Own, ...]:
-    """The layers among the nodes at `places`, whose names begin with prefix, in the order in which Keras keeps them."""
-    heads = [graph.nodes[place].name[len(prefix):].split("/")[0] for place in places]
-    nested = {head for place, head in zip(places, heads, strict=True) if graph.nodes[place].name != prefix + head}
-    found: list[_Own] = []
-    for head in _keras_order(graph, places, heads, nested):
-        inside = [place for place, other in zip(places, heads, strict=True) if other == head]
-        if head in nested:
-            layers = _own_layers(graph, inside, f"{prefix}{head}/")
-            found += [_Own(head, prefix + head, "network", _base(head) in NETWORKS, layers=layers)] if layers else []
-        else:
-            found += _own_leaves(graph.nodes[inside[0]], head)
-    return tuple(found)
-
-
-def _own_leaves(node: Node, head: str) -> list[_Own]:
-    """The layer, and behind it the activation where that has parameters: Keras has a layer of its own for it."""
-    declared = dict(node.layer.parameters(*node.input_shapes))
-    activation = getattr(node.layer, "activation", None)
-    learned = set() if not isinstance(activation, Layer) else set(activation.parameters(node.shape)) & {*declared}
-    kind, found = snake_case(type(node.layer).__name__), []
-    for kind_, names, automatic in ((kind, [name for name in declared if name not in learned], node.layer.name is None),
-                                    (snake_case(type(activation).__name__), sorted(learned), True)):
-        if names:
-            name, full = (head, node.name) if names[0] not in learned else ("", f"{node.name}/{names[0]}")
-            found.append(_Own(name, full, kind_, automatic, {f"{node.name}/{name}": _key(name.split("/")) for name in names},
-                              tuple(declared[name].shape for name in names)))
-    return found
-
-
-def _key(parts: Sequence[str]) -> str:
-    """What a parameter is called apart from the names of layers: its own name, and of a Bidirectional the direction."""
-    way = next((way for way in ("forward", "backward") for part in parts[:-1] if part.startswith(f"{way}_")), "")
-    return f"{way}/{parts[-1]}" if way else parts[-1]
-
-
-def _keras_order(graph: Graph, places: Sequence[int], heads: Sequence[str], nested: set[str]) -> list[str]:
-    """The heads in the order of Keras' `Functional.layers`: by the longest way to an output, the longest first; of those with ways of one length the
-    one first that a depth-first search from the outputs meets first. (keras.src.ops.function.map_graph)
-
-    The network's own order, where a nested network is called more than once: a flat graph does not tell its calls apart.
-    """
-    names = [graph.nodes[place].name for place in places]
-    own = list(dict.fromkeys(heads))
-    inside = {head: [place for place, other in zip(places, heads, strict=True) if other == head] for head in nested}       # one call of each
-    if any(head in nested and names.count(name) > 1 for name, head in zip(names, heads, strict=True)):
-        return own
-    calls = {place: own_places[0] if (own_places := inside.get(head)) else place for place, head in zip(places, heads, strict=True)}
-    head_of = dict(zip(calls.values(), heads, strict=True))
-    takes: dict[int, list[int]] = {call: [] for call in head_of}
-    used: set[int] = set()
-    for place, call in calls.items():
-        sources = [source for source, _ in graph.nodes[place].inputs if source in calls and calls[source] != call]
-        takes[call] += [calls[source] for source in sources]
-        used.update(sources)
-    outside = [index for index, _ in graph.outputs if index in calls] or [place for place in places if place not in used]
-    met, finished = _search([calls[place] for place in outside], takes, head_of)
-    depths: dict[int, int] = {}
-    longest: dict[str, int] = {}
-    for call in reversed(finished):
-        head = head_of[call]
-        longest[head] = depths[call] = max(depths.get(call, 0), longest.get(head, 0))
-        for source in takes[call]:
-            depths[source] = max(depths[call] + 1, depths.get(source, 0))
-    return sorted(own, key=lambda head: (-longest.get(head, 0), met.get(head, len(met))))
-
-
-def _search(ends: Iterable[int], takes: Mapping[int, Sequence[int]], head_of: Mapping[int, str]) -> tuple[dict[str, int], list[int]]:
-    """Depth first from the ends: when each head was met, and the calls, each after what it takes."""
-    met: dict[str, int] = {}
-    finished: dict[int, None] = {}
-    for end in ends:
-        stack = [(end, iter(takes[end]))] if end not in finished else []
-        while stack:
-            call, sources = stack[-1]
-            met.setdefault(head_of[call], len(met))
-            source = next((source for source in sources if source not in finished), None)
-            if source is not None:
-                stack.append((source, iter(takes[source])))
-            else:
-                finished[call] = None
-                stack.pop()
-    return met, list(finished)
-
-
-# Matching.
-
 class _Match:
     """Pairs of a network's layer and a file's, as they are found."""
 
     def __init__(self, names: Mapping[str, str] | None) -> None:
         self.names = names
-        self.pairs: list[tuple[_Own, FileLayer]] = []
+        self.pairs: list[tuple[OwnLayer, FileLayer]] = []
         self.taken: dict[int, FileLayer] = {}            # the file's layers, by their ids
 
-    def asked(self, layer: _Own) -> str | None:
+    def asked(self, layer: OwnLayer) -> str | None:
         """What `names` says that the file calls a layer; None where it says nothing."""
         if not layer.name:
             return (self.names or {}).get(layer.full)
         marked = source_name(layer.full, {own: f"{other}\n" for own, other in (self.names or {}).items()})
         return marked[:-1] if marked.endswith("\n") else None
 
-    def by_request(self, own: Iterable[_Own], there: Sequence[FileLayer]) -> None:
+    def by_request(self, own: Iterable[OwnLayer], there: Sequence[FileLayer]) -> None:
         """Pair what `names` names."""
         for layer in (leaf for item in own for leaf in item.leaves()):
             wanted = self.asked(layer)
@@ -219,15 +101,15 @@ class _Match:
             if found is not None:
                 self.pair(layer, found)
 
-    def pair(self, own: _Own, found: FileLayer) -> None:
-        """Note that two belong together; nested networks: what is in them, too."""
+    def pair(self, own: OwnLayer, found: FileLayer, prefix: str = "") -> None:
+        """Note that two belong together; nested networks: what is in them, too. prefix: the networks in the file in which `found` lies."""
         self.taken[id(found)] = found
         if own.kind == "network":
-            self.level(own.layers, found.parts)
+            self.level(own.layers, found.parts, f"{prefix}{found.name or found.path}/")
         else:
             self.pairs.append((own, found))
 
-    def level(self, own: Sequence[_Own], there: Sequence[FileLayer]) -> None:
+    def level(self, own: Sequence[OwnLayer], there: Sequence[FileLayer], prefix: str = "") -> None:
         """Pair layers that lie in one network, by equal names, then by class and order."""
         done = {id(layer) for layer, _ in self.pairs}
         rest = [layer for layer in own if id(layer) not in done and (layer.layers or self.asked(layer) is None)]
@@ -236,37 +118,37 @@ class _Match:
         for layer in [layer for layer in rest if not layer.automatic]:
             found = by_name.get(layer.name)
             if found is not None and _may_be(layer, found):
-                self.pair(layer, found)
+                self.pair(layer, found, prefix)
                 rest.remove(layer)
         for kind in dict.fromkeys(layer.kind for layer in rest):
-            self.by_order([layer for layer in rest if layer.kind == kind], [layer for layer in free if id(layer) not in self.taken], kind)
+            there_too = [layer for layer in free if layer.is_of(kind) and id(layer) not in self.taken]
+            self.by_order([layer for layer in rest if layer.kind == kind], there_too, kind, prefix)
 
-    def by_order(self, own: list[_Own], free: list[FileLayer], kind: str) -> None:
+    def by_order(self, own: list[OwnLayer], there: list[FileLayer], kind: str, prefix: str) -> None:
         """Pair layers of one class in their order. Raises ValueError where that is no answer."""
-        there = [layer for layer in free if layer.is_of(kind)]
         made, numbered = [layer.automatic for layer in own], [layer.automatic(kind) for layer in there]
         as_many = len(own) == len(there)
         if any(made) and any(numbered) and not (as_many and all(map(operator.or_, made, numbered))):
-            raise ValueError(_which(kind, own, there))
+            raise ValueError(_which(kind, own, there, prefix))
         if not as_many or not all(map(operator.or_, made, numbered)):
             return                                       # names given on both sides differ: what the file has is something else
         if len({layer.kind for layer in there if layer.kind}) > 1:               # networks of two classes, whose order the file does not tell
-            own.sort(key=lambda layer: _base(layer.name) == "sequential")
+            own.sort(key=lambda layer: base_name(layer.name) == "sequential")
             there.sort(key=lambda layer: layer.kind == "sequential")
-            if not all(made) or [_base(layer.name) == "sequential" for layer in own] != [layer.kind == "sequential" for layer in there]:
-                raise ValueError(_which(kind, own, there))
+            if not all(made) or [base_name(layer.name) == "sequential" for layer in own] != [layer.kind == "sequential" for layer in there]:
+                raise ValueError(_which(kind, own, there, prefix))
         for mine, other in zip(own, there, strict=True):
-            self.pair(mine, other)
+            self.pair(mine, other, prefix)
 
 
-def _may_be(own: _Own, found: FileLayer) -> bool:
+def _may_be(own: OwnLayer, found: FileLayer) -> bool:
     return found.kind in (None, *(NETWORKS if own.kind == "network" else (own.kind,)))
 
 
 def _named(layers: Sequence[FileLayer], path: str) -> FileLayer | None:
-    """The layer of that name, in nested networks by "network/layer"."""
+    """The layer of that name, in nested networks by "network/layer"; where it has none, of that place in the file."""
     for layer in layers:
-        if layer.name == path:
+        if path in (layer.name, layer.path):
             return layer
         if layer.name is not None and path.startswith(f"{layer.name}/"):
             found = _named(layer.parts, path[len(layer.name) + 1:])
@@ -275,11 +157,12 @@ def _named(layers: Sequence[FileLayer], path: str) -> FileLayer | None:
     return None
 
 
-def _which(kind: str, own: Sequence[_Own], there: Sequence[FileLayer]) -> str:
+def _which(kind: str, own: Sequence[OwnLayer], there: Sequence[FileLayer], prefix: str) -> str:
     mine = [_with_shapes(layer.full, layer.shapes) for layer in own]
-    others = [_with_shapes(layer.name or layer.path, [weight.array.shape for weight in layer.weights]) for layer in there]
+    called = [f"{prefix}{layer.name}" if layer.name else layer.path for layer in there]
+    others = [_with_shapes(name, [weight.array.shape for weight in layer.weights]) for name, layer in zip(called, there, strict=True)]
     return (f"neither names nor order tell which layers of kind {kind} belong together: the network has {_first(mine)}; the file has "
-            f"{_first(others)}; say it by names={{{own[0].full!r}: {there[0].name or there[0].path!r}, ...}}")
+            f"{_first(others)}; say it by names={{{own[0].full!r}: {called[0]!r}, ...}}")
 
 
 def _with_shapes(name: str, shapes: Sequence[Shape]) -> str:
@@ -290,9 +173,9 @@ def _first(words: Sequence[str]) -> str:
     return ", ".join(words[:SHOWN]) + (f", and {len(words) - SHOWN} more" if len(words) > SHOWN else "")
 
 
-def _handed(own: _Own, found: FileLayer) -> Iterator[tuple[str, Weight]]:
+def _handed(own: OwnLayer, found: FileLayer) -> Iterator[tuple[str, Weight]]:
     """Own names of parameters with the file's arrays: by the last part of their names where that is known, else in order, if there are as many."""
-    keys = {_key(inner_path(found.name, weight.name)): weight for weight in found.weights if weight.name}
+    keys = {key_of(inner_path(found.name, weight.name)): weight for weight in found.weights if weight.name}
     known = {name: keys[key] for name, own_key in own.parameters.items() for key in (own_key, f"depthwise_{own_key}")[:1 + (own_key not in keys)]
              if key in keys}                             # Keras 2 calls the kernel of a DepthwiseConv2D depthwise_kernel
     if known and len(keys) == len(found.weights):
@@ -329,7 +212,7 @@ def from_keras(layers: Sequence[FileLayer], graph: Graph, names: Mapping[str, st
 
     Raises ValueError, which says how to pass `names`, where rule 3 is asked and the numbers differ, and where no layer is found at all.
     """
-    own = _own_layers(graph, range(len(graph.nodes)), "")
+    own = own_layers(graph)
     match = _Match(names)
     match.by_request(own, layers)
     match.level(own, layers)
