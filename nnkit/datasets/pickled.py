@@ -62,7 +62,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.makes:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return Name(self.makes[module, name])
+        return Name((module, name), self.makes[module, name])
 
 
 def read_lists(stream: IO[bytes], what: str) -> list[np.ndarray]:

@@ -38,12 +38,13 @@ class Dictionary(dict):
 
 
 class Name:
-    """Stands for what the pickle names. Called, it makes the stand-in of what that would have made."""
+    """Stands for what the pickle names, by (module, name). Called, it makes the stand-in of what that would have made."""
 
-    def __init__(self, made: Callable[..., Any] | None) -> None:
-        self.made = made
+    def __init__(self, path: tuple[str, str], made: Callable[..., Any] | None) -> None:
+        self.path, self.made = path, made
 
     def __call__(self, *arguments: Any) -> Any:
+        """The stand-in. Raises pickle.UnpicklingError where no call is needed."""
         if self.made is None:
             raise pickle.UnpicklingError("it calls what needs no call")
         return self.made(*arguments)
@@ -63,7 +64,7 @@ def read(stream: io.BytesIO, makes: Makes, persistent: Callable[[Any], Any] | No
     makes: the names that it may hold. persistent: what makes an object of a persistent id, where the format has such.
     Memory is of the order of the pickle's bytes, and so is time. Raises pickle.UnpicklingError, and nearly anything else for a damaged pickle.
     """
-    import pickletools                                   # costs a few ms, which `import nnkit` need not pay
+    import pickletools  # costs a few ms, which `import nnkit` need not pay
 
     machine = _Machine(makes, persistent)
     for instruction, argument, place in pickletools.genops(stream):
@@ -162,7 +163,7 @@ class _Machine:
             raise pickle.UnpicklingError("a name must be text")
         if (module, name) not in self.makes:
             raise pickle.UnpicklingError(f"it names {module[:200]}.{name[:200]}")
-        self.push(Name(self.makes[module, name]))
+        self.push(Name((module, name), self.makes[module, name]))
 
     def call(self, _: Any) -> None:
         called, arguments = self.last(2)
