@@ -14,7 +14,7 @@ import mmap
 import os
 import pickle
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import numpy as np
@@ -74,8 +74,7 @@ class _Tensor:
         self.storage, self.first, self.shape, self.strides, self.dtype = storage, first, shape, strides, dtype or storage.dtype
 
     def checked(self, what: str) -> str:
-        """The dtype. Raises FormatError where it does not lie in its storage, or has more elements (an expanded tensor, of which a copy could fill all
-        memory)."""
+        """The dtype. Raises FormatError where it does not lie in its storage, or has more elements (expanded, of which a copy could fill all memory)."""
         storage, first, shape, strides = self.storage, self.first, self.shape, self.strides
         if self.dtype is None or storage.dtype not in (None, self.dtype):
             raise FormatError(f"{what} must have the dtype of its storage, or one of its own where that is of bytes")
@@ -180,7 +179,7 @@ class _Source:
     def __init__(self) -> None:
         self.storages: dict[str, _Storage] = {}
         self.converted: dict[tuple[str, str], np.ndarray] = {}
-        self.order = "<"
+        self.order: Literal["<", ">"] = "<"
 
     def load(self) -> Any:
         """The object, made of stand-ins."""
