@@ -74,7 +74,7 @@ class _Tensor:
         self.storage, self.first, self.shape, self.strides, self.dtype = storage, first, shape, strides, dtype or storage.dtype
 
     def checked(self, what: str) -> str:
-        """The dtype. Raises FormatError where it does not lie in its storage, or has more elements (expanded, of which a copy could fill all memory)."""
+        """The dtype. Raises FormatError where it does not lie in its storage, or has more elements (expanded: a copy could fill all memory)."""
         storage, first, shape, strides = self.storage, self.first, self.shape, self.strides
         if self.dtype is None or storage.dtype not in (None, self.dtype):
             raise FormatError(f"{what} must have the dtype of its storage, or one of its own where that is of bytes")
