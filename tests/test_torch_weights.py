@@ -584,6 +584,21 @@ def test_modules_that_do_not_come_in_order():
     assert from_torch(LINEAR, chain(Dropout(0.5))) == ({}, tuple(LINEAR))
 
 
+def test_sorted_names_have_no_order():
+    """As safetensors writes them. Numbers alone tell their order nevertheless."""
+    graph = chain(*(Dense(5, name=f"d{number}") for number in range(3)))
+    for names in (("encoder", "middle", "decoder"), ("a.0", "b.1", "c.2"), ("a.0", "b", "c")):
+        state = {f"{name}.{kind}": RNG.standard_normal((5, 5) if kind == "weight" else 5) for name in sorted(names) for kind in ("bias", "weight")}
+        refused("no name in the file is that of a layer, and its names are sorted, so that the order of its modules is unknown; "
+                "names={layer: module} says which module belongs to which layer", from_torch, state, graph)
+    state = {f"layers.{number}.{kind}": RNG.standard_normal((5, 5) if kind == "weight" else 5)
+             for number in sorted((2, 9, 10), key=str) for kind in ("bias", "weight")}
+    assert list(state) == sorted(state)
+    arrays, _ = from_torch(state, graph)
+    for own, number in (("d0", 2), ("d1", 9), ("d2", 10)):
+        np.testing.assert_array_equal(arrays[f"{own}/bias"], state[f"layers.{number}.bias"])
+
+
 def test_shapes_that_do_not_fit_are_handed_over():
     graph = chain(Dense(4, name="fc1"), Dense(7, name="fc2"))
     arrays, unused = from_torch(LINEAR, graph)

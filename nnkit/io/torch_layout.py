@@ -265,7 +265,8 @@ def from_torch(state: Mapping[str, np.ndarray], graph: Graph, names: Mapping[str
     1. `names`, own name of a layer -> path of the module ("" where the file is one module's), patterns included: see `report.source_name`.
     2. Else the module of the same path: layer "layer1.0.conv1", or "conv1" of a nested network "layer1.0", has "layer1.0.conv1.weight".
     3. Where no layer is found so, and no names are given: the layers that have parameters, in the network's order, are the modules in the file's
-       order, if there are as many, with the same tensors of the same shapes.
+       order, if there are as many, with the same tensors of the same shapes. Names that are sorted, as in files of safetensors, have lost their
+       order; then this needs modules that differ by numbers alone ("layers.0", "layers.2", "layers.10").
     What is several modules in PyTorch has paths behind the layer's: "depthwise" and "pointwise" of a SeparableConv, "alpha" of a PReLU that is the
     activation of another layer (names={"fc/alpha": "prelu1"} says another). Of a recurrent module of several layers "rnn.l1" is the second.
 
@@ -322,9 +323,13 @@ def _place(unit: Unit, state: Mapping[str, np.ndarray], names: Mapping[str, str]
     return found if found or not within else unit.tensors(state, within[1] or "", int(within[2]))
 
 
+NO_NAMES = "no name in the file is that of a layer, and its modules are not the layers in their order"
+SAY = "names={layer: module} says which module belongs to which layer"
+
+
 def _in_order(units: Sequence[Unit], state: Mapping[str, np.ndarray]) -> list[dict[str, tuple[str, ...]]]:
     """The tensors of each unit, where modules come in the order of the network's layers. Raises ValueError where they do not."""
-    left = dict.fromkeys(name for name in state if name.rpartition(".")[2] != COUNTER)
+    left = dict.fromkeys(_defined([name for name in state if name.rpartition(".")[2] != COUNTER], len(units)))
     found = []
     for unit in units:
         name = next(iter(left), None)
@@ -332,15 +337,23 @@ def _in_order(units: Sequence[Unit], state: Mapping[str, np.ndarray]) -> list[di
         if tensors is None:
             shapes = ", ".join(f"{own} {site.shape}" for own, site in unit.sites.items() if own in unit.rows)
             goes_on = f"goes on with {name!r} of shape {state[name].shape}" if name is not None else "has no more"
-            raise ValueError(f"no name in the file is that of a layer, and its modules are not the layers in their order: {unit} has {shapes}, where "
-                             f"the file {goes_on}; names={{layer: module}} says which module belongs to which layer")
+            raise ValueError(f"{NO_NAMES}: {unit} has {shapes}, where the file {goes_on}; {SAY}")
         for name in {name for names in tensors.values() for name in names}:
             left.pop(name, None)
         found.append(tensors)
     if left:
-        raise ValueError(f"no name in the file is that of a layer, and its modules are not the layers in their order: behind the last layer the file "
-                         f"goes on with {next(iter(left))!r}; names={{layer: module}} says which module belongs to which layer")
+        raise ValueError(f"{NO_NAMES}: behind the last layer the file goes on with {next(iter(left))!r}; {SAY}")
     return found
+
+
+def _defined(names: list[str], count: int) -> list[str]:
+    """Names in the order in which their modules were defined, of `count` modules. Raises ValueError where they are sorted, so that nobody knows."""
+    if count < 2 or names != sorted(names):
+        return names
+    paths = {name: name.rpartition(".")[0] for name in names}
+    if len({re.sub(r"\d+", "0", path) for path in paths.values()}) > 1:
+        raise ValueError(f"no name in the file is that of a layer, and its names are sorted, so that the order of its modules is unknown; {SAY}")
+    return sorted(names, key=lambda name: [int(number) for number in re.findall(r"\d{1,9}", paths[name])])
 
 
 def _fitting(unit: Unit, state: Mapping[str, np.ndarray], name: str) -> dict[str, tuple[str, ...]] | None:
