@@ -77,7 +77,7 @@ def test_sweep(tmp_path: Path, block: int) -> None:
 
 @pytest.mark.parametrize("number", range(24))
 def test_layers_on_graphs(number: int) -> None:
-    """Names of PyTorch Geometric's modules, in whose order their tensors come."""
+    """By the names that tensors have in PyTorch Geometric's modules."""
     pytest.importorskip("torch_geometric")
     drawn = parity_graph.draw_on_graph(3, number)
     states: dict[str, np.ndarray] = {}
@@ -100,7 +100,8 @@ def test_layers_on_graphs(number: int) -> None:
     graph = drawn.network.graph()
     if len(states) != len(parameters):                   # a layer made of parts, for want of weighted sums in PyTorch Geometric's
         pytest.skip("PyTorch Geometric has no such layer")
-    arrays, unused = from_torch(states, graph)
+    names = {node.name: f"conv{position}" for position, node in enumerate(graph.nodes[2:2 + len(drawn.layers)])}
+    arrays, unused = from_torch(states, graph, names)
     assert unused == ()
     assert arrays.keys() == parameters.keys()
     for name, values in parameters.items():

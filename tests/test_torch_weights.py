@@ -53,7 +53,7 @@ from nnkit import (
 from nnkit.io.report import FormatError, compare
 from nnkit.io.torch_layout import from_torch
 from nnkit.io.torch_pickle import MOST_BYTES, read_pickled
-from nnkit.io.weights import kind_of
+from nnkit.io.weights import kind_of, read_weights
 
 DATA = Path(__file__).parent / "data"
 BOTH = ("pt", "pth")
@@ -160,7 +160,7 @@ def archive(path, pickled, top="archive", storages=None, compression=zipfile.ZIP
     """The zip form."""
     with zipfile.ZipFile(path, "w", compression) as file:
         file.writestr(f"{top}/data.pkl", pickled)
-        for key, content in (storages or {"0": NUMBERS.tobytes()}).items():
+        for key, content in ({"0": NUMBERS.tobytes()} if storages is None else storages).items():
             file.writestr(f"{top}/data/{key}", content)
         for name, content in more.items():
             file.writestr(f"{top}/{name}", content)
@@ -505,12 +505,31 @@ def test_damaged_files(tmp_path, file):
     assert read.count(False) > 30                        # some damage is only in numbers, or between the parts
 
 
+def damaged_pickles(seed, count):
+    """Pickles within archives that are sound, so that no checksum keeps them from being read."""
+    for number, file in enumerate(sorted(DATA.glob("torch_*.pt"))):
+        with zipfile.ZipFile(file) as whole:
+            entries = {name.partition("/")[2]: whole.read(name) for name in whole.namelist()}
+        for pickled in mutated(entries.pop("data.pkl"), seed=seed + number, count=count):
+            yield pickled, entries
+
+
+def read_damaged_pickles(folder, seed, count):
+    for pickled, entries in damaged_pickles(seed, count):
+        read_damaged(folder / "damaged", archive(folder / "sound", pickled, storages={}, **entries).read_bytes())
+
+
+def test_damaged_pickles(tmp_path):
+    read_damaged_pickles(tmp_path, seed=7, count=100)
+
+
 @pytest.mark.sweep
 @pytest.mark.parametrize("block", range(10))
 def test_sweep_of_damaged_files(tmp_path, block):
     for number, file in enumerate(SMALL):
         for content in mutated(file.read_bytes(), seed=1000 * block + number, count=1000):
             read_damaged(tmp_path / "damaged", content)
+    read_damaged_pickles(tmp_path, seed=1000 * block, count=300)
 
 
 @pytest.mark.parametrize("form", BOTH)
@@ -707,6 +726,27 @@ def test_orders_through_concatenate_and_to_images():
     np.testing.assert_array_equal(arrays["fc/kernel"], state["fc.weight"][out][:, [*into, *range(12, 17)]].T)
     np.testing.assert_array_equal(arrays["fc/bias"], state["fc.bias"][out])
     np.testing.assert_array_equal(arrays["bn/moving_variance"], state["bn.running_var"][out])
+
+
+def test_what_is_added_to_an_image_in_a_row():
+    image, row = Input((2, 2, 3)), Input((5,))
+    h = nnkit.Add()([Flatten()(image), ReLU()(Dense(12, name="a")(row))])
+    graph = nnkit.Network([image, row], Dense(2, name="b")(h)).graph()
+    order = np.arange(12).reshape(3, 2, 2).transpose(1, 2, 0).ravel()
+    state = drawn(a__weight=(12, 5), a__bias=(12,), b__weight=(2, 12), b__bias=(2,))
+    arrays, _ = from_torch(state, graph)
+    np.testing.assert_array_equal(arrays["a/kernel"], state["a.weight"][order].T)
+    np.testing.assert_array_equal(arrays["a/bias"], state["a.bias"][order])
+    np.testing.assert_array_equal(arrays["b/kernel"], state["b.weight"][:, order].T)
+    np.testing.assert_array_equal(arrays["b/bias"], state["b.bias"])
+
+
+def test_through_the_reader_of_any_file():
+    graph = vgg(*TORCHVISION).graph()
+    for form in BOTH:
+        arrays, unused = read_weights(DATA / f"torch_vgg.{form}", graph)
+        assert compare({name: parameter.shape for name, parameter in graph.parameters().items()}, arrays, unused).complete
+        assert unused == ()
 
 
 def test_importing_nnkit_imports_nothing_of_this():

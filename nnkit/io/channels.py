@@ -44,7 +44,8 @@ def flow_of(graph: Graph) -> dict[Ref, Flow]:
     """For every first output of a node.
 
     Images are: Inputs of three axes or more, what layers over places (convolutions, poolings, ...) make, and what a Reshape makes of three axes or
-    more, or of two that a layer over places takes. What keeps the shape cell by cell (activations, Dropout, normalizations, sums) keeps order, too.
+    more, or of two that a layer over places takes. What keeps the shape cell by cell (activations, Dropout, normalizations, sums) keeps order, too;
+    so does a layer of the user's that keeps the shape. What is added to rows in such an order is in that order.
     """
     wanted: dict[Ref, np.ndarray | None] = {}
     flows = _forward(graph, wanted)
@@ -52,8 +53,9 @@ def flow_of(graph: Graph) -> dict[Ref, Flow]:
         node, ref = graph.nodes[position], (position, 0)
         if isinstance(node.layer, Reshape) and len(node.input_shapes[0]) == 1 and flows[ref].image:
             wanted[node.inputs[0]] = _order(node.shape)
-        elif isinstance(node.layer, KEEPING) and ref in wanted:
-            wanted.update(dict.fromkeys(node.inputs, wanted[ref]))
+        elif _keeps(node):
+            order = wanted.get(ref, flows[ref].order)
+            wanted.update({source: order for source, shape in zip(node.inputs, node.input_shapes, strict=True) if shape == node.shape})
     return _forward(graph, wanted)
 
 
@@ -75,11 +77,17 @@ def _forward(graph: Graph, wanted: Mapping[Ref, np.ndarray | None]) -> dict[Ref,
             flows[ref] = Flow(taken[0].image and len(node.shape) >= 3, wanted.get(ref))
         elif isinstance(layer, Concatenate):
             flows[ref] = _side_by_side(node, taken)
-        elif isinstance(layer, KEEPING):
+        elif _keeps(node):
             flows[ref] = Flow(any(flow.image for flow in taken), next((flow.order for flow in taken if flow.order is not None), None))
         else:
             flows[ref] = Flow(image=isinstance(layer, Spatial) and len(node.shape) >= 2)
     return flows
+
+
+def _keeps(node: Node) -> bool:
+    """Whether the layer works cell by cell."""
+    foreign = not type(node.layer).__module__.startswith("nnkit.")
+    return isinstance(node.layer, KEEPING) or (foreign and bool(node.inputs) and node.shape == node.input_shapes[0])
 
 
 def _inner(node: Node) -> tuple[Layer, Shape]:

@@ -26,7 +26,7 @@ from nnkit.io.report import FormatError
 __all__ = ["read_pickled"]
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001            # of the older form
-MOST_BYTES = 1 << 22                                     # of the pickles: some 25,000 tensors. What they make takes up to 64 times as much memory
+MOST_BYTES = 1 << 21                                     # of the pickles: some 12,000 tensors. What they make takes up to 90 times as much memory
 AXES, FAR = 32, 1 << 62                                  # NumPy's limits
 HOLDERS = ("state_dict", "model_state_dict", "model")    # under which of its keys a checkpoint keeps the weights of the network
 
