@@ -55,7 +55,7 @@ DICTIONARIES: Makes = {("collections", "defaultdict"): lambda *_: {}, ("__builti
 
 
 class _Unpickler(pickle.Unpickler):
-    """Python's own machine with stand-ins, for the six million numbers of IMDB's reviews: that of `nnkit.io.pickles` takes ten times as long."""
+    """Python's own machine with stand-ins, for the six million numbers of IMDB's reviews: that of `nnkit.io.pickles` takes seven times as long."""
 
     def __init__(self, stream: IO[bytes], makes: Makes) -> None:
         super().__init__(stream, encoding="latin1")
