@@ -283,6 +283,50 @@ def test_the_log_is_cut_where_the_run_goes_on(tmp_path):
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
 
 
+class Thaw(Callback):
+    """Trains a layer from an epoch on."""
+
+    def on_epoch_begin(self, epoch, logs):
+        if epoch == 1:
+            self.model.unfreeze("dense")
+
+
+@pytest.mark.parametrize("every", ["epoch", 2])
+def test_layers_that_callbacks_unfreeze(tmp_path, every):
+    x, y = new_data()
+
+    def make():
+        model = new_model()
+        model.freeze("dense")
+        return model
+
+    def call(model, callbacks, **resume):
+        return model.fit(x, y, epochs=3, batch_size=12, verbose=0, callbacks=[Thaw(), *callbacks], **resume)
+
+    assert_same_run(make, call, tmp_path / "a.nnkit", (2, 4, 5, 6, 9, 13), every)
+
+
+def test_a_fit_that_caches_what_is_frozen(tmp_path):
+    x, y = new_data(48)
+    path = tmp_path / "a.nnkit"
+
+    def make(seed=0):
+        model = new_model(seed=0)
+        model.freeze("dense")
+        if seed:
+            model.set_parameters({"dense/bias": np.full(6, 0.5)})
+        return model
+
+    def call(model, callbacks, **resume):
+        return model.fit(x, y, epochs=3, batch_size=12, verbose=0, cache_frozen=True, callbacks=callbacks, **resume)
+
+    for every in ("epoch", 3):
+        assert_same_run(make, call, path, (2, 5, 9), every)
+    with pytest.raises(ValueError, match="^" + re.escape(f"fit: cannot resume from {str(path)!r}: with cache_frozen the frozen 'dense/bias' must be "
+                                                         "what it is there: take it by load_weights first") + "$"):
+        call(make(1), [], resume=path)
+
+
 def test_more_epochs_than_before(tmp_path):
     x, y = new_data()
     whole, part = new_model(), new_model()

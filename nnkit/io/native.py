@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 
 from nnkit._version import __version__
-from nnkit.io.report import FormatError, Report, compare, source_name
+from nnkit.io.report import FormatError, Report, compare, source_names
 from nnkit.io.safetensors import Reader, write
 from nnkit.optimizers.schedules import Schedule
 from nnkit.plan.build import COUNTERS
@@ -93,13 +93,13 @@ def _rate(model: Model) -> float | None:
 
 def described(model: Model) -> dict[str, Any]:
     """What a model was compiled with, as JSON holds it."""
-    outputs = [{"name": output.name, "loss": _record(output.loss), "weight": output.weight, "metrics": [_record(metric) for metric in output.metrics]}
+    outputs = [{"name": output.name, "loss": record(output.loss), "weight": output.weight, "metrics": [record(metric) for metric in output.metrics]}
                for output in model.outputs]
-    return {"dtype": model.dtype, "seed": model.seed, "spec": json.loads(to_json(model.spec))["spec"], "optimizer": _record(model.optimizer),
+    return {"dtype": model.dtype, "seed": model.seed, "spec": json.loads(to_json(model.spec))["spec"], "optimizer": record(model.optimizer),
             "outputs": outputs}
 
 
-def _record(value: Any) -> Any:
+def record(value: Any) -> Any:
     """A spec as JSON holds it; where it holds a Python function, {"python": its name}."""
     try:
         return None if value is None else json.loads(to_json(value))["spec"]
@@ -310,8 +310,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
         model = saved.guarded(lambda: Model(spec, graph, chosen, outputs, dtype, seed, threads, draw=False))
         saved.fill(model, states)
         if anew:
-            model.counters[COUNTERS["step"]] = 0
-            restart_rows(model, 0)
+            model.reset_optimizer()
         if optimizer is FROM_FILE and chosen is not None and not isinstance(chosen.learning_rate, Schedule):
             saved.guarded(lambda: setattr(model, "learning_rate", saved.get("learning_rate")))
         return model
@@ -427,14 +426,9 @@ def read_native(path: str | os.PathLike[str], graph: Graph, names: Mapping[str, 
     """The arrays of a file that nnkit wrote for the parameters of a graph, and the names of what it holds besides. Raises OSError, FormatError."""
     with Saved.open(path) as saved:
         entries = saved.reader.entries
-        found, taken = {}, set()
-        for name in graph.parameters():
-            layer, own = name.rsplit("/", 1)
-            source = f"{source_name(layer, names)}/{own}"
-            if source in entries:
-                found[name] = saved.reader.read(source)
-                taken.add(source)
-        return found, tuple(name for name in entries if name not in taken and not name.startswith("@"))
+        wanted = {name: source for name, source in source_names(graph, names).items() if source in entries}
+        unused = tuple(name for name in entries if name not in wanted.values() and not name.startswith("@"))
+        return {name: saved.reader.read(source) for name, source in wanted.items()}, unused
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.io.native import Saved, described
+from nnkit.io.native import Saved, described, record
 from nnkit.optimizers.schedules import Schedule
 from nnkit.training.data import Kept
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nnkit.training.callbacks import Callback
     from nnkit.training.fitting import Fitting
     from nnkit.training.history import History
+    from nnkit.training.model import Model
 
 __all__ = ["Resumption", "progress_of"]
 
@@ -41,7 +42,8 @@ def progress_of(fitting: Fitting, arrays: dict[str, np.ndarray]) -> dict[str, An
         arrays[f"@fit/history/{key}"] = np.array([fitting.history.epochs_of(key), fitting.history[key]], np.float64).T.reshape(-1, 2)
     callbacks = [{"type": type(callback).__name__, "state": _plain(callback.state(), f"@fit/callbacks/{number}", arrays)}
                  for number, callback in enumerate(fitting.callbacks)]
-    return {"call": call_of(fitting), "epoch": fitting.epoch, "batch": fitting.batch, "samples": fitting.done, "batches": fitting.batches_done,
+    begun = {} if model.spec == fitting.spec else {"begun": record(fitting.spec)}
+    return {**begun, "call": call_of(fitting), "epoch": fitting.epoch, "batch": fitting.batch, "samples": fitting.done, "batches": fitting.batches_done,
             "shuffled": fitting.shuffled, "loader": fitting.loader, "stopped": bool(model.stop_training), "watched": model.watched,
             "callbacks": callbacks}
 
@@ -99,13 +101,18 @@ class Resumption:
         if saved.get("fit") is None:
             raise ValueError(f"fit: cannot resume from {self.path!r}: it was not saved while a model was trained")
         mine = {**described(model), "call": call_of(fitting)}
-        for key in (*COMPARED, "call"):
-            there = saved.get(*(("fit", "call") if key == "call" else (key,)))
+        theirs = {**{key: saved.get(key) for key in COMPARED}, "call": saved.get("fit", "call")}
+        theirs["spec"] = saved.get("fit", "begun") or theirs["spec"]
+        for key, there in theirs.items():
             if found := _difference(there, mine[key], "" if key == "call" else key):
                 where, theirs, own = found
                 raise ValueError(f"fit: cannot resume from {self.path!r}: {where} is {theirs} there and {own} here")
         self.states: Mapping[str, float] = {} if model.optimizer is None else model.optimizer.states()
-        saved.check_arrays(model.graph, model.dtype, self.states)
+        self.spec = saved.spec(saved.get("spec"), "network", "the network") if saved.get("fit", "begun") else model.spec
+        graph = saved.guarded(self.spec.graph)
+        if {name: own.shape for name, own in graph.parameters().items()} != {name: own.shape for name, own in model.graph.parameters().items()}:
+            raise saved.fault("the network must be the one that the fit began with, but for what is frozen")
+        saved.check_arrays(graph, model.dtype, self.states)
         self.epoch, self.batch, self.samples, self.batches, self.shuffled = (
             saved.whole("fit", key) for key in ("epoch", "batch", "samples", "batches", "shuffled"))
         saved.whole("step")
@@ -164,6 +171,7 @@ class Resumption:
     def restore(self, fitting: Fitting) -> None:
         """Take everything into the model, the callbacks and the fit."""
         model, saved = fitting.model, self.saved
+        model.declare(self.spec)
         saved.fill(model, self.states)
         if saved.get("learning_rate") is not None:
             model.learning_rate = saved.get("learning_rate")
@@ -181,6 +189,14 @@ class Resumption:
         self._record(fitting.history)
         model.stop_training = self.stopped
         model.watched = model.watched or self.watched
+
+    def check_cached(self, base: Model) -> None:
+        """What a fit caches of frozen layers is computed before the file is taken over: their parameters must be those of the file already."""
+        for name in base.graph.parameters():
+            own = base.memory.view(base.layout.parameters[name])
+            if own.tobytes() != self.saved.reader.read(name).tobytes():
+                raise ValueError(f"fit: cannot resume from {self.path!r}: with cache_frozen the frozen {name!r} must be what it is there: "
+                                 "take it by load_weights first")
 
     def kept(self) -> Kept | None:
         """The predictions and masks of the half-done epoch."""

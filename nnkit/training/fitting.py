@@ -13,6 +13,7 @@ from nnkit.plan.build import COUNTERS, Sizes
 from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, overridden
 from nnkit.training.data import Data, Kept
 from nnkit.training.feed import as_batch, as_whole, is_batches, split
+from nnkit.training.frozen import Folder, split_model
 from nnkit.training.history import History
 from nnkit.training.progress import Progress, resolve_verbose
 
@@ -27,7 +28,7 @@ PIECE_STEPS = 16                                         # the same in steps, wh
 
 
 class Fitting:
-    """One call of `fit`. `take` checks the data, `run` trains; everything that can be refused is refused before the first step.
+    """One call of `fit`. `take` checks the data, `run` trains; everything that can be refused is refused before the first step. `close` ends it.
 
     How far it is, for the files that the model is saved to: `epoch`, and of it `batch` batches with `done` samples; `batches_done` over all epochs;
     `shuffled`, the counter that the epoch's order is drawn by; `loader`, the number that a loader of batches gave the epoch.
@@ -38,6 +39,9 @@ class Fitting:
     def __init__(self, model: Model, *, batch_size: int, epochs: int, initial_epoch: int, shuffle: bool, validation_freq: int,
                  callbacks: Iterable[Callback] | Callback | None, check_finite: bool) -> None:
         self.model = model
+        self.worker = model                              # what trains: the model, or what is left of it where its frozen part is cached
+        self.folder: Folder | None = None
+        self.within_epoch = False
         self.batch_size = as_whole(batch_size, 1, "batch_size")
         self.epochs = as_whole(epochs, 0, "epochs")
         self.initial_epoch = as_whole(initial_epoch, 0, "initial_epoch")
@@ -54,6 +58,7 @@ class Fitting:
         self.order = np.empty(0, np.int64)
         self.sizes = Sizes()
         self.history = History()
+        self.spec = model.spec                           # callbacks may freeze layers
         self.epoch, self.batch, self.done, self.batches_done = self.initial_epoch, 0, 0, 0
         self.shuffled = int(model.counters[self.SHUFFLED])
         self.source: Any = None                          # what gives batches
@@ -155,6 +160,48 @@ class Fitting:
         epoch = getattr(self.source, "epoch", None)
         return epoch if type(epoch) is int else None
 
+    def cache(self, where: bool | str | os.PathLike[str], verbose: int | str) -> None:
+        """Where it is asked for, replace the model by its part that is not frozen, and the data by what the frozen part makes of them."""
+        if where is False:
+            return
+        if self.training is None:
+            raise ValueError("fit: cache_frozen needs arrays x and y, received batches")
+        if where is not True and not os.path.isdir(where):
+            raise ValueError(f"fit: cache_frozen must be True, False or a folder that exists, received {where!r}")
+        split = split_model(self.model)
+        if self.resumed is not None:
+            self.resumed.check_cached(split.base)
+        self.folder = None if where is True else Folder(where)
+        room = np.empty if self.folder is None else self.folder.room
+        n = self.training.n + (0 if self.validation is None else self.validation.n)
+        if resolve_verbose(verbose):
+            names = ", ".join(output.name for output in split.base.outputs)
+            print(f"computing {names} for {n:,} samples, {split.nbytes(n) / 1e6:,.1f} MB {'in memory' if where is True else 'in files'}", flush=True)
+        if self.validation is not None:
+            self.validation = split.cached(self.validation, self._validation_rows(), "predict", room)
+        self.training = split.cached(self.training, self.batch_size, "features", room)
+        self.worker = split.head
+
+    def close(self) -> None:
+        """Give back what the fit has held on disk."""
+        self.training = self.validation = None
+        if self.folder is not None:
+            self.folder.close()
+        if self.resumed is not None:
+            self.resumed.close()
+
+    def will_change(self, action: str) -> None:
+        """Refuse a change of what is trained that this loop would not notice. Raises RuntimeError."""
+        if self.within_epoch:
+            raise RuntimeError(f"{action}: not within an epoch; a callback may do it in on_epoch_begin or on_epoch_end")
+        if self.worker is not self.model:
+            raise RuntimeError(f"{action}: the fit has cached what is frozen (cache_frozen), so that must stay as it is until it ends")
+
+    def _validation_rows(self) -> int:
+        """The batch size of validation."""
+        assert self.validation is not None
+        return self.model.rows_of(max(self.batch_size, 256), self.validation.n, "fit: validation data")
+
     # The loop.
 
     def run(self, verbose: int | str) -> History:
@@ -163,7 +210,7 @@ class Fitting:
         samples = self.training.n if self.training is not None else None
         progress = Progress(self.epochs, samples, verbose)
         history = self.history = History({"epochs": self.epochs, "batch_size": self.batch_size, "samples": samples})
-        model.stop_training, model.fitting = False, self
+        model.stop_training = False
         logs: dict[str, float] = {}
         for callback in self.callbacks:
             callback.set_model(model)
@@ -179,8 +226,7 @@ class Fitting:
                 progress.begin_epoch(epoch)
                 logs = self._epoch(progress)
                 if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
-                    rows = model.rows_of(max(self.batch_size, 256), self.validation.n, "fit: validation data")
-                    found = model.evaluate_data(self.validation, rows)
+                    found = self.worker.evaluate_data(self.validation, self._validation_rows())
                     logs.update({f"val_{key}": value for key, value in found.items()})
                 self._call("on_epoch_end", epoch, logs)
                 history.record(epoch, logs)
@@ -190,18 +236,10 @@ class Fitting:
                     break
         finally:
             model.settle()
-            self._end(began, logs)
-            progress.close()
-        return history
-
-    def _end(self, began: list[Callback], logs: dict[str, float]) -> None:
-        try:
             for callback in began:
                 callback.on_train_end(logs)
-        finally:
-            self.model.fitting = None
-            if self.resumed is not None:
-                self.resumed.close()
+            progress.close()
+        return history
 
     def _take_over(self) -> None:
         """Go on where another call stopped: callbacks have begun as they did there, and then everything becomes what it was."""
@@ -234,12 +272,16 @@ class Fitting:
     def _epoch(self, progress: Progress) -> dict[str, float]:
         if not self.batch:
             self.model.sums[:] = 0
-        logs = self._epoch_of_arrays(progress) if self.training is not None else self._epoch_of_batches(progress)
+        self.within_epoch = True
+        try:
+            logs = self._epoch_of_arrays(progress) if self.training is not None else self._epoch_of_batches(progress)
+        finally:
+            self.within_epoch = False
         self.model.counters[COUNTERS["epoch"]] += 1
         return logs
 
     def _epoch_of_arrays(self, progress: Progress) -> dict[str, float]:
-        model, data = self.model, self.training
+        model, data = self.worker, self.training
         assert data is not None
         model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics), self.shuffle, self.sizes)
         order = self._order(data.n)
@@ -252,7 +294,7 @@ class Fitting:
         self.before = None
         for size, tape, steps in model.cut(data.n, self.batch_size, "train", kept is not None, self.sizes):
             skipped, steps = max(0, skipped - steps), max(0, steps - skipped)
-            while steps and not model.stop_training:
+            while steps and not self.model.stop_training:
                 model.bind(tape, data, kept, order)      # a callback may have used this very tape for other data
                 piece = model.prepare_rates(self._piece(size, steps))
                 if self.by_batch:
@@ -272,9 +314,9 @@ class Fitting:
         self.batches_done += batch - self.batch
         self.batch, self.done = batch, done
         if self.by_batch:
-            self._call("on_train_batch_end", batch - 1, self.model.mean_losses())
+            self._call("on_train_batch_end", batch - 1, self.worker.mean_losses())
         if self.callbacks or progress.verbose:
-            logs = self.model.mean_losses()
+            logs = self.worker.mean_losses()
             self._call("on_train_piece_end", done, logs)
             progress.advance(done, logs)
             due = [callback for callback in self.callbacks if callback.interval and self.batches_done % callback.interval == 0]
