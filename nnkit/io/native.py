@@ -93,13 +93,13 @@ def _rate(model: Model) -> float | None:
 
 def described(model: Model) -> dict[str, Any]:
     """What a model was compiled with, as JSON holds it."""
-    outputs = [{"name": output.name, "loss": record(output.loss), "weight": output.weight, "metrics": [record(metric) for metric in output.metrics]}
+    outputs = [{"name": output.name, "loss": recorded(output.loss), "weight": output.weight, "metrics": [*map(recorded, output.metrics)]}
                for output in model.outputs]
-    return {"dtype": model.dtype, "seed": model.seed, "spec": json.loads(to_json(model.spec))["spec"], "optimizer": record(model.optimizer),
+    return {"dtype": model.dtype, "seed": model.seed, "spec": json.loads(to_json(model.spec))["spec"], "optimizer": recorded(model.optimizer),
             "outputs": outputs}
 
 
-def record(value: Any) -> Any:
+def recorded(value: Any) -> Any:
     """A spec as JSON holds it; where it holds a Python function, {"python": its name}."""
     try:
         return None if value is None else json.loads(to_json(value))["spec"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.io.native import Saved, described, record
+from nnkit.io.native import Saved, described, recorded
 from nnkit.optimizers.schedules import Schedule
 from nnkit.training.data import Kept
 
@@ -42,10 +42,10 @@ def progress_of(fitting: Fitting, arrays: dict[str, np.ndarray]) -> dict[str, An
         arrays[f"@fit/history/{key}"] = np.array([fitting.history.epochs_of(key), fitting.history[key]], np.float64).T.reshape(-1, 2)
     callbacks = [{"type": type(callback).__name__, "state": _plain(callback.state(), f"@fit/callbacks/{number}", arrays)}
                  for number, callback in enumerate(fitting.callbacks)]
-    begun = {} if model.spec == fitting.spec else {"begun": record(fitting.spec)}
-    return {**begun, "call": call_of(fitting), "epoch": fitting.epoch, "batch": fitting.batch, "samples": fitting.done, "batches": fitting.batches_done,
-            "shuffled": fitting.shuffled, "loader": fitting.loader, "stopped": bool(model.stop_training), "watched": model.watched,
-            "callbacks": callbacks}
+    begun = {} if model.spec == fitting.spec else {"begun": recorded(fitting.spec)}
+    return {**begun, "call": call_of(fitting), "epoch": fitting.epoch, "batch": fitting.batch, "samples": fitting.done,
+            "batches": fitting.batches_done, "shuffled": fitting.shuffled, "loader": fitting.loader, "stopped": bool(model.stop_training),
+            "watched": model.watched, "callbacks": callbacks}
 
 
 def call_of(fitting: Fitting) -> dict[str, Any]:
@@ -96,17 +96,22 @@ class Resumption:
         """Close the file."""
         self.saved.reader.close()
 
-    def _check(self, fitting: Fitting) -> None:
-        saved, model = self.saved, fitting.model
+    def _compare(self, fitting: Fitting) -> None:
+        """Refuse a file of another model or call of fit."""
+        saved = self.saved
         if saved.get("fit") is None:
             raise ValueError(f"fit: cannot resume from {self.path!r}: it was not saved while a model was trained")
-        mine = {**described(model), "call": call_of(fitting)}
+        mine = {**described(fitting.model), "call": call_of(fitting)}
         theirs = {**{key: saved.get(key) for key in COMPARED}, "call": saved.get("fit", "call")}
         theirs["spec"] = saved.get("fit", "begun") or theirs["spec"]
-        for key, there in theirs.items():
-            if found := _difference(there, mine[key], "" if key == "call" else key):
-                where, theirs, own = found
-                raise ValueError(f"fit: cannot resume from {self.path!r}: {where} is {theirs} there and {own} here")
+        for key in theirs:
+            if found := _difference(theirs[key], mine[key], "" if key == "call" else key):
+                where, there, here = found
+                raise ValueError(f"fit: cannot resume from {self.path!r}: {where} is {there} there and {here} here")
+
+    def _check(self, fitting: Fitting) -> None:
+        self._compare(fitting)
+        saved, model = self.saved, fitting.model
         self.states: Mapping[str, float] = {} if model.optimizer is None else model.optimizer.states()
         self.spec = saved.spec(saved.get("spec"), "network", "the network") if saved.get("fit", "begun") else model.spec
         graph = saved.guarded(self.spec.graph)
