@@ -20,6 +20,7 @@ import attrs
 
 from nnkit.flow import Flow, flow_of
 from nnkit.layers.base import Layer, Parameter, Shape, snake_case
+from nnkit.pretrained import Pretrained, weights_field
 from nnkit.spec import boolean, integer, is_of_family, nearest, shape_of, spec
 
 __all__ = ["Call", "Graph", "GraphInput", "Input", "Network", "Node", "Sequential", "Tensor"]
@@ -343,12 +344,16 @@ def _one_limit(name: str, wants: Mapping[str, int | None]) -> int | None:
 
 
 class Container(Layer):
-    """What `Sequential` and `Network` share: layers, calls of them, outputs. A layer itself, of as many inputs as it has Inputs."""
+    """What `Sequential` and `Network` share: layers, calls of them, outputs. A layer itself, of as many inputs as it has Inputs.
+
+    weights: the file that `nnkit.compile` takes all their parameters from, a `Pretrained` or a path; None (default): they are drawn.
+    """
 
     family: ClassVar[str] = "network"
     arity: ClassVar[tuple[int, int | None]] = (1, None)
 
     layers: tuple[Layer, ...]
+    weights: Pretrained | None
 
     @property
     def calls(self) -> tuple[tuple[int, tuple[Ref, ...]], ...]:
@@ -436,6 +441,8 @@ def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[
 class Sequential(Container):
     """Layers one after the other; the first is an `Input`. Every entry is a layer of its own, also where one spec stands twice.
 
+    weights: the file that all parameters come from, a `Pretrained` or a path; default None: they are drawn.
+
     Raises ValueError where the list is empty, does not begin with an Input, holds something that is no layer, where two layers have the same
     name, or where a layer cannot take the shape that reaches it (the message names the layer).
 
@@ -445,6 +452,7 @@ class Sequential(Container):
     """
 
     layers: tuple[Layer, ...] = attrs.field(converter=lambda layers: tuple(layers) if isinstance(layers, (list, tuple)) else layers)
+    weights: Pretrained | None = weights_field()
 
     def __attrs_post_init__(self) -> None:
         """Refuse what is no chain of layers."""
@@ -480,6 +488,7 @@ class Network(Container):
     called twice shares its parameters. Networks can be called as layers; one with several outputs returns a tuple.
 
     Outputs are named as the layers that make them, unless a dict names them; targets, losses, metrics and reported values use these names.
+    weights: the file that all parameters come from, a `Pretrained` or a path; default None: they are drawn.
 
     Raises TypeError for anything that is no Input or tensor; ValueError where an input is not used or used without being declared, an output
     depends on no layer, or two layers have one name. Shapes are checked when a layer is called.
@@ -495,13 +504,14 @@ class Network(Container):
     calls: tuple[tuple[int, tuple[Ref, ...]], ...]       # type: ignore[assignment]
     outputs: tuple[Ref, ...]                             # type: ignore[assignment]
     output_names: tuple[str, ...] | None                 # type: ignore[assignment]
+    weights: Pretrained | None = weights_field()
 
-    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None, trainable: bool = True) -> None:
+    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None, trainable: bool = True, weights: Any = None) -> None:
         names = tuple(outputs) if isinstance(outputs, Mapping) else None
         starts = as_tensors(inputs, "Network: inputs")
         ends = as_tensors(list(outputs.values()) if isinstance(outputs, Mapping) else outputs, "Network: outputs")
         layers, calls, refs = _declared(starts, ends)
-        self.__attrs_init__(layers, calls, refs, names, name=name, trainable=trainable)  # type: ignore[attr-defined]
+        self.__attrs_init__(layers, calls, refs, names, name=name, trainable=trainable, weights=weights)  # type: ignore[attr-defined]
 
     @classmethod
     def from_fields(cls, **fields: Any) -> Network:
@@ -527,8 +537,9 @@ class Network(Container):
     def __repr__(self) -> str:
         """The code that makes it: names of layers hold what they share, so plain calls would not do."""
         fields = {field.alias: getattr(self, field.name) for field in attrs.fields(type(self))}
-        words = [f"{key}={value!r}" for key, value in fields.items() if key not in ("name", "trainable")]
+        words = [f"{key}={value!r}" for key, value in fields.items() if key not in ("name", "trainable", "weights")]
         words += [f"name={self.name!r}"] * (self.name is not None) + ["trainable=False"] * (not self.trainable)
+        words += [f"weights={self.weights!r}"] * (self.weights is not None)
         return f"Network.from_fields({', '.join(words)})"
 
 

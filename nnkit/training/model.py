@@ -14,12 +14,13 @@ import numpy as np
 from nnkit.graph import GraphBatch, LinkBatch
 from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
-from nnkit.network import Container, Graph
+from nnkit.network import Container, Graph, own_name
 from nnkit.optimizers.base import Optimizer
 from nnkit.optimizers.schedules import Schedule
 from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, Sizes, build, flush_plan, lay_out, numbered, numbered_input, shuffle_plan
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
+from nnkit.pretrained import pretrained_networks
 from nnkit.runtime import store
 from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
 from nnkit.spec import article, is_of_family, nearest, resolve
@@ -153,10 +154,12 @@ class Model:
         return Model(self.spec, graph, None, resolve_outputs(graph, None, None, ()), self.dtype, self.seed, self.threads, whole=self.whole)
 
     def _initialise(self) -> None:
-        """Initial parameters and optimizer state, from the seed alone."""
+        """Initial parameters, from the seed or the files that the spec names, and optimizer state."""
+        given = self._read_pretrained()
         for position, (name, declared) in enumerate(self.layout.declared.items()):
-            values = declared.initializer.values(declared.shape, np.random.default_rng([self.seed, position]))
-            self._parameters[name][...] = values
+            if name not in given:
+                values = declared.initializer.values(declared.shape, np.random.default_rng([self.seed, position]))
+                self._parameters[name][...] = values
         if self.optimizer is not None:
             for name, start in self.optimizer.states().items():
                 self.memory.view(self.layout.buffers[f"optimizer/{name}"])[...] = start
@@ -165,6 +168,15 @@ class Model:
             if not isinstance(self.optimizer.learning_rate, Schedule):
                 self._set_rates(np.array([self.optimizer.learning_rate]), 0)
         self.counters[COUNTERS["seed"]] = self.seed
+
+    def _read_pretrained(self) -> set[str]:
+        """Copy the parameters of networks that name a file of weights from there (see `Pretrained`); returns which these are."""
+        given = set()
+        for prefix, network, weights in pretrained_networks(self.spec):
+            for name, values in weights.read(network.graph(), own_name(network)).items():
+                self._parameters[prefix + name][...] = values
+                given.add(prefix + name)
+        return given
 
     # What a model holds.
 
