@@ -38,7 +38,7 @@ def preprocess_input(images: Any, mode: str = "keras") -> np.ndarray:
     Raises:
         TypeError: no real numbers. ValueError: another shape, an unknown mode.
 
-    >>> preprocess_input(np.full((1, 1, 3), 255, np.uint8)).round(2).tolist()
+    >>> preprocess_input(np.full((1, 1, 3), 255.0)).round(2).tolist()
     [[[151.06, 138.22, 131.32]]]
     """
     if mode not in ("keras", "torchvision"):

@@ -11,7 +11,7 @@ from nnkit.layers.base import Layer, Shape
 from nnkit.layers.dense import Dense
 from nnkit.layers.pool import GlobalAveragePooling2D, GlobalMaxPooling2D
 from nnkit.pretrained import Pretrained
-from nnkit.spec import is_of_family, nearest
+from nnkit.spec import is_of_family
 from nnkit.training.feed import as_whole
 
 __all__ = ["GLOBAL", "Published", "as_image_shape", "check_pooling", "classifier"]
@@ -38,11 +38,10 @@ class Published:
         """
         if weights is None or is_of_family(weights, "weights"):
             return weights
-        if not isinstance(weights, (str, os.PathLike)):
-            raise ValueError(f"weights must be None, {', '.join(map(repr, self.top))}, a path or a Pretrained, received {weights!r}")
+        if not isinstance(weights, (str, os.PathLike)) or (isinstance(weights, str) and weights not in self.top and weights.isidentifier()):
+            raise ValueError(f"weights must be None, {', '.join(map(repr, self.top))}, a Pretrained or the path of a file, './name' where its name "
+                             f"has no dot, received {weights!r}")
         if weights not in self.top:
-            if isinstance(weights, str) and weights.isidentifier():      # no file that nnkit reads has a name without a dot
-                raise ValueError(f"unknown weights {weights!r}: {nearest(weights, self.top)}, or give a path, './{weights}'")
             return Pretrained(os.fspath(weights), torch_names=self.torch_names)
         if input_shape[-1] != 3:
             raise ValueError(f"input_shape must have 3 channels for weights={weights!r}, received {input_shape}")

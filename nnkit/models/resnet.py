@@ -76,7 +76,7 @@ def resnet(depth: int = 18, input_shape: Shape = (224, 224, 3), classes: int = 1
     if include_top:
         h = last(GLOBAL["avg"](name="avgpool")(h))
     elif pooling is not None:
-        h = GLOBAL[pooling](name=f"{pooling}pool")(h)
+        h = GLOBAL[pooling]()(h)
     reference = _published(depth).reference(weights, include_top, shape, classes, classifier_activation)
     return Network(x, h, name=f"resnet{depth}", trainable=trainable, weights=reference)
 
