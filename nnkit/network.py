@@ -267,7 +267,9 @@ class Graph:
             states = node.layer.states(self.batch_size or 1, *node.input_shapes)
             for name, parameter in {**node.layer.parameters(*node.input_shapes), **states}.items():
                 full = f"{node.name}/{name}"
-                declared = parameter if node.layer.trainable else attrs.evolve(parameter, trainable=False)
+                factor = node.layer.learning_rate_factor
+                declared = attrs.evolve(parameter, learning_rate_factor=factor) if node.layer.trainable else attrs.evolve(
+                    parameter, trainable=False, frozen=parameter.trainable)
                 if found.setdefault(full, declared).shape != declared.shape:
                     raise ValueError(f"layer {node.name!r} is called twice with inputs that do not fit together: its {name} would have shape "
                                      f"{found[full].shape} for one and {declared.shape} for the other")
@@ -288,6 +290,11 @@ class Graph:
         wanted = [(ref, name) for name in outputs for ref in self.place(name)] if outputs is not None else [
             *zip(self.outputs, self.output_names, strict=True)]
         given = [ref for name in inputs for ref in self.place(name)] if inputs is not None else []
+        return self.between(given, wanted, inputs)
+
+    def between(self, given: Sequence[Ref], wanted: Sequence[tuple[Ref, str]], inputs: Sequence[str] | None = None) -> Graph:
+        """The part from outputs of nodes (none: from the network's own inputs) to others, which have these names. inputs: the layers of `given`, for
+        messages; without them the part may begin at the network's inputs, too. Raises ValueError as `cut` does."""
         taken = {ref for ref, _ in wanted}               # outputs of nodes that are needed
         wants: dict[int, int | None] = {index: None for index, _ in taken - {*given}}         # node -> one that takes an output of it
         for index in reversed(range(len(self.nodes))):
@@ -299,7 +306,7 @@ class Graph:
         for name in inputs or ():
             if not taken & {*self.place(name)}:
                 raise ValueError(f"submodel: no output depends on {self.nodes[self.place(name)[0][0]].name!r}")
-        given = [ref for ref in given if ref in taken] or [(index, 0) for index in sorted(wants) if not self.nodes[index].inputs]
+        given = [ref for ref in given if ref in taken] + [(i, 0) for i in sorted(wants) if not self.nodes[i].inputs and (i, 0) not in given]
         names = _numbered([self.nodes[index].name for index, _ in given])
         starts = [self._start(name, ref) for name, ref in zip(names, given, strict=True)]
         kept = [index for index in sorted(wants) if self.nodes[index].inputs]
@@ -389,11 +396,41 @@ class Container(Layer):
             raise ValueError(f"{own_name(self)} has {len(found)} outputs; where one is needed, call it on tensors and take one")
         return found[0]
 
+    def layer(self, name: str) -> Layer:
+        """The layer or nested network of that name, as it is declared. Raises ValueError for an unknown name."""
+        names = unique_names(self.layers)
+        if name not in names:
+            raise ValueError(f"unknown layer {name!r}: {nearest(str(name), names)}")
+        return self.layers[names.index(name)]
+
+    def part(self, *, inputs: str | Sequence[str] | None = None, outputs: str | Sequence[str] | None = None, name: str | None = None) -> Network:
+        """A part of the network as a network of its own, to be trained alone or called as a layer of another.
+
+        Its layers keep the names that they have here, so that parameters can be copied by name: see `Model.copy_parameters`. If this network names a
+        file of weights, the part does, too, and takes from it what it needs.
+
+        Args:
+            inputs: layers (by name) in place of whose outputs the part has Inputs. Default: the network's Inputs, as far as they are needed.
+            outputs: layers whose outputs the part gives. Default: the network's outputs.
+            name: of the part, for a network that it becomes a layer of.
+
+        Raises:
+            ValueError: a name that is unknown or that of a layer called more than once, outputs that need other inputs or none of one of them.
+
+        >>> from nnkit import Dense
+        >>> spec = Sequential([Input((20,)), Dense(8, activation="relu", name="features"), Dense(3)])
+        >>> Sequential([Input((20,)), spec.part(outputs="features", name="base"), Dense(5)]).graph().nodes[1].name
+        'base/features'
+        """
+        from nnkit.derive import part
+
+        return part(self, inputs, outputs, name)
+
     def graph(self) -> Graph:
         """The network with all that is nested in it as one flat graph; names of nested layers begin with that of their network: "encoder/dense"."""
         nodes: list[Node] = []
         places: dict[str, list[tuple[Ref, ...]]] = {}
-        ends = _unfold(self, nodes, places, None, "", self.trainable)
+        ends = _unfold(self, nodes, places, None, "", self.trainable, self.learning_rate_factor)
         names = self.output_names or _numbered(_output_layers(self))
         graph = Graph(nodes=tuple(nodes), outputs=ends, output_names=tuple(names), places={name: tuple(found) for name, found in places.items()})
         graph.parameters()                               # refuses a shared layer whose calls do not fit together
@@ -414,7 +451,7 @@ def _numbered(names: Sequence[str]) -> list[str]:
 
 
 def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[Ref, ...]]], given: Sequence[Ref] | None, prefix: str,
-            trainable: bool) -> tuple[Ref, ...]:
+            trainable: bool, factor: float) -> tuple[Ref, ...]:
     """Append the network's nodes; `given` is what stands for its Inputs (None: they become nodes). Returns its outputs."""
     names = [prefix + name for name in unique_names(network.layers)]
     values: list[tuple[Ref, ...]] = []
@@ -423,15 +460,17 @@ def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[
         layer, name = network.layers[which], names[which]
         sources = tuple(values[number][output] for number, output in refs)
         shapes = tuple(nodes[index].shapes[output] for index, output in sources)
-        active = trainable and layer.trainable
+        active, own_factor = trainable and layer.trainable, factor * layer.learning_rate_factor
         if isinstance(layer, Input) and given is not None:
             values.append((next(free),))
             continue
         made = output_shapes(layer, shapes, [nodes[index].name for index, _ in sources])
         if is_of_family(layer, "network"):
-            values.append(_unfold(layer, nodes, places, sources, f"{name}/", active))  # type: ignore[arg-type]
+            values.append(_unfold(layer, nodes, places, sources, f"{name}/", active, own_factor))  # type: ignore[arg-type]
         else:
-            nodes.append(Node(name, layer if active == layer.trainable else attrs.evolve(layer, trainable=active), sources, shapes, made))
+            if (active, own_factor) != (layer.trainable, layer.learning_rate_factor):
+                layer = attrs.evolve(layer, trainable=active, learning_rate_factor=own_factor)
+            nodes.append(Node(name, layer, sources, shapes, made))
             values.append(tuple((len(nodes) - 1, output) for output in range(len(made))))
         places.setdefault(name, []).append(values[-1])
     return tuple(values[number][output] for number, output in network.outputs)
@@ -506,12 +545,14 @@ class Network(Container):
     output_names: tuple[str, ...] | None                 # type: ignore[assignment]
     weights: Pretrained | None = weights_field()
 
-    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None, trainable: bool = True, weights: Any = None) -> None:
+    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None, trainable: bool = True, learning_rate_factor: float = 1.0,
+                 weights: Any = None) -> None:
         names = tuple(outputs) if isinstance(outputs, Mapping) else None
         starts = as_tensors(inputs, "Network: inputs")
         ends = as_tensors(list(outputs.values()) if isinstance(outputs, Mapping) else outputs, "Network: outputs")
         layers, calls, refs = _declared(starts, ends)
-        self.__attrs_init__(layers, calls, refs, names, name=name, trainable=trainable, weights=weights)  # type: ignore[attr-defined]
+        self.__attrs_init__(layers, calls, refs, names, name=name, trainable=trainable,  # type: ignore[attr-defined]
+                            learning_rate_factor=learning_rate_factor, weights=weights)
 
     @classmethod
     def from_fields(cls, **fields: Any) -> Network:
@@ -536,10 +577,9 @@ class Network(Container):
 
     def __repr__(self) -> str:
         """The code that makes it: names of layers hold what they share, so plain calls would not do."""
-        fields = {field.alias: getattr(self, field.name) for field in attrs.fields(type(self))}
-        words = [f"{key}={value!r}" for key, value in fields.items() if key not in ("name", "trainable", "weights")]
-        words += [f"name={self.name!r}"] * (self.name is not None) + ["trainable=False"] * (not self.trainable)
-        words += [f"weights={self.weights!r}"] * (self.weights is not None)
+        fields = sorted(attrs.fields(type(self)), key=lambda field: field.kw_only)
+        values = {field.alias: (getattr(self, field.name), field) for field in fields}
+        words = [f"{key}={value!r}" for key, (value, field) in values.items() if not field.kw_only or value != field.default]
         return f"Network.from_fields({', '.join(words)})"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnkit.plan.build import COUNTERS, SUMS, build, shuffle_plan
+from nnkit.runtime.cpu import Memory
 from nnkit.runtime.cuda import Device, DeviceMemory, DeviceTape
 
 __all__ = ["DeviceModel"]
@@ -18,8 +19,8 @@ class DeviceModel:
     def __init__(self, model: Any, device: Device) -> None:
         self.model, self.device = model, device
         self.memory = DeviceMemory(device, model.layout)
-        self.block = np.zeros_like(model.memory.block)
-        self.memory.put(model.memory.block)
+        self.fetched = Memory(model.layout)
+        self.memory.put(model.memory)
         self.arrays: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def data(self, **arrays: np.ndarray) -> None:
@@ -46,17 +47,14 @@ class DeviceModel:
         return tape
 
     def fetch(self) -> DeviceModel:
-        """Bring the persistent block here."""
-        self.memory.get(self.block)
+        """Bring what persists here."""
+        self.memory.get(self.fetched)
         return self
 
     def view(self, name: str) -> np.ndarray:
         """A persistent buffer, or a parameter, as it was last fetched."""
         layout = self.model.layout
-        buffer = layout.parameters.get(name) or layout.buffers[name]
-        vector, elements = buffer.inside or (name, 0)
-        start = layout.offsets[vector] + elements * np.dtype(buffer.dtype).itemsize
-        return self.block[start:start + buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
+        return self.fetched.view(layout.parameters.get(name) or layout.buffers[name])
 
     def begin_epoch(self, epoch: int = 0) -> None:
         """Position 0, sums cleared."""
@@ -64,7 +62,7 @@ class DeviceModel:
         self.view("counters")[COUNTERS["epoch"]] = epoch
         self.view("counters")[COUNTERS["position"]] = 0
         self.view("sums")[:] = 0
-        self.memory.put(self.block)
+        self.memory.put(self.fetched)
 
     def loss(self) -> float:
         """The mean loss since the epoch began."""

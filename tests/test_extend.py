@@ -365,7 +365,7 @@ def test_what_numba_cannot_compile_is_refused_when_it_is_needed(source, reason):
     layer, names = scale_layer(source)
     model = nnkit.compile(Sequential([Input((2,)), Dense(2), layer()]), optimizer="adam", loss="mse", seed=1)
     before = {name: values.copy() for name, values in model.parameters.items()}
-    block = model.memory.block.copy()
+    block = model.memory.training.copy()
     for action in (lambda: model.predict([[1.0, 2.0]]), lambda: model.fit(np.ones((4, 2)), np.ones((4, 2)), verbose=0)):
         with pytest.raises(ValueError) as error:         # noqa: PT011  (the whole message is compared)
             action()
@@ -373,7 +373,7 @@ def test_what_numba_cannot_compile_is_refused_when_it_is_needed(source, reason):
         assert "\n" not in str(error.value)
     for name, values in before.items():
         assert_same_bits(model.parameters[name], values)
-    assert_same_bits(model.memory.block, block)
+    assert_same_bits(model.memory.training, block)
 
 
 def test_a_model_goes_on_after_a_refused_backward_kernel():

@@ -199,7 +199,7 @@ def test_nadam_after_many_updates():
         counters[COUNTERS["step"]], counters[COUNTERS["table_size"]] = step - 1, 1
         state = {"m": m.copy(), "v": v.copy(), "product": np.prod([0.999 * (1 - 0.5 * 0.96**i) for i in range(1, step)])}
         expected = naive_optimizer.nadam(spec, 0.1, step, p, g, state)
-        rules.nadam_update(0, 1, p, m, v, g, np.array([0.1]), counters, *spec.scalars(), 0.0)
+        rules.nadam_update(0, 1, p, m, v, g, np.array([0.1]), counters, *spec.scalars(), 0.0, 1.0)
         np.testing.assert_allclose(p, expected, rtol=1e-11, err_msg=str(step))   # a product of 900 factors, each rounded
 
 
@@ -247,7 +247,7 @@ def test_schedule_is_read_from_the_table():
     for step, rate in ((0, 1.0), (100, 1.0), (101, 2.0), (102, 4.0), (103, 4.0)):
         counters[COUNTERS["step"]] = step
         p = np.zeros(1)
-        rules.sgd_update(0, 1, p, np.ones(1), rates, counters, 0.0, 0.0, 0.0, 0.0)
+        rules.sgd_update(0, 1, p, np.ones(1), rates, counters, 0.0, 0.0, 0.0, 0.0, 1.0)
         assert p[0] == -rate
 
 

@@ -190,6 +190,22 @@ def test_submodels_read_nothing(file, files):
     assert len(files.calls) == 1
 
 
+def test_a_part_takes_its_share(file, files):
+    model = nnkit.compile(Sequential([Input((3,)), with_weights(file).part(outputs="first", name="begin"), Dense(1)]))
+    np.testing.assert_array_equal(model.parameters["begin/first/kernel"], files[str(file)]["first/kernel"].astype(np.float32))
+    assert files.calls[0][1] == ["first/kernel", "first/bias"]
+
+
+def test_freezing_does_not_read_again(file, files):
+    """The spec that `freeze` makes names the file as before; what was trained stays."""
+    model = nnkit.compile(Sequential([Input((3,)), with_weights(file), Dense(1)]), optimizer="sgd", loss="mse")
+    model.set_parameters({"base/first/bias": np.full(4, 9)})
+    model.freeze("base")
+    assert model.spec.layers[1].weights == Pretrained(file)
+    assert (model.parameters["base/first/bias"] == 9).all()
+    assert len(files.calls) == 1
+
+
 def test_declaring_reads_nothing():
     """A spec may name a file that is not there: only compile looks."""
     spec = Sequential([Input((3,)), with_weights("not there"), Dense(1)])

@@ -134,7 +134,8 @@ def set_kernels(model: nnkit.Model, arrays: dict[str, np.ndarray]) -> None:
 
 
 def memory(model: nnkit.Model) -> str:
-    arena, block = (array.nbytes / 2**20 for array in (model.memory.arena, model.memory.block))
+    arena, block = (sum(array.nbytes for array in arrays) / 2**20
+                    for arrays in ((model.memory.arena,), (model.memory.kept, model.memory.training)))
     return f"arena {arena:.0f} MB; parameters, gradients and what else lasts {block:.0f} MB"
 
 

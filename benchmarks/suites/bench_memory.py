@@ -19,7 +19,7 @@ imported = resident()
 model, x, y, batch_size = job(sys.argv[1])
 model.fit(x, y, batch_size=batch_size, epochs=2, verbose=0)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(peak / (imported + x.nbytes + y.nbytes + model.memory.block.nbytes + model.memory.arena.nbytes))
+print(peak / (imported + x.nbytes + y.nbytes + model.memory.kept.nbytes + model.memory.training.nbytes + model.memory.arena.nbytes))
 """
 
 

@@ -41,7 +41,7 @@ def on_tape(*calls: Call, tasks: int, threads: int) -> Run:
             arrays[buffers[-1].name] = operand
         steps.append(Step(name, "benchmark", "forward", updates=tuple(buffers), scalars=tuple(scalars), tasks=[*own, tasks][0]))
     plan = Plan(mode="predict", batch=1, dtype="float32", steps=tuple(steps), groups=tuple(range(len(steps))))
-    tape = Tape(plan, Memory(Layout("float32", {}, {}, {}, {}, {}, dense_size=0, trainable_size=0, rowwise=(), history={}, nbytes=0)), threads)
+    tape = Tape(plan, Memory(Layout("float32", {}, {}, {}, {})), threads)
     tape.bind(arrays)
     return tape.run
 
@@ -125,7 +125,8 @@ def passes(model: nnkit.Model, x: np.ndarray, dy: np.ndarray) -> dict[str, tuple
     for name, buffer in buffers.items():
         offsets[name], end = end, end + aligned(buffer.nbytes)
     memory = Memory(attrs.evolve(layout, offsets=offsets, nbytes=end))
-    memory.block[:layout.nbytes] = model.memory.block
+    memory.kept[:] = model.memory.kept
+    memory.training[:model.memory.training.size] = model.memory.training
     for name, array in given.items():
         memory.view(buffers[name])[...] = array
 

@@ -180,8 +180,7 @@ def external(name: str, array: np.ndarray) -> Buffer:
 
 def step_tape(mode: str, steps: Sequence[Step], threads: int | None, dtype: str = "float32") -> Tape:
     """A tape of steps that touch no memory but external arrays."""
-    layout = build.Layout(dtype=dtype, offsets={}, buffers={}, parameters={}, gradients={}, declared={}, dense_size=0, trainable_size=0,
-                          rowwise=(), history={}, nbytes=0)
+    layout = build.Layout(dtype=dtype, offsets={}, buffers={}, parameters={}, gradients={})
     return Tape(split_into_tasks(Plan(mode=mode, batch=0, dtype=dtype, steps=tuple(steps))), Memory(layout), threads)
 
 

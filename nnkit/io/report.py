@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
-__all__ = ["FormatError", "Report", "compare", "source_name"]
+if TYPE_CHECKING:
+    from nnkit.network import Graph
+
+__all__ = ["FormatError", "Report", "compare", "source_name", "source_names"]
 
 Shape = tuple[int, ...]
 
@@ -84,3 +88,12 @@ def source_name(layer: str, names: Mapping[str, str] | None) -> str:
             if fitting:
                 return other.replace("*", fitting[1])
     return layer
+
+
+def source_names(graph: Graph, names: Mapping[str, str] | None) -> dict[str, str]:
+    """For each parameter of a graph its name in a source that calls parameters as nnkit does: that of the layer, see `source_name`, and its own."""
+    found = {}
+    for node in graph.nodes:
+        declared = {**node.layer.parameters(*node.input_shapes), **node.layer.states(1, *node.input_shapes)}
+        found.update({f"{node.name}/{own}": f"{source_name(node.name, names)}/{own}" for own in declared})
+    return found

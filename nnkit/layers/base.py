@@ -35,6 +35,8 @@ class Parameter:
     """A declared parameter: its shape, how it starts, whether training changes it, its penalty, and whether it is a state: see `Layer.states`.
 
     rowwise: a batch reads some of its rows and nothing else of it, and the layer says which: see `Builder.touched`.
+    The graph adds what is true of the layer: frozen (training would change it, but the layer is frozen; then trainable is False), and the factor by
+    which its learning rate is multiplied.
     """
 
     shape: Shape
@@ -43,6 +45,8 @@ class Parameter:
     regularizer: Regularizer | None = None
     is_state: bool = False
     rowwise: bool = False
+    frozen: bool = False
+    learning_rate_factor: float = 1.0
 
     @property
     def size(self) -> int:
@@ -60,12 +64,23 @@ def _check_trainable(instance: Any, attribute: Any, value: object) -> None:
         raise ValueError(f"{type(instance).__name__}: trainable must be True or False, received {value!r}")
 
 
+def _as_factor(value: Any) -> Any:
+    return float(value) if type(value) is int else value
+
+
+def _check_factor(instance: Any, attribute: Any, value: object) -> None:
+    if type(value) is not float or not 0 < value < math.inf:
+        raise ValueError(f"{type(instance).__name__}: learning_rate_factor must be a finite number greater than 0, received {value!r}")
+
+
 @base
 class Layer(Spec):
     """Base of all layers.
 
     name: of the layer in the network and in its parameters' names; by default the class name in snake case, numbered.
     trainable: False freezes the layer: its parameters stay as they are.
+    learning_rate_factor: the layer's learning rate is this times the optimizer's, greater than 0; default 1. Of layers in a nested network it is
+    multiplied by that of the network.
     Shapes here are without the batch dimension. arity: fewest and most inputs that the layer takes (None: any number).
     is_view: the output is the input's memory, seen with another shape. keeps_mask: the output's time steps (axis 1) are those of the input, so the
     input's mask is the output's, too; with several inputs, a step counts where it counts in all of them.
@@ -83,6 +98,7 @@ class Layer(Spec):
 
     name: str | None = attrs.field(default=None, kw_only=True, validator=_check_name)
     trainable: bool = attrs.field(default=True, kw_only=True, validator=_check_trainable)
+    learning_rate_factor: float = attrs.field(default=1.0, kw_only=True, validator=_check_factor, converter=_as_factor)
 
     def __call__(self, *inputs: Any) -> Any:
         """The layer's output as a symbolic tensor, for inputs (tensors or Inputs, also as one list) of a network that is being declared.

@@ -57,7 +57,7 @@ class PReLU(ActivationFunction):
         """alpha."""
         (shape,) = shapes
         alpha = tuple(1 if shared else d for d, shared in zip(shape, self._shared(shape), strict=True))
-        return {"alpha": Parameter(alpha, self.alpha_initializer, trainable=self.trainable, regularizer=self.alpha_regularizer)}
+        return {"alpha": Parameter(alpha, self.alpha_initializer, regularizer=self.alpha_regularizer)}
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """y row by row, with alpha repeated along the shared axes; backward: dalpha summed over the batch and these axes, dx row by row."""

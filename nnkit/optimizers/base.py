@@ -86,19 +86,18 @@ class Optimizer(Spec):
         return lazy.history(self, dtype)
 
     def lower(self, g: Builder, layout: Layout) -> None:
-        """Clip the gradients; one sweep over the trainable parameters, weight decay and the rule; then the rows of the others."""
+        """Clip the gradients; a sweep over each run of trainable parameters, weight decay and the rule; then the rows of the others."""
         if not layout.trainable_size:
             return
         touched = g.touched_gradients()
         self._lower_clipping(g, layout, touched)
-        size = layout.dense_size
-        if size:
-            parameters, gradients = g.state("parameters").piece(size), g.state("gradients").piece(size)
-            states = [g.state(f"optimizer/{name}").piece(size) for name in self.states()]
-            tasks = work_tasks(10 * size, gradients.nbytes * (3 + 2 * len(states)), most=-(-size // SHARE))
+        for run in layout.runs:
+            parameters, gradients = run.piece(g.state("parameters"), run.start), run.piece(g.state("gradients"), run.first)
+            states = [run.piece(g.state(f"optimizer/{name}"), run.first) for name in self.states()]
+            tasks = work_tasks(10 * run.size, gradients.nbytes * (3 + 2 * len(states)), most=-(-run.size // SHARE))
             reads = [gradients, g.state("learning_rates"), g.state("counters")]
-            g.step(f"optimizers.rules.{self.rule}_update", updates=[parameters, *states], reads=reads, scalars=self.constants(), tasks=tasks,
-                   flops=10 * size)
+            g.step(f"optimizers.rules.{self.rule}_update", updates=[parameters, *states], reads=reads, scalars=[*self.constants(), run.factor],
+                   tasks=tasks, flops=10 * run.size)
         if layout.rowwise:
             self.lower_tick(g, ahead=1)
             for name, (rows, gradient) in touched.items():

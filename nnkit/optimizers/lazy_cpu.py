@@ -113,7 +113,7 @@ def rows_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
         """p = rule((1 - lr decay) p, g)."""
         start, stop = row_share(count[0], tasks, task)
         D = p.shape[1]
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, 1.0, p)
         for j in range(start, stop):
             if j + AHEAD < stop:
                 fetch_1(rows[j + AHEAD] * D, D, p)
@@ -135,7 +135,7 @@ def rows_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
         """p, a = rule((1 - lr decay) p, g, a)."""
         start, stop = row_share(count[0], tasks, task)
         D = p.shape[1]
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, 1.0, p)
         for j in range(start, stop):
             if j + AHEAD < stop:
                 fetch_2(rows[j + AHEAD] * D, D, p, a)
@@ -157,7 +157,7 @@ def rows_2(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
         """p, a, b = rule((1 - lr decay) p, g, a, b)."""
         start, stop = row_share(count[0], tasks, task)
         D = p.shape[1]
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, 1.0, p)
         for j in range(start, stop):
             if j + AHEAD < stop:
                 fetch_3(rows[j + AHEAD] * D, D, p, a, b)
@@ -179,7 +179,7 @@ def rows_3(constants: Callable[..., Any], moments: Callable[..., Any], step: Cal
         """a, b = moments(g, a, b); p, c = step((1 - lr decay) p, g, a, b, c)."""
         start, stop = row_share(count[0], tasks, task)
         D = p.shape[1]
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, 1.0, p)
         for j in range(start, stop):
             if j + AHEAD < stop:
                 fetch_4(rows[j + AHEAD] * D, D, p, a, b, c)

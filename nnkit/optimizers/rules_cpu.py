@@ -193,11 +193,11 @@ def centered_step(p, g, v, a, m, k):
 # Sweeps.
 
 def prepared(constants: Callable[..., Any]) -> Any:
-    """What an update's formula takes, in the parameters' type: its five constants, and 1 - lr decay."""
+    """What an update's formula takes, in the parameters' type: its five constants, and 1 - lr decay; lr is factor times the table's."""
     @routine
-    def prepare(rates, counters, c0, c1, c2, decay, like):
+    def prepare(rates, counters, c0, c1, c2, decay, factor, like):
         T = like.dtype.type
-        rate = rate_of(rates, counters)
+        rate = factor * rate_of(rates, counters)
         k0, k1, k2, k3, k4 = constants(rate, counters[STEP] + 1, c0, c1, c2)
         return (T(k0), T(k1), T(k2), T(k3), T(k4)), T(1.0 - rate * decay)
     return prepare
@@ -209,10 +209,10 @@ def sweep_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
     @kernel
     def update(task: Int, tasks: Int, p: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double,
-               decay: Double) -> None:
+               decay: Double, factor: Double) -> None:
         """p = rule((1 - lr decay) p, g)."""
         start, stop = share(p.size, tasks, task)
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, factor, p)
         ps, gs = part(p, start, stop), part(g, start, stop)
         for i in range(ps.size):
             ps[i] = rule(keep * ps[i], gs[i], k)
@@ -225,10 +225,10 @@ def sweep_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double,
-               decay: Double) -> None:
+               decay: Double, factor: Double) -> None:
         """p, a = rule((1 - lr decay) p, g, a)."""
         start, stop = share(p.size, tasks, task)
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, factor, p)
         ps, gs, us = part(p, start, stop), part(g, start, stop), part(a, start, stop)
         for i in range(ps.size):
             ps[i], us[i] = rule(keep * ps[i], gs[i], us[i], k)
@@ -241,10 +241,10 @@ def sweep_2(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, b: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double,
-               c2: Double, decay: Double) -> None:
+               c2: Double, decay: Double, factor: Double) -> None:
         """p, a, b = rule((1 - lr decay) p, g, a, b)."""
         start, stop = share(p.size, tasks, task)
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, factor, p)
         ps, gs, us, vs = part(p, start, stop), part(g, start, stop), part(a, start, stop), part(b, start, stop)
         for i in range(ps.size):
             ps[i], us[i], vs[i] = rule(keep * ps[i], gs[i], us[i], vs[i], k)
@@ -260,10 +260,10 @@ def sweep_3(constants: Callable[..., Any], moments: Callable[..., Any], step: Ca
 
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, b: Vector, c: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double,
-               c1: Double, c2: Double, decay: Double) -> None:
+               c1: Double, c2: Double, decay: Double, factor: Double) -> None:
         """a, b = moments(g, a, b); p, c = step((1 - lr decay) p, g, a, b, c)."""
         start, stop = share(p.size, tasks, task)
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, factor, p)
         for first in range(start, stop, BLOCK):
             end = min(first + BLOCK, stop)
             ps, gs, us, vs, ws = part(p, first, end), part(g, first, end), part(a, first, end), part(b, first, end), part(c, first, end)

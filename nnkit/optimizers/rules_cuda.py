@@ -24,14 +24,14 @@ STEP = COUNTERS["step"]
 
 
 def prepared(constants: Callable[..., Any]) -> Any:
-    """What an update's formula takes, in the parameters' type: its five constants, and 1 - lr decay."""
+    """What an update's formula takes, in the parameters' type: its five constants, and 1 - lr decay; lr is factor times the table's."""
     @routine
-    def prepare(rates, counters, c0, c1, c2, decay, like):
+    def prepare(rates, counters, c0, c1, c2, decay, factor, like):
         T = like.dtype.type
         place = scratch(rates)
         barrier()
         if thread() == 0:
-            rate = rate_of(rates, counters)
+            rate = factor * rate_of(rates, counters)
             place[0], place[1], place[2], place[3], place[4] = constants(rate, counters[STEP] + 1, c0, c1, c2)
             place[5] = 1.0 - rate * decay
         barrier()
@@ -45,10 +45,10 @@ def sweep_0(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
     @kernel
     def update(task: Int, tasks: Int, p: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double,
-               decay: Double) -> None:
+               decay: Double, factor: Double) -> None:
         """p = rule((1 - lr decay) p, g)."""
         start, stop = share(p.size, tasks, task)
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, factor, p)
         ps, gs = data(p), data(g)
         own_p, own_g = several(p), several(p)
         whole = wholes(start, stop)
@@ -69,10 +69,10 @@ def sweep_1(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double, c2: Double,
-               decay: Double) -> None:
+               decay: Double, factor: Double) -> None:
         """p, a = rule((1 - lr decay) p, g, a)."""
         start, stop = share(p.size, tasks, task)
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, factor, p)
         ps, gs, us = data(p), data(g), data(a)
         own_p, own_g, own_a = several(p), several(p), several(p)
         whole = wholes(start, stop)
@@ -95,10 +95,10 @@ def sweep_2(constants: Callable[..., Any], rule: Callable[..., Any]) -> Kernel:
 
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, b: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double, c1: Double,
-               c2: Double, decay: Double) -> None:
+               c2: Double, decay: Double, factor: Double) -> None:
         """p, a, b = rule((1 - lr decay) p, g, a, b)."""
         start, stop = share(p.size, tasks, task)
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, factor, p)
         ps, gs, us, vs = data(p), data(g), data(a), data(b)
         own_p, own_g, own_a, own_b = several(p), several(p), several(p), several(p)
         whole = wholes(start, stop)
@@ -122,10 +122,10 @@ def sweep_3(constants: Callable[..., Any], moments: Callable[..., Any], step: Ca
 
     @kernel
     def update(task: Int, tasks: Int, p: Vector, a: Vector, b: Vector, c: Vector, g: Vector, rates: Doubles, counters: Counters, c0: Double,
-               c1: Double, c2: Double, decay: Double) -> None:
+               c1: Double, c2: Double, decay: Double, factor: Double) -> None:
         """a, b = moments(g, a, b); p, c = step((1 - lr decay) p, g, a, b, c)."""
         start, stop = share(p.size, tasks, task)
-        k, keep = prepare(rates, counters, c0, c1, c2, decay, p)
+        k, keep = prepare(rates, counters, c0, c1, c2, decay, factor, p)
         ps, gs, us, vs, ws = data(p), data(g), data(a), data(b), data(c)
         for i in range(start + thread(), stop, THREADS):
             us[i], vs[i] = moments(gs[i], us[i], vs[i], k)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from nnkit.regularizers import ActivityRegularizer, Regularizer
 
 __all__ = [
-    "COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout", "Sizes", "Touched", "build", "differentiable", "flush_plan", "lay_out",
-    "numbered_input", "shuffle_plan",
+    "COUNTERS", "LEARNING_RATES", "STREAMS", "SUMS", "Builder", "Layout", "Run", "Sizes", "Touched", "build", "differentiable", "flush_plan",
+    "lay_out", "lowered", "numbered_input", "shuffle_plan",
 ]
 
 # What a step counts, in the int64 buffer "counters": finished updates; where the batch begins in the order of samples; the seed of all
@@ -57,13 +57,34 @@ Backward = Callable[..., "Buffer | tuple[Buffer | None, ...] | None"]
 
 
 @attrs.frozen
-class Layout:
-    """The persistent block: buffers with byte offsets, and which pieces of the flat vectors belong to which parameter.
+class Run:
+    """Trainable parameters that lie one behind the other, with one factor of the learning rate: one sweep of the optimizer.
 
-    parameters: name ("dense/kernel") -> piece of the vector "parameters"; gradients likewise, for trainable parameters alone. The trainable
-    ones come first, so that one optimizer step covers them in one sweep; behind `dense_size` elements of it come those that are updated row by row,
-    named in `rowwise`, up to `trainable_size`. history: where it is not empty, rows have to catch up before they are read, and these are the values
-    with which the persistent buffers start that they catch up with.
+    start: first element in the vector "parameters"; first: in "gradients" and the optimizer's states; size: elements.
+    """
+
+    start: int
+    first: int
+    size: int
+    factor: float
+
+    def piece(self, vector: Buffer, start: int) -> Buffer:
+        """The run's part of a vector."""
+        if start == 0:
+            return vector.piece(self.size)
+        return Buffer(f"{vector.name}[{start}:]", (self.size,), vector.dtype, vector.role, (vector.name, start))
+
+
+@attrs.frozen
+class Layout:
+    """Persistent memory: buffers with byte offsets, and which pieces of the flat vectors belong to which parameter.
+
+    parameters: name ("dense/kernel") -> piece of the vector "parameters"; the order does not depend on which are frozen. gradients: likewise, for
+    trainable parameters alone, which are also all that the optimizer's states have room for. `runs` says which parts of both belong together, so that
+    mostly one optimizer step covers all in one sweep; behind `dense_size` elements of the gradients come those of the parameters that are updated row
+    by row, named in `rowwise`, up to `trainable_size`. history: where it is not empty, rows have to catch up before they are read, and these are the
+    values with which the persistent buffers start that they catch up with. kept_bytes: the first of all `nbytes`, which stay as they are when layers
+    are frozen.
     """
 
     dtype: str
@@ -71,28 +92,30 @@ class Layout:
     buffers: Mapping[str, Buffer]
     parameters: Mapping[str, Buffer]
     gradients: Mapping[str, Buffer]
-    declared: Mapping[str, Any]
-    dense_size: int
-    trainable_size: int
-    rowwise: tuple[str, ...]
-    history: Mapping[str, Any] = attrs.field(eq=False)   # arrays
-    nbytes: int
+    declared: Mapping[str, Any] = attrs.field(factory=dict)
+    runs: tuple[Run, ...] = ()
+    dense_size: int = 0
+    trainable_size: int = 0
+    rowwise: tuple[str, ...] = ()
+    history: Mapping[str, Any] = attrs.field(factory=dict, eq=False)       # arrays
+    kept_bytes: int = 0
+    nbytes: int = 0
 
     def piece(self, vector: str, name: str) -> Buffer:
-        """The part of a state vector that belongs to a parameter, with its shape."""
-        inside = self.parameters[name].inside
+        """The part of an optimizer's state vector that belongs to a trainable parameter, with its shape."""
+        inside = self.gradients[name].inside
         assert inside is not None
         return Buffer(f"{vector}/{name}", self.parameters[name].shape, self.dtype, "state", (vector, inside[1]))
 
 
 def row_wise(graph: Graph, optimizer: Optimizer | None, dtype: str) -> tuple[str, ...]:
-    """Names of the parameters that are updated row by row: declared so, trainable, large, without a penalty (whose gradient has no zeros), of layers
-    that are called once, by an optimizer that can do it."""
+    """Names of the parameters that can be updated row by row: declared so, large, without a penalty (whose gradient has no zeros), of layers that are
+    called once, by an optimizer that can do it."""
     if optimizer is None or optimizer.by_rows(dtype) is None:
         return ()
     calls = collections.Counter(f"{node.name}/{name}" for node in graph.nodes for name in node.layer.parameters(*node.input_shapes))
-    free = {name: declared for name, declared in graph.parameters().items() if declared.trainable and declared.regularizer is None}
-    return tuple(name for name, declared in free.items() if declared.rowwise and declared.size >= LEAST_ROWWISE and calls[name] == 1)
+    return tuple(name for name, declared in graph.parameters().items()
+                 if declared.rowwise and declared.regularizer is None and declared.size >= LEAST_ROWWISE and calls[name] == 1)
 
 
 @attrs.frozen
@@ -125,40 +148,65 @@ class Touched:
 def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
     """The layout of a model's persistent memory."""
     declared = graph.parameters()
-    rowwise = row_wise(graph, optimizer, dtype)
-    names = sorted(declared, key=lambda name: (not declared[name].trainable, name in rowwise))       # stable: the graph's order within each part
-    pieces: dict[str, tuple[tuple[int, ...], int]] = {}
-    position = dense_size = trainable_size = 0
-    unit = ALIGNMENT // ITEMSIZE[dtype]
-    for name in names:
-        pieces[name] = (declared[name].shape, position)
-        position += aligned(declared[name].size, unit)
-        if declared[name].trainable:
-            trainable_size = position
-            dense_size = dense_size if name in rowwise else position
-    vectors = {"parameters": Buffer("parameters", (position,), dtype, "parameter"),
-               "gradients": Buffer("gradients", (trainable_size,), dtype, "gradient")}
+    tables = row_wise(graph, optimizer, dtype)
+    names = sorted(declared, key=lambda name: (not (declared[name].trainable or declared[name].frozen), name in tables))     # stable
+    rowwise = tuple(name for name in tables if declared[name].trainable and declared[name].learning_rate_factor == 1)
+    trained = [name for name in names if declared[name].trainable]
+    places, size = _places(declared, names, dtype)
+    swept, dense_size = _places(declared, [name for name in trained if name not in rowwise], dtype)
+    by_row, trainable_size = _places(declared, rowwise, dtype, dense_size)
+    firsts = {**swept, **by_row}
+    vectors = _vectors(graph, dtype, len(names), size)
+    kept = tuple(vectors)
+    vectors["gradients"] = Buffer("gradients", (trainable_size,), dtype, "gradient")
     for state in optimizer.states() if optimizer is not None else ():
         vectors[f"optimizer/{state}"] = Buffer(f"optimizer/{state}", (trainable_size,), dtype, "state")
-    penalties = max(1, len(names) + len(graph.nodes))
-    vectors["penalties"] = Buffer("penalties", (penalties,), "float64", "state")
-    vectors["counters"] = Buffer("counters", (8,), "int64", "state")
-    vectors["sums"] = Buffer("sums", (SUMS["terms"] + len(graph.outputs) + penalties,), "float64", "state")
-    vectors["learning_rates"] = Buffer("learning_rates", (LEARNING_RATES,), "float64", "state")
     history = optimizer.history(dtype) if optimizer is not None and rowwise else {}
     for name, start in history.items():
         vectors[name] = Buffer(name, start.shape, "float64", "state")
     for name in rowwise:
         vectors[f"@last/{name}"] = Buffer(f"@last/{name}", declared[name].shape[:1], "int64", "state")
-    offsets, end = {}, 0
+    offsets, end, kept_bytes = {}, 0, 0
     for name, buffer in vectors.items():
         offsets[name] = end
         end += aligned(buffer.nbytes)
-    inside = {name: Buffer(name, shape, dtype, "parameter", ("parameters", at)) for name, (shape, at) in pieces.items()}
-    gradients = {name: Buffer(f"{name}/gradient", shape, dtype, "gradient", ("gradients", at))
-                 for name, (shape, at) in pieces.items() if declared[name].trainable}
+        kept_bytes = end if name in kept else kept_bytes
+    inside = {name: Buffer(name, declared[name].shape, dtype, "parameter", ("parameters", places[name])) for name in names}
+    gradients = {name: Buffer(f"{name}/gradient", declared[name].shape, dtype, "gradient", ("gradients", firsts[name])) for name in trained}
     return Layout(dtype=dtype, offsets=offsets, buffers=vectors, parameters=inside, gradients=gradients, declared=declared,
-                  dense_size=dense_size, trainable_size=trainable_size, rowwise=rowwise, history=history, nbytes=end)
+                  runs=_runs(declared, places, swept, dtype), dense_size=dense_size, trainable_size=trainable_size, rowwise=rowwise, history=history,
+                  kept_bytes=kept_bytes, nbytes=end)
+
+
+def _places(declared: Mapping[str, Any], names: Sequence[str], dtype: str, start: int = 0) -> tuple[dict[str, int], int]:
+    """Where each of these parameters begins in a vector that holds them one behind the other, each aligned; and where the last one ends."""
+    places = {}
+    for name in names:
+        places[name] = start
+        start += aligned(declared[name].size, ALIGNMENT // ITEMSIZE[dtype])
+    return places, start
+
+
+def _vectors(graph: Graph, dtype: str, parameters: int, size: int) -> dict[str, Buffer]:
+    """The persistent vectors that every model has, whatever of it is trained."""
+    penalties = max(1, parameters + len(graph.nodes))
+    return {buffer.name: buffer for buffer in (
+        Buffer("parameters", (size,), dtype, "parameter"), Buffer("penalties", (penalties,), "float64", "state"),
+        Buffer("counters", (8,), "int64", "state"), Buffer("sums", (SUMS["terms"] + len(graph.outputs) + penalties,), "float64", "state"),
+        Buffer("learning_rates", (LEARNING_RATES,), "float64", "state"))}
+
+
+def _runs(declared: Mapping[str, Any], places: Mapping[str, int], firsts: Mapping[str, int], dtype: str) -> tuple[Run, ...]:
+    """The runs of the parameters that begin at these elements of the gradients."""
+    runs: list[Run] = []
+    for name, first in firsts.items():
+        size, factor = aligned(declared[name].size, ALIGNMENT // ITEMSIZE[dtype]), declared[name].learning_rate_factor
+        last = runs[-1] if runs else None
+        if last is not None and last.start + last.size == places[name] and last.factor == factor:
+            runs[-1] = attrs.evolve(last, size=last.size + size)
+        else:
+            runs.append(Run(places[name], first, size, factor))
+    return tuple(run for run in runs if run.size)
 
 
 class Builder:
@@ -176,7 +224,7 @@ class Builder:
         self.sizes = sizes or Sizes()
         self.mode = mode
         self.backend = backend
-        self.training = mode in ("train", "gradients")
+        self.training = mode in ("train", "gradients", "features")
         self.dtype = layout.dtype
         self.steps: list[Step] = []
         self.phase = "forward"
@@ -434,20 +482,22 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     """The plan of one step.
 
     mode: 'train' (gather, forward, loss, backward, update), 'gradients' (the same without update), 'evaluate' (inference and loss),
-    'predict' (inference). losses: for each output its loss (or None) and the loss's weight. keep_predictions: write every batch's outputs to
-    the external arrays "predictions", "predictions_1", ..., and, where a loss is asked for, the masks of their time steps to "mask", "mask_1", ...
+    'predict' (inference), 'features' (the forward pass of training alone). losses: for each output its loss (or None) and the loss's weight.
+    keep_predictions: write every batch's outputs to the external arrays "predictions", "predictions_1", ..., and, where a loss is asked for, the
+    masks of their time steps to "mask", "mask_1", ...
     input_gradients: the plan's outputs are the gradients of the inputs: see `differentiable`. sizes: where a graph comes in. gap: see `arena.place`.
     """
     g = Builder(layout, batch, mode, optimizer, sizes, backend)
     inputs = [_enter(g, graph, position) for position in range(len(graph.input_shapes))]
     outputs = g.forward(graph, inputs)
     kept: tuple[Buffer, ...] = ()
-    if mode == "predict" or keep_predictions:
+    forward_alone = mode in ("predict", "features")
+    if forward_alone or keep_predictions:
         for position, (y, mask) in enumerate(outputs):
             _keep(g, numbered("predictions", position), y)
-            if mask is not None and mode != "predict" and _heeds(y, mask):
+            if mask is not None and not forward_alone and _heeds(y, mask):
                 _keep(g, numbered("mask", position), mask)
-    if mode != "predict":
+    if not forward_alone:
         terms = _lower_losses(g, losses, outputs, graph.output_names)
         if g.training:
             wanted = [buffer for x in inputs for buffer in differentiable(x)] if input_gradients else []
@@ -460,6 +510,13 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     if mode != "gradients":
         g.step("prims.feed.advance", updates=[g.state("counters")], scalars=[batch, int(mode == "train")])
     return optimise(Plan(mode=mode, batch=batch, dtype=layout.dtype, steps=tuple(g.steps), outputs=kept, terms=tuple(g.terms)), gap, backend)
+
+
+def lowered(graph: Graph, layout: Layout, batch: int, mode: str) -> tuple[list[Step], list[tuple[Buffer, Buffer | None]]]:
+    """The forward steps of a graph as its layers emit them, before any pass, and its outputs, each with its mask; not of a network on graphs."""
+    g = Builder(layout, batch, mode)
+    outputs = g.forward(graph, [_enter(g, graph, position) for position in range(len(graph.input_shapes))])
+    return g.steps, outputs
 
 
 def numbered(name: str, position: int) -> str:

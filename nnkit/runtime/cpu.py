@@ -19,7 +19,7 @@ from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
 from nnkit.runtime import store
 from nnkit.runtime.threads import CELLS, STOP, TICKET, WAIT, ask_helpers, available_threads
 
-__all__ = ["Memory", "Tape", "debugging", "offset_in_block"]
+__all__ = ["Memory", "Tape", "debugging", "persistent_offset"]
 
 RED_ZONE = 64                                            # bytes behind every buffer in debug mode
 RED_BYTE = 0xA5
@@ -38,15 +38,24 @@ def aligned_zeros(nbytes: int) -> np.ndarray:
 
 
 class Memory:
-    """The memory of one model: the persistent block of its layout, and one arena that all of its plans use in turn.
+    """The memory of one model: what its layout keeps between steps, and one arena that all of its plans use in turn.
 
-    block: the persistent block of another model of the same layout, which both then share.
+    What persists is two blocks: `kept` (parameters, counters), of which views may be held for good, and `training` (gradients, the optimizer's
+    states), which a change of what is trained makes anew.
+
+    shared: the memory of another model of the same layout, whose blocks both then use.
     """
 
-    def __init__(self, layout: Layout, block: np.ndarray | None = None) -> None:
+    def __init__(self, layout: Layout, shared: Memory | None = None) -> None:
         self.layout = layout
-        self.block = aligned_zeros(layout.nbytes) if block is None else block
+        self.kept: np.ndarray = aligned_zeros(layout.kept_bytes) if shared is None else shared.kept
+        self.training: np.ndarray = aligned_zeros(layout.nbytes - layout.kept_bytes) if shared is None else shared.training
         self.arena = aligned_zeros(0)
+
+    def lay_out_anew(self, layout: Layout) -> None:
+        """Use another layout with the same kept part; the block `training` is then zeros. Tapes bound before must be made again."""
+        self.layout = layout
+        self.training = aligned_zeros(layout.nbytes - layout.kept_bytes)
 
     def reserve(self, nbytes: int) -> None:
         """Make the arena at least this large. Tapes bound before must be bound again: see `Tape.bind`."""
@@ -54,24 +63,25 @@ class Memory:
             self.arena = aligned_zeros(nbytes)
 
     def view(self, buffer: Buffer, plan: Plan | None = None) -> np.ndarray:
-        """A live array over a buffer of the persistent block, or of the arena as `plan` lays it out."""
-        start = self.address(buffer, plan)
-        block, base = (self.block, self.block.ctypes.data) if not self._in_arena(buffer, plan) else (self.arena, self.arena.ctypes.data)
-        return block[start - base:start - base + buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
-
-    def _in_arena(self, buffer: Buffer, plan: Plan | None) -> bool:
-        return plan is not None and buffer.inside is None and plan.storage(buffer.name) in plan.offsets
+        """A live array over a persistent buffer, or over one of the arena as `plan` lays it out."""
+        block, start = self._place(buffer, plan)
+        return block[start:start + buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
 
     def address(self, buffer: Buffer, plan: Plan | None = None) -> int:
         """Where the buffer's first element lies."""
-        if self._in_arena(buffer, plan):
-            assert plan is not None
-            return self.arena.ctypes.data + plan.offsets[plan.storage(buffer.name)]
-        return self.block.ctypes.data + offset_in_block(buffer, self.layout)
+        block, start = self._place(buffer, plan)
+        return block.ctypes.data + start
+
+    def _place(self, buffer: Buffer, plan: Plan | None) -> tuple[np.ndarray, int]:
+        """The block that holds the buffer, and the bytes before it in the block."""
+        if plan is not None and buffer.inside is None and plan.storage(buffer.name) in plan.offsets:
+            return self.arena, plan.offsets[plan.storage(buffer.name)]
+        offset, kept = persistent_offset(buffer, self.layout), self.layout.kept_bytes
+        return (self.kept, offset) if offset < kept else (self.training, offset - kept)
 
 
-def offset_in_block(buffer: Buffer, layout: Layout) -> int:
-    """Bytes before a persistent buffer's first element in the persistent block."""
+def persistent_offset(buffer: Buffer, layout: Layout) -> int:
+    """Bytes before a persistent buffer's first element in the layout."""
     name, elements = buffer.inside or (buffer.name, 0)
     return layout.offsets[name] + elements * np.dtype(buffer.dtype).itemsize
 

@@ -19,7 +19,7 @@ import numpy as np
 from nnkit.plan.build import Layout
 from nnkit.plan.launch import lanes_of, scratch_bytes
 from nnkit.plan.plan import Buffer, Plan, Step
-from nnkit.runtime.cpu import check_signature, offset_in_block
+from nnkit.runtime.cpu import Memory, check_signature, persistent_offset
 
 __all__ = ["Code", "Device", "DeviceMemory", "DeviceTape", "Graph", "Node", "bits", "code_of"]
 
@@ -92,15 +92,17 @@ class DeviceMemory:
         storage = plan.storage(buffer.name)
         if buffer.inside is None and storage in plan.offsets:
             return self.arena + plan.offsets[storage]
-        return self.block + offset_in_block(buffer, self.layout)
+        return self.block + persistent_offset(buffer, self.layout)
 
-    def put(self, block: np.ndarray) -> None:
-        """Copy a persistent block of the same layout to the device."""
-        self.device.write(self.block, block[:self.layout.nbytes])
+    def put(self, memory: Memory) -> None:
+        """Copy what persists, of the same layout, to the device."""
+        self.device.write(self.block, memory.kept)
+        self.device.write(self.block + self.layout.kept_bytes, memory.training)
 
-    def get(self, block: np.ndarray) -> None:
-        """Copy the persistent block from the device."""
-        self.device.read(self.block, block[:self.layout.nbytes])
+    def get(self, memory: Memory) -> None:
+        """Copy it from the device."""
+        self.device.read(self.block, memory.kept)
+        self.device.read(self.block + self.layout.kept_bytes, memory.training)
 
 
 _codes: dict[tuple[tuple[tuple[str, ...], ...], str], Code] = {}

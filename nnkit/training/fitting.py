@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from nnkit.plan.build import COUNTERS, Sizes
 from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, overridden
 from nnkit.training.data import Data, Kept
 from nnkit.training.feed import as_batch, as_whole, is_batches, split
+from nnkit.training.frozen import Folder, split_model
 from nnkit.training.history import History
-from nnkit.training.progress import Progress
+from nnkit.training.progress import Progress, resolve_verbose
 
 if TYPE_CHECKING:
     from nnkit.training.model import Model, Targets
@@ -30,6 +32,9 @@ class Fitting:
     def __init__(self, model: Model, *, batch_size: int, epochs: int, initial_epoch: int, shuffle: bool, validation_freq: int,
                  callbacks: Iterable[Callback] | Callback | None, check_finite: bool) -> None:
         self.model = model
+        self.worker = model                              # what trains: the model, or what is left of it where its frozen part is cached
+        self.folder: Folder | None = None
+        self.within_epoch = False
         self.batch_size = as_whole(batch_size, 1, "batch_size")
         self.epochs = as_whole(epochs, 0, "epochs")
         self.initial_epoch = as_whole(initial_epoch, 0, "initial_epoch")
@@ -89,6 +94,44 @@ class Fitting:
             self.batch_size = rows if data is self.training else self.batch_size
         self.sizes = self.sizes if self.training is None else self.training.sizes
 
+    def cache(self, where: bool | str | os.PathLike[str], verbose: int | str) -> None:
+        """Where it is asked for, replace the model by its part that is not frozen, and the data by what the frozen part makes of them."""
+        if where is False:
+            return
+        if self.training is None:
+            raise ValueError("fit: cache_frozen needs arrays x and y, received batches")
+        if where is not True and not os.path.isdir(where):
+            raise ValueError(f"fit: cache_frozen must be True, False or a folder that exists, received {where!r}")
+        split = split_model(self.model)
+        self.folder = None if where is True else Folder(where)
+        room = np.empty if self.folder is None else self.folder.room
+        n = self.training.n + (0 if self.validation is None else self.validation.n)
+        if resolve_verbose(verbose):
+            names = ", ".join(output.name for output in split.base.outputs)
+            print(f"computing {names} for {n:,} samples, {split.nbytes(n) / 1e6:,.1f} MB {'in memory' if where is True else 'in files'}", flush=True)
+        if self.validation is not None:
+            self.validation = split.cached(self.validation, self._validation_rows(), "predict", room)
+        self.training = split.cached(self.training, self.batch_size, "features", room)
+        self.worker = split.head
+
+    def close(self) -> None:
+        """Give back what the fit has held on disk."""
+        self.training = self.validation = None
+        if self.folder is not None:
+            self.folder.close()
+
+    def will_change(self, action: str) -> None:
+        """Refuse a change of what is trained that this loop would not notice. Raises RuntimeError."""
+        if self.within_epoch:
+            raise RuntimeError(f"{action}: not within an epoch; a callback may do it in on_epoch_begin or on_epoch_end")
+        if self.worker is not self.model:
+            raise RuntimeError(f"{action}: the fit has cached what is frozen (cache_frozen), so that must stay as it is until it ends")
+
+    def _validation_rows(self) -> int:
+        """The batch size of validation."""
+        assert self.validation is not None
+        return self.model.rows_of(max(self.batch_size, 256), self.validation.n, "fit: validation data")
+
     # The loop.
 
     def run(self, verbose: int | str) -> History:
@@ -111,8 +154,7 @@ class Fitting:
                 progress.begin_epoch(epoch)
                 logs = self._epoch(progress)
                 if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
-                    rows = model.rows_of(max(self.batch_size, 256), self.validation.n, "fit: validation data")
-                    found = model.evaluate_data(self.validation, rows)
+                    found = self.worker.evaluate_data(self.validation, self._validation_rows())
                     logs.update({f"val_{key}": value for key, value in found.items()})
                 self._call("on_epoch_end", epoch, logs)
                 history.record(epoch, logs)
@@ -134,12 +176,16 @@ class Fitting:
 
     def _epoch(self, progress: Progress) -> dict[str, float]:
         self.model.sums[:] = 0
-        logs = self._epoch_of_arrays(progress) if self.training is not None else self._epoch_of_batches(progress)
+        self.within_epoch = True
+        try:
+            logs = self._epoch_of_arrays(progress) if self.training is not None else self._epoch_of_batches(progress)
+        finally:
+            self.within_epoch = False
         self.model.counters[COUNTERS["epoch"]] += 1
         return logs
 
     def _epoch_of_arrays(self, progress: Progress) -> dict[str, float]:
-        model, data = self.model, self.training
+        model, data = self.worker, self.training
         assert data is not None
         model.prepare_kernels(min(self.batch_size, data.n), bool(model.metrics), self.shuffle, self.sizes)
         order = self._order(data.n)
@@ -147,7 +193,7 @@ class Fitting:
         model.counters[COUNTERS["position"]] = 0
         done = batch = 0
         for size, tape, steps in model.cut(data.n, self.batch_size, "train", kept is not None, self.sizes):
-            while steps and not model.stop_training:
+            while steps and not self.model.stop_training:
                 model.bind(tape, data, kept, order)      # a callback may have used this very tape for other data
                 piece = model.prepare_rates(self._piece(size, steps))
                 if self.by_batch:
@@ -165,9 +211,9 @@ class Fitting:
 
     def _after_piece(self, progress: Progress, done: int, batch: int) -> None:
         if self.by_batch:
-            self._call("on_train_batch_end", batch - 1, self.model.mean_losses())
+            self._call("on_train_batch_end", batch - 1, self.worker.mean_losses())
         if self.callbacks or progress.verbose:
-            logs = self.model.mean_losses()
+            logs = self.worker.mean_losses()
             self._call("on_train_piece_end", done, logs)
             progress.advance(done, logs)
 

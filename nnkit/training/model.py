@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from nnkit.derive import layers_matching, with_flags
 from nnkit.graph import GraphBatch, LinkBatch
+from nnkit.io.report import Report, compare, source_names
 from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
 from nnkit.network import Container, Graph, own_name
@@ -101,10 +104,11 @@ class Model:
         self.stop_training = False
         self.whole = self if whole is None else whole
         self.layout: Layout = lay_out(graph, optimizer, dtype) if whole is None else whole.layout
-        self.memory: Memory = Memory(self.layout, None if whole is None else whole.memory.block)
+        self.memory: Memory = Memory(self.layout, None if whole is None else whole.memory)
         self._tapes: collections.OrderedDict[tuple[str, int, bool, bool, Sizes], Tape] = collections.OrderedDict()
         self.lock: threading.RLock = threading.RLock() if whole is None else whole.lock
         self.training = False                            # whether a fit is running
+        self.fitting: Fitting | None = None              # the loop of that fit
         self.stale = False                               # whether rows of a table may have missed updates: see flush
         self.watched = False                             # whether anybody may hold views of the parameters
         self.counters = self.memory.view(self.layout.buffers["counters"])
@@ -150,8 +154,12 @@ class Model:
         (1, 20)
         """
         given, wanted = ((names,) if isinstance(names, str) else names for names in (inputs, outputs))
-        graph = self.graph.cut(given, wanted)
-        return Model(self.spec, graph, None, resolve_outputs(graph, None, None, ()), self.dtype, self.seed, self.threads, whole=self.whole)
+        return self.view_of(self.graph.cut(given, wanted))
+
+    def view_of(self, graph: Graph, trains: bool = False) -> Model:
+        """A part of the network as a model on the same memory, which only predicts, or (trains) has the outputs and the optimizer of this one."""
+        outputs = self.outputs if trains else resolve_outputs(graph, None, None, ())
+        return Model(self.spec, graph, self.optimizer if trains else None, outputs, self.dtype, self.seed, self.threads, whole=self.whole)
 
     def _initialise(self) -> None:
         """Initial parameters, from the seed or the files that the spec names, and optimizer state."""
@@ -160,14 +168,26 @@ class Model:
             if name not in given:
                 values = declared.initializer.values(declared.shape, np.random.default_rng([self.seed, position]))
                 self._parameters[name][...] = values
+        self.counters[COUNTERS["seed"]] = self.seed
+        self._start_optimizer()
+
+    def _start_optimizer(self) -> None:
+        """The optimizer as before its first update."""
+        self.counters[COUNTERS["step"]] = 0
         if self.optimizer is not None:
-            for name, start in self.optimizer.states().items():
-                self.memory.view(self.layout.buffers[f"optimizer/{name}"])[...] = start
-            for name, values in self.layout.history.items():
-                self.memory.view(self.layout.buffers[name])[...] = values
+            self._start_states()
             if not isinstance(self.optimizer.learning_rate, Schedule):
                 self._set_rates(np.array([self.optimizer.learning_rate]), 0)
-        self.counters[COUNTERS["seed"]] = self.seed
+
+    def _start_states(self) -> None:
+        """The optimizer's states as they are before any update; rows of tables are current."""
+        for name, start in self._optimizer("train").states().items():
+            self.memory.view(self.layout.buffers[f"optimizer/{name}"])[...] = start
+        for name, values in self.layout.history.items():
+            self.memory.view(self.layout.buffers[name])[...] = values
+        for name in self.layout.rowwise:
+            self.memory.view(self.layout.buffers[f"@last/{name}"])[...] = self.counters[COUNTERS["step"]]
+        self.counters[COUNTERS["term"]] = self.counters[COUNTERS["step"]]
 
     def _read_pretrained(self) -> set[str]:
         """Copy the parameters of networks that name a file of weights from there (see `Pretrained`); returns which these are."""
@@ -214,7 +234,7 @@ class Model:
 
     def will_train(self) -> None:
         """Note that rows may miss updates from now on."""
-        self.stale = bool(self.layout.history)
+        self.whole.stale = bool(self.layout.history)
 
     def set_parameters(self, values: Mapping[str, Any]) -> None:
         """Copy values into the parameters of these names; the others stay.
@@ -233,6 +253,81 @@ class Model:
         with _Use(self, "set_parameters"):
             for name, array in checked.items():
                 self._parameters[name][...] = array
+
+    # What is trained, and how fast.
+
+    def freeze(self, *layers: str) -> None:
+        """Freeze layers: training leaves their parameters as they are, and batch normalization uses its moving averages.
+
+        layers: names or patterns ("block1_*", "vgg16/block?_conv1"), by the layer's own name, by that with the networks it is in, or by that of such
+        a network, which means all that is in it; none: all layers. `model.spec` then says trainable=False. What the plan needs for these layers
+        alone, backward steps, gradients, states of the optimizer, is gone; for the others the optimizer goes on where it was.
+
+        Raises:
+            ValueError: a name that no layer has.
+            RuntimeError: for a submodel; within an epoch of a `fit`, or in one that has cached frozen layers.
+
+        >>> import nnkit
+        >>> from nnkit import Dense, Input, Sequential
+        >>> model = nnkit.compile(Sequential([Input((4,)), Dense(3), Dense(2)]), optimizer="adam", loss="mse")
+        >>> model.freeze("dense")
+        >>> model.spec
+        Sequential((Input((4,)), Dense(3, trainable=False), Dense(2)))
+        """
+        self._change_flags("freeze", dict.fromkeys(layers or ("*",), (False, None)))
+
+    def unfreeze(self, *layers: str) -> None:
+        """Train layers again that were frozen; see `freeze`. Their states of the optimizer begin anew, at the present count of updates."""
+        self._change_flags("unfreeze", dict.fromkeys(layers or ("*",), (True, None)))
+
+    def set_learning_rate_factors(self, factors: Mapping[str, float]) -> None:
+        """Let layers learn at a rate of their own: factor times the optimizer's. Keys name layers as in `freeze`; later ones count.
+
+        >>> import nnkit
+        >>> from nnkit import Dense, Input, Sequential
+        >>> model = nnkit.compile(Sequential([Input((4,)), Dense(3), Dense(2)]), optimizer="adam", loss="mse")
+        >>> model.set_learning_rate_factors({"*": 0.1, "dense_1": 1.0})
+        >>> model.spec
+        Sequential((Input((4,)), Dense(3, learning_rate_factor=0.1), Dense(2)))
+        """
+        self._change_flags("set_learning_rate_factors", {pattern: (None, factor) for pattern, factor in factors.items()})
+
+    def reset_optimizer(self) -> None:
+        """The optimizer as before its first update: its states, the count of updates, and with it the learning rate."""
+        self._optimizer("reset_optimizer")
+        with _Use(self, "reset_optimizer"):
+            self._start_optimizer()
+
+    def _change_flags(self, action: str, changes: Mapping[str, tuple[bool | None, float | None]]) -> None:
+        """Set the flags of layers that are not None, by name or pattern."""
+        if self.whole is not self:
+            raise RuntimeError(f"{action}: a submodel is not trained by itself: change the whole model")
+        flags = {node.name: (node.layer.trainable, node.layer.learning_rate_factor) for node in self.graph.nodes}
+        before = dict(flags)
+        for pattern, (trainable, factor) in changes.items():
+            for name in layers_matching(self.graph, [pattern]):
+                old = flags[name]
+                flags[name] = (old[0] if trainable is None else trainable, old[1] if factor is None else factor)
+        changed = {name: new for name, new in flags.items() if new != before[name]}
+        with _Use(self, action):
+            if self.fitting is not None:
+                self.fitting.will_change(action)
+            if changed:
+                self._declare(with_flags(self.spec, changed))
+
+    def _declare(self, spec: Container) -> None:
+        """Use another spec of the same parameters: the memory of what is trained is laid out anew, and states of the optimizer are kept."""
+        kept = {(state, name): self.memory.view(self.layout.piece(f"optimizer/{state}", name)).copy()
+                for name in self.layout.gradients for state in (self.optimizer.states() if self.optimizer is not None else ())}
+        graph = spec.graph()
+        self.spec, self.graph, self.layout = spec, graph, lay_out(graph, self.optimizer, self.dtype)
+        self.memory.lay_out_anew(self.layout)
+        self._tapes.clear()
+        if self.optimizer is not None:
+            self._start_states()
+        for (state, name), values in kept.items():
+            if name in self.layout.gradients:
+                self.memory.view(self.layout.piece(f"optimizer/{state}", name))[...] = values
 
     @property
     def learning_rate(self) -> float:
@@ -266,6 +361,35 @@ class Model:
         start = int(self.counters[COUNTERS["step"]])
         self._set_rates(np.asarray(optimizer.learning_rate(np.arange(start, start + steps))), start)
         return steps
+
+    def copy_parameters(self, source: Model | Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> Report:
+        """Copy parameters of the same name and shape from another model, and report what matched and what did not.
+
+        Args:
+            source: a model (a submodel, too), or arrays by name ("dense/kernel").
+            names: own layer name -> the source's, also as patterns in which one `*` stands for the same text on both sides: {"base/*": "*"} where a
+                part of the source is the layer "base" here. Layers that none fits have the same name there.
+
+        Raises:
+            TypeError, ValueError: what holds no arrays of numbers; then nothing was changed.
+
+        >>> import nnkit
+        >>> from nnkit import Dense, Input, Sequential
+        >>> trained = nnkit.compile(Sequential([Input((4,)), Dense(8), Dense(2)]))
+        >>> model = nnkit.compile(Sequential([Input((4,)), Dense(8), Dense(5)]))
+        >>> print(model.copy_parameters(trained))
+        copied 2 parameters
+        of another shape: 2
+          dense_1/kernel: (8, 5) here, (8, 2) there
+          dense_1/bias: (5,) here, (2,) there
+        """
+        found = source.parameters if isinstance(source, Model) else {name: np.asarray(value) for name, value in source.items()}
+        wanted = source_names(self.graph, names)
+        own = {name: view.shape for name, view in self._parameters.items()}
+        taken = {name: found[other] for name, other in wanted.items() if other in found}
+        report = compare(own, taken, [name for name in found if name not in {wanted[name] for name in taken}])
+        self.set_parameters({name: taken[name] for name in report.copied})
+        return report
 
     @property
     def plan(self) -> Plan:
@@ -324,7 +448,8 @@ class Model:
     def fit(self, x: Any, y: Any = None, *, batch_size: int = 32, epochs: int = 1, verbose: int | str = "auto",
             callbacks: Iterable[Callback] | Callback | None = None, validation_split: float = 0.0, validation_data: Any = None,
             shuffle: bool = True, class_weight: Mapping[int, float] | None = None, sample_weight: Any = None, initial_epoch: int = 0,
-            validation_freq: int = 1, check_finite: bool = False, mask: Any = None, validation_mask: Any = None) -> History:
+            validation_freq: int = 1, check_finite: bool = False, mask: Any = None, validation_mask: Any = None,
+            cache_frozen: bool | str | os.PathLike[str] = False) -> History:
         """Train for `epochs` passes over the data; returns the history of losses and metrics.
 
         Args:
@@ -342,6 +467,10 @@ class Model:
             check_finite: refuse NaN and infinite values in the data.
             mask: which samples count, booleans or their numbers: loss (a mean over them) and metrics leave out the others, such as the nodes of a
                 graph whose labels are kept for a test. validation_mask: the same x and y, with these samples, evaluated after each epoch.
+            cache_frozen: compute the outputs of the frozen layers at the network's beginning once, for training and for validation data, and train
+                the rest on them, in a fraction of the time. The parameters are those without it, bit for bit where no last batch is smaller (for
+                fewer samples a kernel may add up in another order). True: in memory; a folder: in memory-mapped files there, removed at the end.
+                Their size is printed with the progress. A layer of one's own that mixes the samples of a batch must not be among the frozen ones.
 
         A network on graphs takes x with the graph in it as one batch, whatever batch_size says: one update an epoch. Batches of smaller graphs come
         from a `nnkit.graph` loader, passed as x alone.
@@ -356,7 +485,13 @@ class Model:
             fitting = Fitting(self, batch_size=batch_size, epochs=epochs, initial_epoch=initial_epoch, shuffle=shuffle,
                               validation_freq=validation_freq, callbacks=callbacks, check_finite=check_finite)
             fitting.take(x, y, sample_weight, class_weight, validation_split, validation_data, mask, validation_mask)
-            return fitting.run(verbose)
+            self.fitting = fitting
+            try:
+                fitting.cache(cache_frozen, verbose)
+                return fitting.run(verbose)
+            finally:
+                self.fitting = None
+                fitting.close()
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False,
                  mask: Any = None) -> dict[str, float]:
