@@ -40,14 +40,14 @@ folder = Path(os.environ["NNKIT_DATA"]) if os.environ.get("NNKIT_DATA") else Non
 
 
 def shapes() -> np.ndarray:
-    """Pictures (2 * 72, 32, 32) from 0 to 255: a star of 4 and one of 5 corners, brighter on one side, turned by 5 degrees from view to view."""
+    """Pictures (2 * 72, 32, 32) from 0 to 255: a large star of 4 corners, a smaller one of 5, brighter on one side, turned by 5 degrees each time."""
     rng = np.random.default_rng(0)
     across, down = np.meshgrid(np.linspace(-1, 1, 32), np.linspace(-1, 1, 32))
     radius, angle = np.hypot(across, down), np.arctan2(down, across)
     pictures = []
-    for corners in (4, 5):
+    for corners, size in ((4, 0.7), (5, 0.5)):
         for turn in np.linspace(0, 2 * np.pi, VIEWS, endpoint=False):
-            edge = 0.65 + 0.12 * np.cos(corners * (angle - turn))
+            edge = size + 0.12 * np.cos(corners * (angle - turn))
             picture = (radius < edge) * (0.7 + 0.2 * np.cos(angle - turn))
             pictures.append(picture + 0.05 * rng.standard_normal(picture.shape))
     return np.clip(pictures, 0, 1) * 255
@@ -58,7 +58,7 @@ def read_images() -> tuple[np.ndarray, list[str]]:
     stored = folder / "coil20" / "coil20_32x32.npz" if folder else None
     if stored is None or not stored.is_file():
         print(f"{'no COIL-20 in NNKIT_DATA' if folder else 'NNKIT_DATA is not set'}: two shapes made on the spot in its place")
-        return shapes(), ["four corners", "five corners"]
+        return shapes(), ["large", "small"]
     print("COIL-20: things 3 and 6, two toy cars")
     with np.load(stored) as arrays:
         images, labels = arrays["images"], arrays["labels"].astype(int)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import attrs
 
 from nnkit.flow import Flow, flow_of
-from nnkit.layers.base import Layer, Parameter, Shape, snake_case
+from nnkit.layers.base import Layer, Parameter, Shape, flagged, snake_case
 from nnkit.pretrained import Pretrained, weights_field
 from nnkit.spec import boolean, integer, is_of_family, nearest, shape_of, spec
 
@@ -267,9 +267,7 @@ class Graph:
             states = node.layer.states(self.batch_size or 1, *node.input_shapes)
             for name, parameter in {**node.layer.parameters(*node.input_shapes), **states}.items():
                 full = f"{node.name}/{name}"
-                factor = node.layer.learning_rate_factor
-                declared = attrs.evolve(parameter, learning_rate_factor=factor) if node.layer.trainable else attrs.evolve(
-                    parameter, trainable=False, frozen=parameter.trainable)
+                declared = flagged(parameter, node.layer)
                 if found.setdefault(full, declared).shape != declared.shape:
                     raise ValueError(f"layer {node.name!r} is called twice with inputs that do not fit together: its {name} would have shape "
                                      f"{found[full].shape} for one and {declared.shape} for the other")

@@ -112,7 +112,7 @@ RULES = {"sgd": 0, "sgd_momentum": 1, "sgd_nesterov": 1, "adagrad": 1, "rmsprop"
 
 
 def updates() -> Iterator[KernelCase]:
-    """The first update and a later one, with a table of rates and decay."""
+    """The first update and a later one, with a table of rates, decay, and a factor of the rate."""
     for name, states in RULES.items():
         for step in (0, 6):
             held = [rng.uniform(0, 1, 701) for _ in range(states)]
@@ -120,7 +120,7 @@ def updates() -> Iterator[KernelCase]:
                 held[0] += 1                             # a mean square is larger than the square of the mean
             yield KernelCase(f"{name}-{step}", f"optimizers.rules.{name}_update",
                              (normal(701), *held, normal(701), rng.uniform(0.01, 0.1, 1024), counters(step=step, table_start=2, table_size=3),
-                              0.9, 0.95, 1e-3, 0.02), written=1 + states)
+                              0.9, 0.95, 1e-3, 0.02, 1 - step / 12), written=1 + states)
 
 
 def feeds() -> Iterator[KernelCase]:

@@ -17,6 +17,7 @@ from nnkit import (
     AdamW,
     Add,
     BatchNormalization,
+    Bidirectional,
     Conv2D,
     Dense,
     Dropout,
@@ -34,6 +35,7 @@ from nnkit import (
     Network,
     RMSprop,
     Sequential,
+    TimeDistributed,
 )
 
 IMAGES = Sequential([
@@ -442,3 +444,21 @@ def test_what_is_cached_must_stay_frozen():
     with pytest.raises(RuntimeError) as error:
         model.fit(x, y, verbose=0, cache_frozen=True, callbacks=LambdaCallback(on_epoch_end=lambda epoch, logs: model.unfreeze("c2")))
     assert str(error.value) == "unfreeze: the fit has cached what is frozen (cache_frozen), so that must stay as it is until it ends"
+
+
+# Layers in layers.
+
+def test_what_a_wrapper_holds_is_frozen_by_either_flag():
+    """Of Bidirectional one way alone; of TimeDistributed the layer, or all of it: then its batch normalization uses moving averages, too."""
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal((16, 5, 3)), rng.standard_normal((16, 5, 2))
+    forward = LSTM(4, return_sequences=True, trainable=False)
+    spec = Sequential([Input((5, 3)), Bidirectional(forward, backward_layer=attrs.evolve(forward, go_backwards=True, trainable=True)),
+                       TimeDistributed(BatchNormalization(trainable=False), name="inner"), TimeDistributed(BatchNormalization(), trainable=False),
+                       TimeDistributed(Dense(2, learning_rate_factor=0.5), learning_rate_factor=0.5, name="end")])
+    model = compiled(spec, "adam", "mse")
+    before = values(model)
+    model.fit(x, y, epochs=2, verbose=0)
+    moved = {name for name, array in values(model).items() if not np.array_equal(array, before[name])}
+    assert moved == {"end/kernel", "end/bias", *(f"bidirectional/backward_lstm/{name}" for name in ("kernel", "recurrent_kernel", "bias"))}
+    assert {run.factor for run in model.layout.runs} == {1.0, 0.25}

@@ -45,7 +45,8 @@ def test_a_part_as_a_layer_of_another_network():
     model, x = trained(), np.random.default_rng(0).random((5, 6, 6, 2), dtype=np.float32)
     other = nnkit.compile(Sequential([Input((6, 6, 2)), TRAINED.part(outputs="flatten", name="base"), Dense(7)]), seed=3)
     report = other.copy_parameters(model, names={"base/*": "*"})
-    assert report == Report(copied=tuple(name for name in other.parameters if name.startswith("base/")), different=(("dense/kernel", (16, 7), (16, 5)), ("dense/bias", (7,), (5,))), unused=("dense_1/kernel", "dense_1/bias"))
+    assert report == Report(copied=tuple(name for name in other.parameters if name.startswith("base/")),
+                            different=(("dense/kernel", (16, 7), (16, 5)), ("dense/bias", (7,), (5,))), unused=("dense_1/kernel", "dense_1/bias"))
     assert_same_bits(other.submodel(outputs="base").predict(x), model.submodel(outputs="flatten").predict(x))
 
 
@@ -110,8 +111,8 @@ not used: 7
   dense/bias
   dense_1/kernel
   dense_1/bias"""
-    refused("the source does not fit the network: conv2d_1/kernel of shape (2, 2, 3, 4) has shape (3, 3, 3, 4) there; dense/kernel of shape (4, 5) has "
-            "shape (16, 5) there; not used: batch_normalization/gamma, batch_normalization/beta, batch_normalization/moving_mean, "
+    refused("the source does not fit the network: conv2d_1/kernel of shape (2, 2, 3, 4) has shape (3, 3, 3, 4) there; dense/kernel of shape (4, 5) "
+            "has shape (16, 5) there; not used: batch_normalization/gamma, batch_normalization/beta, batch_normalization/moving_mean, "
             "batch_normalization/moving_variance, dense/bias, dense_1/kernel, dense_1/bias", lambda: report.check("the source"))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nnkit.plan.plan import Buffer
     from nnkit.regularizers import Regularizer
 
-__all__ = ["Layer", "Parameter"]
+__all__ = ["Layer", "Parameter", "flagged"]
 
 Shape = tuple[int, ...]
 Form = tuple[str | None, bool]                          # see nnkit.graph.Adjacency.form
@@ -52,6 +52,14 @@ class Parameter:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
+
+
+def flagged(parameter: Parameter, layer: Layer) -> Parameter:
+    """The parameter with what is true of its layer: whether that is frozen, and its learning rate. Of nested layers first that of the inner one."""
+    factor = parameter.learning_rate_factor * layer.learning_rate_factor
+    if layer.trainable:
+        return parameter if factor == 1 else attrs.evolve(parameter, learning_rate_factor=factor)
+    return attrs.evolve(parameter, trainable=False, frozen=parameter.frozen or parameter.trainable, learning_rate_factor=factor)
 
 
 def _check_name(instance: Any, attribute: Any, value: object) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from nnkit.layers.base import Layer, Parameter, Shape
+from nnkit.layers.base import Layer, Parameter, Shape, flagged
 from nnkit.layers.merge import Add, Average, Concatenate, Multiply
 from nnkit.layers.recurrent import Recurrent, with_state
 from nnkit.spec import is_of_family, spec
@@ -108,7 +108,7 @@ class Bidirectional(Layer):
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """Those of both layers."""
-        return {prefix + name: parameter for prefix, layer in self._both() for name, parameter in layer.parameters(shapes[0]).items()}
+        return {prefix + name: flagged(parameter, layer) for prefix, layer in self._both() for name, parameter in layer.parameters(shapes[0]).items()}
 
     def states(self, batch: int, *shapes: Shape) -> Mapping[str, Parameter]:
         """Those of both layers."""
@@ -166,11 +166,12 @@ class TimeDistributed(Layer):
 
     def parameters(self, *shapes: Shape) -> Mapping[str, Parameter]:
         """The layer's."""
-        return self.layer.parameters(shapes[0][1:])
+        return {name: flagged(parameter, self.layer) for name, parameter in self.layer.parameters(shapes[0][1:]).items()}
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """The layer's steps, for N T samples."""
         (x,) = xs
-        y = g.with_masks((), lambda: self.layer.lower(g, x.reshaped(x.shape[0] * x.shape[1], *x.shape[2:])))
+        layer = self.layer if self.trainable else attrs.evolve(self.layer, trainable=False)
+        y = g.with_masks((), lambda: layer.lower(g, x.reshaped(x.shape[0] * x.shape[1], *x.shape[2:])))
         g.set_masks(g.mask())
         return y.reshaped(*x.shape[:2], *y.shape[1:])

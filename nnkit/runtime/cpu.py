@@ -1,6 +1,6 @@
 """The CPU runtime: memory of a model, and plans bound to it as tapes of addresses.
 
-`Memory` owns the persistent block and the arena. `Tape` resolves a plan's kernels, checks every step against the signature that its kernel
+`Memory` owns the blocks that persist and the arena. `Tape` resolves a plan's kernels, checks every step against the signature that its kernel
 declares, and writes the words that the kernels read: addresses, dimensions, scalars. After that a run is one foreign call, without the
 interpreter and without the GIL.
 """
