@@ -217,6 +217,34 @@ def test_resnet_in_torch(depth, counts):
     assert_near(found, biased(network, parameters, moved, len(x)), DOUBLE)
 
 
+def float32(parameters):
+    return {name: values.astype(np.float32) for name, values in parameters.items()}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_of_torch(tmp_path, zipped):
+    """As torchvision publishes them: the newer form and, for VGG16, the one before; what such files hold is found by torchvision's names."""
+    pytest.importorskip("nnkit.io.torch_pickle")
+    network, parameters, *_ = drawn_resnet(18) if zipped else drawn_vgg16()
+    names, flattened = (None, None) if zipped else (dict(TORCH_NAMES), (2, 1, 512))
+    state = {torch_name(name, names): torch.tensor(np.ascontiguousarray(to_torch(values, name, flattened)))
+             for name, values in float32(parameters).items()}
+    state |= {"bn1.num_batches_tracked": torch.tensor(7)} if zipped else {}
+    path = tmp_path / "weights.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    if zipped:
+        loaded = resnet(18, (64, 40, 3), classes=7, classifier_activation=None, weights=path)
+    else:
+        loaded = nnkit.Sequential([nnkit.Input((64, 32, 3)), vgg16((64, 32, 3), classes=7, weights=path)])     # names have "vgg16/" in front then
+    found = nnkit.compile(loaded).parameters
+    assert {name.removeprefix("vgg16/") for name in found} == {*parameters}
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, parameters[name.removeprefix("vgg16/")].astype(np.float32), err_msg=name)
+    other = resnet(18, (64, 40, 3), classes=8, weights=path) if zipped else vgg16((64, 32, 3), classes=8, weights=path)
+    with pytest.raises(ValueError, match=rf"^{network.name}: the file .* does not fit the network: \w+/kernel of shape [(]\d+, 8[)] has shape "):
+        nnkit.compile(other)
+
+
 # Keras.
 
 def test_vgg16_in_keras():
@@ -239,3 +267,26 @@ def test_vgg16_in_keras():
     finally:
         keras.config.set_floatx(before)
     assert_near(in_nnkit(network, parameters, x, dy, "float64"), expected, DOUBLE)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("ending", [".weights.h5", ".h5", ".keras"])
+def test_files_of_keras(tmp_path, ending):
+    """What keras.applications.VGG16 saves is found by its names, and predicts the same."""
+    pytest.importorskip("h5py")
+    import parity_keras
+
+    keras = parity_keras.keras
+    model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    rng = np.random.default_rng(5)
+    model.set_weights([0.5 * rng.standard_normal(weight.shape) * np.sqrt(8 / np.prod(weight.shape[:-1])) for weight in model.weights])
+    path = tmp_path / f"vgg16{ending}"
+    if ending == ".weights.h5":
+        model.save_weights(path)
+    else:
+        model.save(path)
+    x = rng.standard_normal((3, 32, 32, 3)).astype(np.float32)
+    found = nnkit.compile(vgg16((32, 32, 3), include_top=False, pooling="avg", weights=path))
+    for weight, (name, values) in zip(model.weights, found.parameters.items(), strict=True):
+        np.testing.assert_array_equal(values, weight.numpy(), err_msg=name)
+    assert_near({"y": found.predict(x)}, {"y": model.predict(x, verbose=0)}, 2e-5)     # thirteen layers in float32, on both sides

@@ -473,6 +473,30 @@ def test_published_names(folder, files):
     assert files.calls[0][0] == str(folder / "vgg16-397923af.pth")
 
 
+def test_keras_published_file(folder):
+    """A file laid out as Keras' vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5 is, with a top besides, through the real reader."""
+    h5py = pytest.importorskip("h5py")
+    folder.mkdir()
+    path = folder / "vgg16.h5"
+    network = vgg16((32, 32, 3), include_top=False, weights=path)
+    shapes = {name: declared.shape for name, declared in network.graph().parameters().items()}
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        names = [node.name for node in network.graph().nodes[1:]] + ["flatten", "fc1"]
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        for name in names:
+            group = file.create_group(name)
+            kernel, bias = shapes.get(f"{name}/kernel", (5, 7) if name == "fc1" else None), shapes.get(f"{name}/bias", (7,))
+            group.attrs["weight_names"] = [f"{name}/{name}_{letter}_1:0".encode() for letter in "Wb"] if kernel else np.empty(0, "S1")
+            for letter, shape in (("W", kernel), ("b", bias)) if kernel else ():
+                group.create_dataset(f"{name}/{name}_{letter}_1:0", data=rng.standard_normal(shape, np.float32))
+    model = nnkit.compile(nnkit.Sequential([Input((32, 32, 3)), network]))
+    with h5py.File(path) as file:
+        for name, values in model.parameters.items():
+            layer, kind = name.split("/")[1:]
+            np.testing.assert_array_equal(values, file[f"{layer}/{layer}/{layer}_{'W' if kind == 'kernel' else 'b'}_1:0"][...], err_msg=name)
+
+
 def test_resnet_needs_no_names(folder, files):
     folder.mkdir()
     path = folder / "r.pth"
