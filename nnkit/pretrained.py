@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -137,20 +138,18 @@ class Pretrained(Spec):
                               f"{str(path)!r}") from None
         if not os.environ.get("NNKIT_QUIET"):
             print(f"nnkit: fetching {self.path} into {path.parent}", file=sys.stderr)
-        part = None
+        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            os.close(handle)
-            HTTPDownloader()(self.path, part, None)
-            self._check(Path(part), self.path)
+            HTTPDownloader()(self.path, str(part), None)
+            self._check(part, self.path)
             os.replace(part, path)
         except OSError as error:                         # those of requests are OSErrors, too
             raise OSError(f"{self.path} could not be fetched: put the file at {str(path)!r}, or give the path of one "
                           f"({type(error).__name__}: {str(error)[:120]})") from None
         finally:
-            if part is not None and os.path.exists(part):
-                os.unlink(part)
+            with contextlib.suppress(OSError):           # gone already, or never begun
+                part.unlink()
 
     def _check(self, path: Path, what: str) -> None:
         """Raise FormatError for a file with another hash."""
