@@ -3,6 +3,7 @@ these are not installed. The networks in PyTorch are written out here, with torc
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import numpy as np
@@ -247,15 +248,28 @@ def test_files_of_torch(tmp_path, zipped):
 
 # Keras.
 
-def test_vgg16_in_keras():
-    """keras.applications.VGG16: the names and order of its weights, too."""
+@contextlib.contextmanager
+def keras_of(dtype):
+    """Keras, which makes its layers of this dtype: of the policy that it took from floatx once, and keeps whatever floatx becomes."""
+    from keras.src.backend.common import global_state
+
     import parity_keras  # settings under which Keras computes in float64
 
     keras = parity_keras.keras
-    network, parameters, x, dy = drawn_vgg16()
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
+    floatx, policy = keras.config.floatx(), global_state.get_global_attribute("dtype_policy")
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
     try:
+        yield keras
+    finally:
+        keras.config.set_floatx(floatx)
+        global_state.set_global_attribute("dtype_policy", policy)
+
+
+def test_vgg16_in_keras():
+    """keras.applications.VGG16: the names and order of its weights, too."""
+    network, parameters, x, dy = drawn_vgg16()
+    with keras_of("float64") as keras:
         model = keras.applications.VGG16(weights=None, input_shape=(64, 32, 3), classes=7)
         assert [weight.path for weight in model.weights] == list(parameters)
         model.set_weights(list(parameters.values()))
@@ -264,8 +278,6 @@ def test_vgg16_in_keras():
         gradients = torch.autograd.grad(y, [rows, *weights], torch.tensor(dy))
         expected = dict(zip(["x", *parameters], [gradient.numpy() for gradient in gradients], strict=True))
         expected |= {"y": y.detach().numpy(), "prediction": model(rows, training=False).detach().numpy()}
-    finally:
-        keras.config.set_floatx(before)
     assert_near(in_nnkit(network, parameters, x, dy, "float64"), expected, DOUBLE)
 
 
@@ -274,19 +286,14 @@ def test_vgg16_in_keras():
 def test_files_of_keras(tmp_path, ending):
     """What keras.applications.VGG16 saves is found by its names, and predicts the same."""
     pytest.importorskip("h5py")
-    import parity_keras
-
-    keras = parity_keras.keras
-    model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
-    rng = np.random.default_rng(5)
-    model.set_weights([0.5 * rng.standard_normal(weight.shape) * np.sqrt(8 / np.prod(weight.shape[:-1])) for weight in model.weights])
-    path = tmp_path / f"vgg16{ending}"
-    if ending == ".weights.h5":
-        model.save_weights(path)
-    else:
-        model.save(path)
-    x = rng.standard_normal((3, 32, 32, 3)).astype(np.float32)
+    x, path = np.random.default_rng(6).standard_normal((3, 32, 32, 3)).astype(np.float32), tmp_path / f"vgg16{ending}"
+    with keras_of("float32") as keras:
+        model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg")
+        rng = np.random.default_rng(5)
+        model.set_weights([rng.standard_normal(weight.shape) * np.sqrt(2 / np.prod(weight.shape[:-1])) for weight in model.weights])
+        model.save_weights(path) if ending == ".weights.h5" else model.save(path)
+        expected = model.predict(x, verbose=0)
     found = nnkit.compile(vgg16((32, 32, 3), include_top=False, pooling="avg", weights=path))
     for weight, (name, values) in zip(model.weights, found.parameters.items(), strict=True):
         np.testing.assert_array_equal(values, weight.numpy(), err_msg=name)
-    assert_near({"y": found.predict(x)}, {"y": model.predict(x, verbose=0)}, 2e-5)     # thirteen layers in float32, on both sides
+    assert_near({"y": found.predict(x)}, {"y": expected}, 2e-5)        # thirteen layers in float32, on both sides
