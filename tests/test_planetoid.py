@@ -193,6 +193,8 @@ def test_names_are_held_to_what_they_stand_for():
     check(f"{ARRAY}it names collections.defaultdict", read_array, FILES["graph"])
     check(f"{LISTED}it names numpy.core.multiarray._reconstruct", read_neighbours, FILES["y"])
     check(f"{MATRIX}it names collections.defaultdict", read_matrix, FILES["graph"])
+    nested = b"N" + b"2\x86" * 200                       # a tuple twice in a tuple twice in a tuple ...: hashed along all paths it takes for ever
+    check(f"{LISTED}a dictionary's key must be text or a number", read_neighbours, b"}" + nested + b"Ns")
     for content in (array, b"N", b"}", b"](K\x01e", text(b"a"), FILES["y"][:-1] + b"0",
                     named("numpy", "dtype") + together(text(b"i4")) + b"R"):
         check(f"{ARRAY}it holds something else", read_array, content)
