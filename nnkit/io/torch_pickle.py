@@ -141,9 +141,9 @@ def read_pickled(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     The file holds the state_dict itself or a checkpoint, a dictionary that holds it under "state_dict", "model_state_dict" or "model" (the first of
     these that is a dictionary of tensors). What a state_dict holds besides tensors is left out.
-    dtypes are PyTorch's, bfloat16 as float32 (NumPy has none), complex and quantized ones are refused. Arrays are read-only views of the file's bytes,
-    which are read once (mapped memory would end the process if another one cut the file). What is converted (bfloat16, bool) is a copy. Tensors that
-    share a storage share memory. Checksums of the archive are checked for what is used.
+    dtypes are PyTorch's, bfloat16 as float32 (NumPy has none), complex and quantized ones are refused. Arrays are read-only views of the file's
+    bytes, which are read once (mapped memory would end the process if another one cut the file). What is converted (bfloat16, bool) is a copy.
+    Tensors that share a storage share memory. Checksums of the archive are checked for what is used.
 
     Raises:
         OSError: the file cannot be read.
