@@ -24,6 +24,7 @@ from nnkit.network import Input as Input
 from nnkit.network import Network as Network
 from nnkit.network import Sequential as Sequential
 from nnkit.optimizers import *  # noqa: F403
+from nnkit.pretrained import Pretrained as Pretrained
 from nnkit.regularizers import *  # noqa: F403
 from nnkit.spec import from_json as from_json
 from nnkit.spec import to_json as to_json

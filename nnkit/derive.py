@@ -101,7 +101,7 @@ def part(network: Container, inputs: str | Sequence[str] | None, outputs: str | 
         places.update({(number, output): (len(calls), output) for output in range(len(shapes[number]))})
         calls.append((which[layer], tuple(places[ref] for ref in refs)))
     return Network.from_fields(layers=tuple(layers), calls=tuple(calls), outputs=tuple(places[ref] for ref in wanted), output_names=None, name=name,
-                               **_words((network.trainable, network.learning_rate_factor)))
+                               weights=network.weights, **_words((network.trainable, network.learning_rate_factor)))
 
 
 def _places_of(network: Container, names: Sequence[str], shapes: Sequence[tuple[Shape, ...]], layers: str | Sequence[str], what: str) -> list[Ref]:

@@ -20,6 +20,7 @@ import attrs
 
 from nnkit.flow import Flow, flow_of
 from nnkit.layers.base import Layer, Parameter, Shape, flagged, snake_case
+from nnkit.pretrained import Pretrained, weights_field
 from nnkit.spec import boolean, integer, is_of_family, nearest, shape_of, spec
 
 __all__ = ["Call", "Graph", "GraphInput", "Input", "Network", "Node", "Sequential", "Tensor"]
@@ -348,12 +349,16 @@ def _one_limit(name: str, wants: Mapping[str, int | None]) -> int | None:
 
 
 class Container(Layer):
-    """What `Sequential` and `Network` share: layers, calls of them, outputs. A layer itself, of as many inputs as it has Inputs."""
+    """What `Sequential` and `Network` share: layers, calls of them, outputs. A layer itself, of as many inputs as it has Inputs.
+
+    weights: the file that `nnkit.compile` takes all their parameters from, a `Pretrained` or a path; None (default): they are drawn.
+    """
 
     family: ClassVar[str] = "network"
     arity: ClassVar[tuple[int, int | None]] = (1, None)
 
     layers: tuple[Layer, ...]
+    weights: Pretrained | None
 
     @property
     def calls(self) -> tuple[tuple[int, tuple[Ref, ...]], ...]:
@@ -399,7 +404,8 @@ class Container(Layer):
     def part(self, *, inputs: str | Sequence[str] | None = None, outputs: str | Sequence[str] | None = None, name: str | None = None) -> Network:
         """A part of the network as a network of its own, to be trained alone or called as a layer of another.
 
-        Its layers keep the names that they have here, so that parameters can be copied by name: see `Model.copy_parameters`.
+        Its layers keep the names that they have here, so that parameters can be copied by name: see `Model.copy_parameters`. If this network names a
+        file of weights, the part does, too, and takes from it what it needs.
 
         Args:
             inputs: layers (by name) in place of whose outputs the part has Inputs. Default: the network's Inputs, as far as they are needed.
@@ -472,6 +478,8 @@ def _unfold(network: Container, nodes: list[Node], places: dict[str, list[tuple[
 class Sequential(Container):
     """Layers one after the other; the first is an `Input`. Every entry is a layer of its own, also where one spec stands twice.
 
+    weights: the file that all parameters come from, a `Pretrained` or a path; default None: they are drawn.
+
     Raises ValueError where the list is empty, does not begin with an Input, holds something that is no layer, where two layers have the same
     name, or where a layer cannot take the shape that reaches it (the message names the layer).
 
@@ -481,6 +489,7 @@ class Sequential(Container):
     """
 
     layers: tuple[Layer, ...] = attrs.field(converter=lambda layers: tuple(layers) if isinstance(layers, (list, tuple)) else layers)
+    weights: Pretrained | None = weights_field()
 
     def __attrs_post_init__(self) -> None:
         """Refuse what is no chain of layers."""
@@ -516,6 +525,7 @@ class Network(Container):
     called twice shares its parameters. Networks can be called as layers; one with several outputs returns a tuple.
 
     Outputs are named as the layers that make them, unless a dict names them; targets, losses, metrics and reported values use these names.
+    weights: the file that all parameters come from, a `Pretrained` or a path; default None: they are drawn.
 
     Raises TypeError for anything that is no Input or tensor; ValueError where an input is not used or used without being declared, an output
     depends on no layer, or two layers have one name. Shapes are checked when a layer is called.
@@ -531,14 +541,16 @@ class Network(Container):
     calls: tuple[tuple[int, tuple[Ref, ...]], ...]       # type: ignore[assignment]
     outputs: tuple[Ref, ...]                             # type: ignore[assignment]
     output_names: tuple[str, ...] | None                 # type: ignore[assignment]
+    weights: Pretrained | None = weights_field()
 
-    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None, trainable: bool = True, learning_rate_factor: float = 1.0) -> None:
+    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None, trainable: bool = True, learning_rate_factor: float = 1.0,
+                 weights: Any = None) -> None:
         names = tuple(outputs) if isinstance(outputs, Mapping) else None
         starts = as_tensors(inputs, "Network: inputs")
         ends = as_tensors(list(outputs.values()) if isinstance(outputs, Mapping) else outputs, "Network: outputs")
         layers, calls, refs = _declared(starts, ends)
         self.__attrs_init__(layers, calls, refs, names, name=name, trainable=trainable,  # type: ignore[attr-defined]
-                            learning_rate_factor=learning_rate_factor)
+                            learning_rate_factor=learning_rate_factor, weights=weights)
 
     @classmethod
     def from_fields(cls, **fields: Any) -> Network:

@@ -201,6 +201,18 @@ def test_loading_draws_and_compiles_nothing(tmp_path, monkeypatch):
     assert_same_parameters(again, model)
 
 
+def test_the_files_that_a_network_began_with_are_not_looked_for(tmp_path):
+    weights = tmp_path / "base"
+    layers = (Input((3,)), Dense(2))
+    nnkit.compile(Sequential(layers), seed=1).save_weights(weights)
+    model = nnkit.compile(Sequential(layers, weights=weights), seed=2)
+    model.save(tmp_path / "a.nnkit")
+    weights.unlink()
+    again = nnkit.load(tmp_path / "a.nnkit")
+    assert again.spec == model.spec
+    assert_same_parameters(again, model)
+
+
 def test_threads_are_the_callers(tmp_path):
     dense().save(tmp_path / "a.nnkit")
     assert nnkit.load(tmp_path / "a.nnkit", threads=1).threads == 1

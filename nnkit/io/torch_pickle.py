@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import mmap
 import os
 import pickle
 from collections.abc import Callable, Iterable
@@ -142,23 +141,21 @@ def read_pickled(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     The file holds the state_dict itself or a checkpoint, a dictionary that holds it under "state_dict", "model_state_dict" or "model" (the first of
     these that is a dictionary of tensors). What a state_dict holds besides tensors is left out.
-    dtypes are PyTorch's, bfloat16 as float32 (NumPy has none), complex and quantized ones are refused. Arrays are read-only views of the file, which
-    is mapped, not read: it must stay as it is as long as they are used. What is converted (bfloat16, bool) is a copy. Tensors that share a storage
-    share memory. Checksums of the archive are checked for what is used.
+    dtypes are PyTorch's, bfloat16 as float32 (NumPy has none), complex and quantized ones are refused. Arrays are read-only views of the file's
+    bytes, which are read once (mapped memory would end the process if another one cut the file). What is converted (bfloat16, bool) is a copy.
+    Tensors that share a storage share memory. Checksums of the archive are checked for what is used.
 
     Raises:
         OSError: the file cannot be read.
         FormatError: it is damaged, cut short or of another format, holds anything else, or tensors with more elements than their storage.
     """
     with open(path, "rb") as file:
-        try:
-            whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b"")
-            source: _Source = _Archive(whole) if whole[:4] == b"PK\x03\x04" else _Sequence(whole)
-            return {name: source.array(tensor, name) for name, tensor in _tensors(source.load()).items()}
-        except OSError:
-            raise
-        except Exception as error:                       # a broken pickle raises nearly anything
-            raise FormatError(f"{os.fspath(path)!r} must be a state_dict that torch.save wrote, and nothing else: {error}") from None
+        whole = memoryview(file.read())
+    try:
+        source: _Source = _Archive(whole) if whole[:4] == b"PK\x03\x04" else _Sequence(whole)
+        return {name: source.array(tensor, name) for name, tensor in _tensors(source.load()).items()}
+    except Exception as error:                           # a broken pickle raises nearly anything
+        raise FormatError(f"{os.fspath(path)!r} must be a state_dict that torch.save wrote, and nothing else: {error}") from None
 
 
 def _tensors(loaded: Any) -> dict[str, _Tensor]:

@@ -17,12 +17,13 @@ from nnkit.graph import GraphBatch, LinkBatch
 from nnkit.io.report import Report, compare, source_names
 from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
-from nnkit.network import Container, Graph
+from nnkit.network import Container, Graph, own_name
 from nnkit.optimizers.base import Optimizer
 from nnkit.optimizers.schedules import Schedule
 from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, Sizes, build, flush_plan, lay_out, numbered, numbered_input, shuffle_plan
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
+from nnkit.pretrained import pretrained_networks
 from nnkit.runtime import store
 from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
 from nnkit.spec import article, is_of_family, nearest, resolve
@@ -168,10 +169,13 @@ class Model:
         return Model(self.spec, graph, self.optimizer if trains else None, outputs, self.dtype, self.seed, self.threads, whole=self.whole)
 
     def _initialise(self, draw: bool) -> None:
-        """Initial parameters and optimizer state, from the seed alone."""
+        """Initial parameters, from the seed or the files that the spec names, and optimizer state. Without `draw` whoever asks writes the parameters,
+        and no file is looked for."""
+        given = self._read_pretrained() if draw else set()
         for position, (name, declared) in enumerate(self.layout.declared.items() if draw else ()):
-            values = declared.initializer.values(declared.shape, np.random.default_rng([self.seed, position]))
-            self._parameters[name][...] = values
+            if name not in given:
+                values = declared.initializer.values(declared.shape, np.random.default_rng([self.seed, position]))
+                self._parameters[name][...] = values
         self.counters[COUNTERS["seed"]] = self.seed
         self._start_optimizer()
 
@@ -192,6 +196,15 @@ class Model:
         for name in self.layout.rowwise:
             self.memory.view(self.layout.buffers[f"@last/{name}"])[...] = self.counters[COUNTERS["step"]]
         self.counters[COUNTERS["term"]] = self.counters[COUNTERS["step"]]
+
+    def _read_pretrained(self) -> set[str]:
+        """Copy the parameters of networks that name a file of weights from there (see `Pretrained`); returns which these are."""
+        given = set()
+        for prefix, network, weights in pretrained_networks(self.spec):
+            for name, values in weights.read(network.graph(), own_name(network)).items():
+                self._parameters[prefix + name][...] = values
+                given.add(prefix + name)
+        return given
 
     # What a model holds.
 
