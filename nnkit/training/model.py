@@ -42,6 +42,7 @@ Targets = tuple[np.ndarray | None, ...]                  # likewise; None where 
 
 PLANS_KEPT = 32                                          # bound plans a model keeps, one for each mode and batch size
 EVALUATION_BATCH = 256
+STRIP = 16                                               # columns that are copied together where a layout is turned
 POSITION = COUNTERS["position"]
 NO_SIZES = Sizes()
 
@@ -202,7 +203,7 @@ class Model:
         given = set()
         for prefix, network, weights in pretrained_networks(self.spec):
             for name, values in weights.read(network.graph(), own_name(network)).items():
-                self._parameters[prefix + name][...] = values
+                copy_into(self._parameters[prefix + name], values)
                 given.add(prefix + name)
         return given
 
@@ -260,7 +261,7 @@ class Model:
             checked[name] = array
         with _Use(self, "set_parameters"):
             for name, array in checked.items():
-                self._parameters[name][...] = array
+                copy_into(self._parameters[name], array)
 
     # What is trained, and how fast.
 
@@ -373,7 +374,8 @@ class Model:
         return steps
 
     def copy_parameters(self, source: Model | Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> Report:
-        """Copy parameters of the same name and shape from another model, and report what matched and what did not.
+        """Copy parameters of the same name and shape from another model, and report what matched and what did not. A new head should have a name of
+        its own, or what the old one of the same shape has learnt is copied, too.
 
         Args:
             source: a model (a submodel, too), or arrays by name ("dense/kernel").
@@ -770,6 +772,15 @@ class Model:
     def _loss(self, action: str) -> None:
         if self.loss is None:
             raise RuntimeError(f"{action} needs a loss: pass loss= to nnkit.compile")
+
+
+def copy_into(target: np.ndarray, values: np.ndarray) -> None:
+    """target[...] = values. A layout that is turned, as of weights from other libraries, is read in strips: each line of the cache once."""
+    if values.ndim < 2 or values.flags.c_contiguous:
+        target[...] = values
+        return
+    for begin in range(0, target.shape[-1], STRIP):
+        target[..., begin:begin + STRIP] = values[..., begin:begin + STRIP]
 
 
 class _Use:
