@@ -426,6 +426,10 @@ class Container(Layer):
 
     def graph(self) -> Graph:
         """The network with all that is nested in it as one flat graph; names of nested layers begin with that of their network: "encoder/dense"."""
+        return self._graph
+
+    @functools.cached_property                           # or of networks in networks the inner ones would be unfolded 2, 4, 8, ... times
+    def _graph(self) -> Graph:
         nodes: list[Node] = []
         places: dict[str, list[tuple[Ref, ...]]] = {}
         ends = _unfold(self, nodes, places, None, "", self.trainable, self.learning_rate_factor)
@@ -687,10 +691,11 @@ def unique_names(layers: Iterable[Layer]) -> list[str]:
     layers = tuple(layers)
     names: list[str] = []
     counts: dict[str, int] = {}
-    given = [layer.name for layer in layers if layer.name is not None]
-    for name in given:
-        if given.count(name) > 1:
-            raise ValueError(f"two layers have the name {name!r}; names must differ")
+    given: set[str] = set()
+    for layer in layers:
+        if layer.name is not None and layer.name in given:
+            raise ValueError(f"two layers have the name {layer.name!r}; names must differ")
+        given.update(() if layer.name is None else (layer.name,))
     for layer in layers:
         if layer.name is not None:
             names.append(layer.name)

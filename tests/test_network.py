@@ -377,3 +377,11 @@ def test_a_layer_called_twice_is_no_place():
     graph = Network(X, layer(layer(X))).graph()
     with pytest.raises(ValueError, match=re.escape("layer 'dense' is called 2 times: a submodel needs a place that its name alone tells")):
         graph.cut(None, ["dense"])
+
+
+def test_deep_nests_are_unfolded_once():
+    """Every network looks at what is inside of it when it is made; were that unfolded anew each time, 60 levels would never end."""
+    spec = Sequential([Input((4,)), Dense(4, name="deepest")])
+    for _ in range(60):
+        spec = Sequential([Input((4,)), spec])
+    assert [node.name for node in spec.graph().nodes] == ["input", "sequential/" * 60 + "deepest"]

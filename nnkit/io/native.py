@@ -40,9 +40,9 @@ KEY = "nnkit"                                            # of the document in th
 ITEMS = {"float32": "F32", "float64": "F64"}
 
 LONGEST_TEXT = 4096                                      # letters of a string in the document; longer ones stand as arrays
-# Bounds on what a document may ask for: JSON without its strings, and how deep it is; layers and calls of them, each counted twice for every network
-# that it is nested in, since each of these looks at all that is inside.
-LONGEST_DOCUMENT, DEEPEST, MOST_LAYERS = 1 << 21, 64, 1 << 13
+# Bounds on what a document may ask for: JSON without its strings, and how deep it is; layers and calls of them, each counted once more for every
+# network that it is nested in, since each of these looks at all that is inside.
+LONGEST_DOCUMENT, DEEPEST, MOST_LAYERS = 1 << 21, 64, 1 << 15
 LONGEST_REASON = 2000                                     # letters of a message
 STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 MOST_COUNTED = 1 << 62
@@ -141,7 +141,7 @@ def _excess_layers(document: Any) -> str | None:
         if depth > DEEPEST:
             return f"the declaration of the network is nested more than {DEEPEST} levels deep"
         if isinstance(value, dict):
-            inside = 2 * times if "layers" in value else times
+            inside = times + ("layers" in value)
             counted = [value[key] for key in ("layers", "calls", "outputs") if isinstance(value.get(key), list)]
             layers += inside * sum(map(len, counted))
             stack += [(item, depth + 1, inside) for item in value.values()]
