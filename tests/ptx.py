@@ -532,6 +532,7 @@ COMPUTE: dict[str, Callable[..., Any]] = {
 }
 COMPARE: dict[str, Callable[..., Any]] = {
     "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "nan": lambda x, y: (x != x) | (y != y),
+    "num": lambda x, y: (x == x) & (y == y),
     "ne": lambda x, y: (x != y) & (x == x) & (y == y), "neu": np.not_equal, "equ": lambda x, y: ~((x < y) | (x > y)),
     "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y), "gtu": lambda x, y: ~(x <= y), "geu": lambda x, y: ~(x < y),
 }
