@@ -244,7 +244,7 @@ def sums() -> Iterator[KernelCase]:
     """Narrow matrices and wide ones, chunks that do not come out even, none and one row."""
     for R, C, K in ((37, 5, 3), (11, 67, 1), (900, 1, 2), (1, 33, 1), (0, 3, 1), (29, 64, 4)):
         yield KernelCase(f"sum-chunks-{R}-{C}", "prims.reduce.sum_chunks", (empty(K, C), normal(R, C), 1, max(1, -(-R // K))), tasks=(1, 2))
-    for A, S, B in ((1, 37, 5), (3, 11, 70), (7, 300, 1), (2, 0, 3), (1, 1, 1)):
+    for A, S, B in ((1, 37, 5), (2, 100, 11), (3, 11, 70), (7, 300, 1), (2, 0, 3), (1, 1, 1)):
         yield KernelCase(f"sum-middle-{A}-{S}-{B}", "prims.reduce.sum_middle", (empty(A, B), normal(A, S, B)))
     for N, F, W in ((7, 15, 5), (3, 470, 47), (2, 6, 6)):
         x = normal(N, F)
@@ -259,7 +259,7 @@ def sums() -> Iterator[KernelCase]:
 def normalizations() -> Iterator[KernelCase]:
     """Means far from 0; copies of the statistics; rows of one cell, and long ones."""
     name = "layers.norm.batch_norm"
-    for R, C, K in ((37, 5, 3), (11, 67, 1), (1, 3, 1)):
+    for R, C, K in ((37, 5, 3), (11, 67, 1), (1, 3, 1), (140, 11, 70)):
         x, chunk = 3 * normal(R, C) + 20, -(-R // K)
         dy, statistics = normal(R, C), normal(4, C)
         yield KernelCase(f"moments-{R}-{C}", f"{name}_moments", (np.zeros((K, 3, C)), x, 1, chunk),
@@ -301,9 +301,9 @@ def normalizations() -> Iterator[KernelCase]:
         if L > 1:                                        # else 0 and what rounding makes of it
             yield KernelCase(f"layer-norm-input-{L}", f"{name}_input", (empty(R, L), dy, x, statistics, gamma), single=1e-5)
         yield KernelCase(f"layer-norm-sums-{L}", f"{name}_gradient_sums", (empty(2, 2, L), dy, x, statistics, -(-R // 2)), single=4e-6)
-    for L, none in ((37, False), (67, True)):
+    for L, K, none in ((37, 70, False), (67, 11, True)):
         gone = np.empty(0)
-        yield KernelCase(f"layer-norm-gradients-{L}", f"{name}_gradients", (empty(L), gone if none else empty(L), normal(11, 2, L)), written=2)
+        yield KernelCase(f"layer-norm-gradients-{L}", f"{name}_gradients", (empty(L), gone if none else empty(L), normal(K, 2, L)), written=2)
 
 
 def places(*axes: tuple[int, int, int, int, int], channels: int) -> tuple[tuple[int, ...], int, int]:

@@ -220,7 +220,7 @@ def test_networks_train_ten_steps_as_on_the_cpu(name):
     device.fetch()
     for parameter, values in model.parameters.items():
         np.testing.assert_allclose(device.view(parameter), values, rtol=0, atol=1e-4, err_msg=parameter)
-    if name.startswith("clipped"):
+    if name not in ("normalized", "variational"):
         return
     device.begin_epoch(0)
     device.tape("evaluate", samples // 2).run(2)

@@ -10,7 +10,7 @@ from typing import Any
 
 from nnkit.cuda_jit import Kernel, data, kernel, nothing
 from nnkit.jit import Int, Matrix, Vector
-from nnkit.prims.block_cuda import piece_count, row_share
+from nnkit.prims.block_cuda import columns_of, piece_count, row_share
 from nnkit.prims.matmul_cuda import product, product_transposed, tiled
 from nnkit.prims.reduce_cuda import sum_columns
 
@@ -38,8 +38,9 @@ def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector,
     rows, outputs = dy.shape
     product(start, stop, outputs, rows, data(dweight), data(x), 1, x.shape[1], data(dy), outputs, 1, nothing(dbias))
     if dbias.size:
-        first, last = row_share(piece_count(1, outputs), tasks, task)
-        sum_columns(data(dbias), 0, data(dy), 0, rows, outputs, outputs, rows, 1, first, last, dy)
+        columns = columns_of(outputs)
+        first, last = row_share(piece_count(1, outputs, columns), tasks, task)
+        sum_columns(data(dbias), 0, data(dy), 0, rows, outputs, outputs, rows, 1, columns, first, last, dy)
 
 
 @kernel

@@ -18,6 +18,7 @@ from nnkit.prims.block_cuda import (
     WARPS,
     block_sum,
     column_piece,
+    columns_joined,
     columns_of,
     divided,
     over_parts,
@@ -100,16 +101,16 @@ def batch_norm_moments(task: Int, tasks: Int, partial: Tensor3, x: Matrix, times
     """
     T, place, xs, out = x.dtype.type, scratch(x), data(x), data(partial)
     rows, width = x.shape
-    chunks = partial.shape[0]
-    first, last = row_share(piece_count(chunks, width), tasks, task)
+    chunks, columns = partial.shape[0], columns_of(width)
+    first, last = row_share(piece_count(chunks, width, columns), tasks, task)
     for piece in range(first, last):
-        k, j, begin, end, parts = column_piece(piece, chunks, rows, width, chunk)
+        k, j, begin, end, parts = column_piece(piece, chunks, rows, width, chunk, columns)
         scale = T(1) / T(max(1, min(chunk, rows - k * chunk)))
         total, _ = plain_sums(begin, end, parts, width, xs, j, xs, j, T(0), 0, x)
-        mean = over_parts(total, width, place) * scale
+        mean = over_parts(total, columns, place) * scale
         d, squares = centred_sums(begin, end, parts, width, xs, j, xs, j, mean, 0, x)
-        d, squares = over_parts(d, width, place), over_parts(squares, width, place)
-        if thread() < columns_of(width) and j < width:
+        d, squares = over_parts(d, columns, place), over_parts(squares, columns, place)
+        if thread() < columns and j < width:
             out[3 * k * width + j] = mean + d * scale
             out[(3 * k + 1) * width + j] = squares - d * d * scale
 
@@ -176,17 +177,18 @@ def batch_norm_statistics(task: Int, tasks: Int, statistics: Matrix, moving_mean
     width, old, chunks = statistics.shape[1], partial.shape[2], partial.shape[0]
     scale = T(1) / T(max(1, rows))
     sizes = (chunk, rows, scale)
-    first, last = row_share(piece_count(1, channels), tasks, task)
+    columns = columns_joined(channels, chunks)
+    first, last = row_share(piece_count(1, channels, columns), tasks, task)
     for strip in range(first, last):
-        _, c, begin, end, parts = column_piece(strip, 1, chunks, channels, chunks)
+        _, c, begin, end, parts = column_piece(strip, 1, chunks, channels, chunks, columns)
         start = ps[c] if c < channels else T(0)
         begin_more = begin if begin > 0 else parts       # the first chunk's differs by 0 from itself, NaN if it is infinite
         d, _ = difference_sums(begin_more, end, parts, 3 * old, ps, c, ps, c, start, sizes, gamma)
-        mean = start + over_parts(d, channels, place)    # first what the means differ by, so that a large mean is rounded once
+        mean = start + over_parts(d, columns, place)    # first what the means differ by, so that a large mean is rounded once
         squares, _ = square_sums(begin, end, parts, 3 * old, ps, c, ps, old + c, mean, sizes, gamma)
-        variance = over_parts(squares, channels, place) * scale
+        variance = over_parts(squares, columns, place) * scale
         variance = T(0) if variance < T(0) else variance
-        if thread() < columns_of(channels) and c < channels:
+        if thread() < columns and c < channels:
             if moving_mean.size:
                 means[c] = momentum * means[c] + (T(1) - momentum) * mean
                 variances[c] = momentum * variances[c] + (T(1) - momentum) * variance
@@ -268,14 +270,14 @@ def batch_norm_gradient_sums(task: Int, tasks: Int, partial: Tensor3, dy: Matrix
     """
     T, place, dys, xs, out = x.dtype.type, scratch(x), data(dy), data(x), data(partial)
     rows, width = x.shape
-    chunks = partial.shape[0]
-    first, last = row_share(piece_count(chunks, width), tasks, task)
+    chunks, columns = partial.shape[0], columns_of(width)
+    first, last = row_share(piece_count(chunks, width, columns), tasks, task)
     for piece in range(first, last):
-        k, j, begin, end, parts = column_piece(piece, chunks, rows, width, chunk)
+        k, j, begin, end, parts = column_piece(piece, chunks, rows, width, chunk, columns)
         mean = data(statistics)[j] if j < width else T(0)
         a, b = with_centred_sums(begin, end, parts, width, dys, j, xs, j, mean, 0, x)
-        a, b = over_parts(a, width, place), over_parts(b, width, place)
-        if thread() < columns_of(width) and j < width:
+        a, b = over_parts(a, columns, place), over_parts(b, columns, place)
+        if thread() < columns and j < width:
             out[2 * k * width + j], out[(2 * k + 1) * width + j] = a, b
 
 
@@ -303,12 +305,13 @@ def batch_norm_gradients(task: Int, tasks: Int, coefficients: Matrix, dgamma: Ve
     T, place, ps, s, out = dgamma.dtype.type, scratch(dgamma), data(partial), data(statistics), data(coefficients)
     width, old, chunks = coefficients.shape[1], partial.shape[2], partial.shape[0]
     n = T(-1) / T(max(1, rows))
-    first, last = row_share(piece_count(1, channels), tasks, task)
+    columns = columns_joined(channels, chunks)
+    first, last = row_share(piece_count(1, channels, columns), tasks, task)
     for strip in range(first, last):
-        _, c, begin, end, parts = column_piece(strip, 1, chunks, channels, chunks)
+        _, c, begin, end, parts = column_piece(strip, 1, chunks, channels, chunks, columns)
         a, b = both_sums(begin, end, parts, 2 * old, ps, c, ps, old + c, T(0), 0, dgamma)
-        a, b = over_parts(a, channels, place), over_parts(b, channels, place)
-        if thread() < columns_of(channels) and c < channels:
+        a, b = over_parts(a, columns, place), over_parts(b, columns, place)
+        if thread() < columns and c < channels:
             rstd, factor = s[width + c], s[2 * width + c] * n
             b *= rstd
             data(dgamma)[c], data(dbeta)[c] = b, a
@@ -427,13 +430,13 @@ def layer_norm_gradient_sums(task: Int, tasks: Int, partial: Tensor3, dy: Matrix
     """
     T, place, dys, xs, out = x.dtype.type, scratch(x), data(dy), data(x), data(partial)
     rows, width = x.shape
-    chunks = partial.shape[0]
-    first, last = row_share(piece_count(chunks, width), tasks, task)
+    chunks, columns = partial.shape[0], columns_of(width)
+    first, last = row_share(piece_count(chunks, width, columns), tasks, task)
     for piece in range(first, last):
-        k, j, begin, end, parts = column_piece(piece, chunks, rows, width, chunk)
+        k, j, begin, end, parts = column_piece(piece, chunks, rows, width, chunk, columns)
         a, b = with_normalized_sums(begin, end, parts, width, dys, j, xs, j, T(0), data(statistics), x)
-        a, b = over_parts(a, width, place), over_parts(b, width, place)
-        if thread() < columns_of(width) and j < width:
+        a, b = over_parts(a, columns, place), over_parts(b, columns, place)
+        if thread() < columns and j < width:
             out[2 * k * width + j], out[(2 * k + 1) * width + j] = a, b
 
 
@@ -444,11 +447,12 @@ def layer_norm_gradients(task: Int, tasks: Int, dgamma: Vector, dbeta: Vector, p
     dgamma, dbeta [L], partial [K, 2, L]. Task t covers its share of the strips of columns. Writes dgamma, dbeta (=).
     """
     chunks, length = partial.shape[0], partial.shape[2]
-    first, last = row_share(piece_count(1, length), tasks, task)
+    columns = columns_joined(length, chunks)
+    first, last = row_share(piece_count(1, length, columns), tasks, task)
     if dbeta.size:
-        sum_columns(data(dbeta), 0, data(partial), 0, chunks, length, 2 * length, chunks, 1, first, last, partial)
+        sum_columns(data(dbeta), 0, data(partial), 0, chunks, length, 2 * length, chunks, 1, columns, first, last, partial)
     if dgamma.size:
-        sum_columns(data(dgamma), 0, data(partial), length, chunks, length, 2 * length, chunks, 1, first, last, partial)
+        sum_columns(data(dgamma), 0, data(partial), length, chunks, length, 2 * length, chunks, 1, columns, first, last, partial)
 
 
 @kernel

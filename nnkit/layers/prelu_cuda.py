@@ -53,13 +53,13 @@ def prelu_gradient_sums(task: Int, tasks: Int, partial: Matrix, dy: Matrix, x: M
     """
     T = x.dtype.type
     rows, width = x.shape
-    chunks = partial.shape[0]
-    first, last = row_share(piece_count(chunks, width), tasks, task)
+    chunks, columns = partial.shape[0], columns_of(width)
+    first, last = row_share(piece_count(chunks, width, columns), tasks, task)
     for piece in range(first, last):
-        k, j, begin, end, parts = column_piece(piece, chunks, rows, width, chunk)
+        k, j, begin, end, parts = column_piece(piece, chunks, rows, width, chunk, columns)
         total, _ = sums_below(begin, end, parts, width, data(dy), j, data(x), j, T(0), 0, x)
-        total = over_parts(total, width, scratch(x))
-        if thread() < columns_of(width) and j < width:
+        total = over_parts(total, columns, scratch(x))
+        if thread() < columns and j < width:
             data(partial)[k * width + j] = total
 
 

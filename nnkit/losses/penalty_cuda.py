@@ -7,7 +7,7 @@ import numpy as np
 from nnkit.cuda_jit import THREADS, data, kernel, routine, scratch, thread
 from nnkit.jit import Double, Doubles, Int, Matrix, Real, Vector
 from nnkit.losses.penalty_cpu import slope
-from nnkit.prims.block_cuda import AT_ONCE, block_sum, piece_count, row_share, several, share, wholes
+from nnkit.prims.block_cuda import AT_ONCE, block_sum, columns_of, piece_count, row_share, several, share, wholes
 from nnkit.prims.pointwise_cuda import by_column, pointwise
 from nnkit.prims.reduce_cuda import sum_columns
 from nnkit.scalar import fabs, log, maximum, minimum
@@ -92,9 +92,9 @@ def column_totals(task: Int, tasks: Int, sums: Matrix, y: Matrix, chunk: Int) ->
     """sums[k, j] = the sum of y[r, j] over the `chunk` rows of chunk k. y [R, J], sums [K, J]. Task t covers its share of the pieces, see
     prims/reduce.py. Writes sums (=)."""
     rows, units = y.shape
-    chunks = sums.shape[0]
-    first, last = row_share(piece_count(chunks, units), tasks, task)
-    sum_columns(data(sums), 0, data(y), 0, rows, units, units, chunk, chunks, first, last, y)
+    chunks, columns = sums.shape[0], columns_of(units)
+    first, last = row_share(piece_count(chunks, units, columns), tasks, task)
+    sum_columns(data(sums), 0, data(y), 0, rows, units, units, chunk, chunks, columns, first, last, y)
 
 
 @kernel

@@ -16,8 +16,8 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "LEDGE", "NARROW", "PAD", "THREADS", "dependences", "image_pieces", "into_launches",
-    "lanes_of", "regions", "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
+    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "LEDGE", "MANY", "NARROW", "PAD", "THREADS", "dependences", "image_pieces",
+    "into_launches", "joined_strip", "lanes_of", "regions", "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
@@ -25,6 +25,7 @@ ENTRY = "launch"                                         # the name of a launch'
 DEPTH = 16                                               # of the slices that a tiled product keeps in shared memory
 PAD = 4                                                  # elements behind each row of them: see prims/matmul_cuda.py
 COLUMNS, NARROW = 32, 64                                 # of a matrix that a block sums: so many, or all where there are no more than NARROW
+FEW, MANY = 8, 64                                        # columns that it sums of a matrix of many rows, such as the sums of chunks: more parts
 CHUNK, LEDGE = 32, 65                                    # of the pieces that prims/matmul_cuda.product_transposed keeps there: depth, row length
 SHARED_BYTES = 48 * 1024                                 # of a block, without asking the driver for more
 SUMS_BYTES = 8 * THREADS                                 # of shared memory for a sum over a block
@@ -89,18 +90,30 @@ def strip(columns: int) -> int:
     return max(1, columns if columns <= NARROW else COLUMNS)
 
 
-def _strips(columns: int) -> int:
-    return -(-columns // strip(columns))
+def joined_strip(columns: int, rows: int) -> int:
+    """The same where the block sums all of the rows, which other blocks have made: of many rows fewer columns, a sector of memory."""
+    return max(1, min(columns, FEW)) if rows >= MANY else strip(columns)
+
+
+def _joined(columns: int, rows: int) -> int:
+    return -(-columns // joined_strip(columns, rows))
 
 
 def _by_pieces(step: Step) -> int:
     """For sums down columns by chunks of rows: what is written first holds a row for each chunk."""
-    return step.writes[0].shape[0] * _strips(step.writes[0].shape[-1])
+    columns = step.writes[0].shape[-1]
+    return step.writes[0].shape[0] * -(-columns // strip(columns))
 
 
 def _by_channels(step: Step) -> int:
-    """For steps whose first scalar says how many channels there are, which go by strips."""
-    return _strips(int(step.scalars[0]))
+    """For steps that join the chunks of so many channels as the first scalar says; what they read first has a row for each chunk."""
+    return _joined(int(step.scalars[0]), step.reads[0].shape[0])
+
+
+def _by_copies(step: Step) -> int:
+    """For sums over the middle axis."""
+    stretches, copies, length = step.reads[0].shape
+    return min(MOST_TASKS, stretches * _joined(length, copies))
 
 
 def _by_numbers(step: Step) -> int:
@@ -147,9 +160,9 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
     "layers.norm.batch_norm_fold": _by_elements,
     "layers.norm.fill": _by_elements,
     "layers.norm.layer_norm_gradient_sums": _by_pieces,
-    "layers.norm.layer_norm_gradients": lambda step: _strips(step.reads[0].shape[-1]),
+    "layers.norm.layer_norm_gradients": lambda step: _joined(step.reads[0].shape[-1], step.reads[0].shape[0]),
     "prims.reduce.sum_chunks": _by_pieces,
-    "prims.reduce.sum_middle": lambda step: min(MOST_TASKS, step.writes[0].shape[0] * _strips(step.writes[0].shape[1])),
+    "prims.reduce.sum_middle": _by_copies,
     **dict.fromkeys(("layers.pool.max_forward", "layers.pool.max_backward", "layers.pool.sum_forward", "layers.pool.sum_backward",
                      "layers.resample.shift", "layers.resample.linear_forward", "layers.resample.linear_backward"), _as_planned),
     **{f"{name}_{side}": lambda step, side=side: _tiles(step, side) for name in PRODUCTS for side in SIDES},  # type: ignore[misc]

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from nnkit.cuda_jit import THREADS, barrier, registers, routine, thread
-from nnkit.plan.launch import COLUMNS, NARROW
+from nnkit.plan.launch import COLUMNS, FEW, MANY, NARROW
 from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
 
 __all__ = [
-    "AT_ONCE", "WARPS", "block_sum", "column_piece", "columns_of", "divided", "over_parts", "piece_count", "row_share", "several", "share",
-    "strided_sums", "wholes",
+    "AT_ONCE", "WARPS", "block_sum", "column_piece", "columns_joined", "columns_of", "divided", "over_parts", "piece_count", "row_share",
+    "several", "share", "strided_sums", "wholes",
 ]
 
 # Elements of a sweep that a thread reads before it writes the first result: as many are on their way from memory at a time, whatever may overlap.
@@ -103,24 +103,28 @@ def strided_sums(term: Callable[..., Any]) -> Any:
 
 @routine
 def columns_of(width):
-    """Columns of a strip of a matrix of so many: plan/launch.py, strip."""
+    """Columns of a strip of a matrix of so many that is summed by chunks of rows: plan/launch.py, strip."""
     return max(1, width if width <= NARROW else COLUMNS)
 
 
 @routine
-def piece_count(chunks, width):
+def columns_joined(width, rows):
+    """The same for sums over all of its rows: plan/launch.py, joined_strip."""
+    return max(1, min(width, FEW)) if rows >= MANY else columns_of(width)
+
+
+@routine
+def piece_count(chunks, width, columns):
     """Chunks of rows times strips of columns."""
-    columns = columns_of(width)
     return chunks * divided(width + columns - 1, columns)[0]
 
 
 @routine
-def column_piece(piece, chunks, rows, width, chunk):
+def column_piece(piece, chunks, rows, width, chunk, columns):
     """(k, j, first, last, parts): of a piece the chunk, and the thread's column j and rows first, first + parts, ... below last.
 
     A thread that has no column has no rows, and j = width.
     """
-    columns = columns_of(width)
     parts = divided(THREADS, columns)[0]
     part, lane = divided(thread(), columns)
     strip, k = divided(piece, chunks)
@@ -131,12 +135,8 @@ def column_piece(piece, chunks, rows, width, chunk):
 
 
 @routine
-def over_parts(value, width, place):
-    """The sum of `value` over the parts of a column of a matrix of that width, for all of its threads, by a tree.
-
-    place: THREADS numbers of scratch.
-    """
-    columns = columns_of(width)
+def over_parts(value, columns, place):
+    """The sum of `value` over the parts of a column, for all of its threads, by a tree. place: THREADS numbers of scratch."""
     parts, t = divided(THREADS, columns)[0], thread()
     lane = divided(t, columns)[1]
     barrier()
