@@ -98,6 +98,23 @@ def losses() -> Iterator[KernelCase]:
         e = np.exp(z - z.max(1, keepdims=True))
         t = rng.uniform(0, 1, (R, C))
         labels = rng.integers(0, C, R).astype(np.int32)
+        y = rng.uniform(0, 1, (R, C))
+        y[0], y[1, :2] = np.eye(C)[0], (0, 1)                  # clipped at both ends
+        name = "losses.crossentropy.categorical_crossentropy"
+        inverse = 1 / y.sum(1)
+        clipped = np.clip((y * inverse[:, None]).astype(np.float32), np.float32(1e-7), np.float32(1) - np.float32(1e-7))
+        yield KernelCase(f"categorical-probabilities-forward-{C}", f"{name}_forward", (empty(R), empty(R, C), empty(R), y, t, w, empty(R), 0.1),
+                         written=3)
+        yield KernelCase(f"categorical-probabilities-backward-{C}", f"{name}_backward", (empty(R, C), y, t, w, np.log(clipped), inverse, 0.1),
+                         single=1e-5)
+        name = "losses.crossentropy.sparse_categorical_crossentropy"
+        for valid, ignore in ((np.empty(0), 0), (np.array([1.25]), int(labels[1]))):
+            yield KernelCase(f"sparse-probabilities-forward-{C}-{valid.size}", f"{name}_forward",
+                             (empty(R), empty(R, C), empty(R), y, labels, w, valid, ignore), written=3)
+            yield KernelCase(f"sparse-probabilities-backward-{C}-{valid.size}", f"{name}_backward",
+                             (empty(R, C), y, labels, w, y * inverse[:, None], inverse, valid, ignore))
+            yield KernelCase(f"valid-share-{C}-{valid.size}", "losses.crossentropy.valid_share",
+                             (empty(1), np.repeat(labels, 2), (1.0 * (np.arange(R) % 3 > 0))[:R if valid.size else 0], ignore), tasks=(1,))
         name = "losses.crossentropy.categorical_crossentropy_logits"
         yield KernelCase(f"categorical-forward-{C}", f"{name}_forward", (empty(R), empty(R, C), empty(R), z, t, w, empty(R), 0.1), written=3)
         yield KernelCase(f"categorical-backward-{C}", f"{name}_backward", (empty(R, C), z, t, w, e, 1 / e.sum(1), 0.1))
