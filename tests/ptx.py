@@ -526,6 +526,7 @@ def _insert(a: Any, b: Any, position: Any, length: Any) -> Any:
 
 COMPUTE: dict[str, Callable[..., Any]] = {
     "mov": lambda x: x, "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": _quotient,
+    "rem": lambda x, y: x - _quotient(x, y) * y,
     "fma": _fused, "mad": lambda x, y, z: x * y + z, "neg": lambda x: -x, "abs": np.abs, "min": np.minimum, "max": np.maximum,
     "and": lambda x, y: x & y, "or": lambda x, y: x | y, "xor": lambda x, y: x ^ y, "not": lambda x: ~x, "shl": _shift(True), "shr": _shift(False),
     "rcp": lambda x: x.dtype.type(1) / x, "sqrt": np.sqrt, "selp": lambda x, y, choice: np.where(choice, x, y), "bfi": _insert,
