@@ -195,16 +195,15 @@ TRAINED = {
 }
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_networks_train_ten_steps_as_on_the_cpu(name):
-    """Moving averages, masks, noise and penalties among what must agree. Then both evaluate and predict, where layers do something else then."""
-    ptx = interpreter()
+def train_beside_the_cpu(name, on):
+    """Ten steps on a device and on the CPU: moving averages, masks, noise and penalties among what must agree. Then both evaluate and predict, where
+    layers do something else then. Returns what the device has then of all that persists."""
     from device_rig import DeviceModel
 
     spec, optimizer, loss, x, y = TRAINED[name]()
     samples, epochs = len(x), 5
     model = nnkit.compile(spec, optimizer=optimizer, loss=loss, seed=4)
-    device = DeviceModel(model, ptx.PtxDevice())
+    device = DeviceModel(model, on)
     width = int(np.prod(model.output_shape))
     device.data(x=x.reshape(samples, -1), target=y.reshape(samples, -1), sample_weight=np.ones((samples, 1), np.float32),
                 order=np.zeros(samples, np.int64), predictions=np.zeros((samples, width), np.float32))
@@ -218,18 +217,24 @@ def test_networks_train_ten_steps_as_on_the_cpu(name):
     history = model.fit(x, y, batch_size=samples // 2, epochs=epochs, verbose=0)
     np.testing.assert_allclose(losses, history["loss"], rtol=2e-6)
     device.fetch()
+    kept = device.fetched.kept.tobytes() + device.fetched.training.tobytes()
     for parameter, values in model.parameters.items():
         np.testing.assert_allclose(device.view(parameter), values, rtol=0, atol=1e-4, err_msg=parameter)
-    if name not in ("normalized", "variational"):
-        return
-    device.begin_epoch(0)
-    device.tape("evaluate", samples // 2).run(2)
-    assert device.loss() == pytest.approx(model.evaluate(x, y, batch_size=samples // 2)["loss"], rel=1e-4)
-    device.begin_epoch(0)
-    device.tape("predict", samples // 2).run(2)
-    found = np.zeros((samples, width), np.float32)
-    device.device.read(device.arrays["predictions"][0], found)
-    np.testing.assert_allclose(found, model.predict(x).reshape(samples, width), rtol=0, atol=1e-4)
+    if name in ("normalized", "variational"):
+        device.begin_epoch(0)
+        device.tape("evaluate", samples // 2).run(2)
+        assert device.loss() == pytest.approx(model.evaluate(x, y, batch_size=samples // 2)["loss"], rel=1e-4)
+        device.begin_epoch(0)
+        device.tape("predict", samples // 2).run(2)
+        found = np.zeros((samples, width), np.float32)
+        device.device.read(device.arrays["predictions"][0], found)
+        np.testing.assert_allclose(found, model.predict(x).reshape(samples, width), rtol=0, atol=1e-4)
+    return kept
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_networks_train_ten_steps_as_on_the_cpu(name):
+    train_beside_the_cpu(name, interpreter().PtxDevice())
 
 
 def test_a_device_predicts_and_evaluates_as_the_cpu():
@@ -306,3 +311,13 @@ def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time():
         seen.add(trained.fetched.kept.tobytes() + trained.fetched.training.tobytes())
     assert len(seen) == 1
     np.testing.assert_allclose(losses, model.fit(x, y, batch_size=32, epochs=3, verbose=0)["loss"], rtol=2e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TRAINED)
+def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name):
+    pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
+    device = gpu()
+    if device is None:
+        pytest.skip("there is no GPU")
+    assert len({train_beside_the_cpu(name, device) for _ in range(3)}) == 1
