@@ -47,6 +47,7 @@ __all__ = [
 DEVICE_OPTIONS: dict[str, Any] = {"device": True, "forceinline": True, "opt": True, "debug": False}
 BLOCKS = 2                                               # that a multiprocessor can hold at least: 128 registers for a thread
 ARCHITECTURE = (9, 0)                                    # compiled for, where no device says otherwise
+FORGETTING = 4                                           # steps of a chain after which what a step can make anew is not kept in registers
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
 
 barrier = cuda.syncthreads
@@ -167,13 +168,22 @@ def _chain(steps: Sequence[Any]) -> Any:
     if len(steps) == 1:
         return steps[0]
     first, second = _chain(steps[:len(steps) // 2]), _chain(steps[len(steps) // 2:])
+    long = len(steps) > FORGETTING
 
     @routine
     def both(words, task, tasks):
         first(words, task, tasks)
         barrier()
-        second(words, task, tasks)
+        second(words, anew(task) if long else task, tasks)
     return both
+
+
+@intrinsic
+def anew(typing_context: Any, number: Any) -> Any:
+    """The number, of which the compiler does not know that it has it already: what is made of it is not kept in registers from step to step."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.call(ir.InlineAsm(ir.FunctionType(I64, [I64]), "mov.b64 $0, $1;", "=l,l", side_effect=True), values)
+    return types.int64(types.int64), codegen
 
 
 def _side_by_side(lanes: Sequence[Any], index: int) -> Any:

@@ -128,7 +128,7 @@ class KLSparsity(ActivityRegularizer):
             return
         y2 = y.rows(max(1, len(y.shape) - 1))
         rows, units = y2.shape
-        tiling = Tiling(rows, units, fold=1)
+        tiling = Tiling(rows, units, g.backend == "cuda", fold=1)
         sums, slopes = g.buffer("activity_sums", tiling.chunks, units), g.buffer("activity_slopes", units)
         g.step("losses.penalty.column_totals", [sums], [y2], scalars=[tiling.chunk], tasks=tiling.tasks(y.size, y.nbytes), flops=y.size)
         g.step("losses.penalty.sparsity", [g.penalty(), slopes], [sums], scratch=[g.scratch("activity_terms", units, dtype="float64")],

@@ -8,6 +8,9 @@ from typing import Any
 import attrs
 import numpy as np
 
+from nnkit.layers.pool import by_channel
+from nnkit.layers.pool_cpu import max_forward as max_cpu
+from nnkit.layers.window import Span
 from nnkit.plan.build import COUNTERS, SUMS
 
 __all__ = ["CASES", "KernelCase"]
@@ -17,7 +20,7 @@ __all__ = ["CASES", "KernelCase"]
 class KernelCase:
     """kernel: a step's name. written: how many of the arguments, from the first, the kernel changes. tasks: into how many its work is cut. twin: the
     CPU's kernel where it has another name, or None where the result is `expected` (a function of the arguments, which gives the changed ones).
-    single: the tolerance of float32, relative to the largest entry."""
+    counts: what of the changed arrays is of use. single, double: the tolerances of float32 and float64, relative to the largest entry."""
 
     id: str
     kernel: str
@@ -25,7 +28,9 @@ class KernelCase:
     written: int = 1
     tasks: tuple[int, ...] = (1, 3)
     expected: Any = None
+    counts: Any = lambda *arrays: arrays
     single: float = 2e-6
+    double: float = 1e-13
     dtypes: tuple[str, ...] = ("float32", "float64")
 
 
@@ -68,11 +73,17 @@ def activations() -> Iterator[KernelCase]:
             y /= y.sum(1, keepdims=True)
             yield KernelCase(f"{name}-forward-{shape[1]}", f"layers.activation.{name}_forward", (empty(*shape), 5 * normal(*shape)))
             yield KernelCase(f"{name}-backward-{shape[1]}", f"layers.activation.{name}_backward", (empty(*shape), normal(*shape), np.log(y)))
+        for shape in ((5, 3, 7), (3, 11, 101), (1, 1, 1)):
+            rows = empty(shape[0], shape[2])
+            y = np.log(rng.uniform(0.01, 1, shape))
+            yield KernelCase(f"{name}-axis-forward-{shape[1]}", f"layers.activation.{name}_axis_forward",
+                             (empty(*shape), 5 * normal(*shape), rows, rows))
+            yield KernelCase(f"{name}-axis-backward-{shape[1]}", f"layers.activation.{name}_axis_backward", (empty(*shape), normal(*shape), y, rows))
 
 
 POINTWISE_LOSSES = ("crossentropy.binary_crossentropy", "crossentropy.binary_crossentropy_logits", "crossentropy.kl_divergence",
                     "regression.mean_squared_error", "regression.mean_absolute_error", "regression.huber", "regression.log_cosh",
-                    "regression.poisson")
+                    "regression.poisson", "hinge.hinge", "hinge.squared_hinge")
 
 
 def losses() -> Iterator[KernelCase]:
@@ -93,6 +104,23 @@ def losses() -> Iterator[KernelCase]:
         e = np.exp(z - z.max(1, keepdims=True))
         t = rng.uniform(0, 1, (R, C))
         labels = rng.integers(0, C, R).astype(np.int32)
+        y = rng.uniform(0, 1, (R, C))
+        y[0], y[1, :2] = np.eye(C)[0], (0, 1)                  # clipped at both ends
+        name = "losses.crossentropy.categorical_crossentropy"
+        inverse = 1 / y.sum(1)
+        clipped = np.clip((y * inverse[:, None]).astype(np.float32), np.float32(1e-7), np.float32(1) - np.float32(1e-7))
+        yield KernelCase(f"categorical-probabilities-forward-{C}", f"{name}_forward", (empty(R), empty(R, C), empty(R), y, t, w, empty(R), 0.1),
+                         written=3)
+        yield KernelCase(f"categorical-probabilities-backward-{C}", f"{name}_backward", (empty(R, C), y, t, w, np.log(clipped), inverse, 0.1),
+                         single=1e-5)
+        name = "losses.crossentropy.sparse_categorical_crossentropy"
+        for valid, ignore in ((np.empty(0), 0), (np.array([1.25]), int(labels[1]))):
+            yield KernelCase(f"sparse-probabilities-forward-{C}-{valid.size}", f"{name}_forward",
+                             (empty(R), empty(R, C), empty(R), y, labels, w, valid, ignore), written=3)
+            yield KernelCase(f"sparse-probabilities-backward-{C}-{valid.size}", f"{name}_backward",
+                             (empty(R, C), y, labels, w, y * inverse[:, None], inverse, valid, ignore))
+            yield KernelCase(f"valid-share-{C}-{valid.size}", "losses.crossentropy.valid_share",
+                             (empty(1), np.repeat(labels, 2), (1.0 * (np.arange(R) % 3 > 0))[:R if valid.size else 0], ignore), tasks=(1,))
         name = "losses.crossentropy.categorical_crossentropy_logits"
         yield KernelCase(f"categorical-forward-{C}", f"{name}_forward", (empty(R), empty(R, C), empty(R), z, t, w, empty(R), 0.1), written=3)
         yield KernelCase(f"categorical-backward-{C}", f"{name}_backward", (empty(R, C), z, t, w, e, 1 / e.sum(1), 0.1))
@@ -160,4 +188,223 @@ def products() -> Iterator[KernelCase]:
                              dtypes=dtypes, expected=lambda dx, dy, w: (dy @ w.T,))
 
 
-CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products()]
+def clipping() -> Iterator[KernelCase]:
+    """Norms within the limit and beyond, and NaN; one piece and several."""
+    g = normal(1301)
+    g[7] = np.nan
+    yield KernelCase("clip-by-value", "optimizers.rules.clip_by_value", (g, 0.7))
+    for size in (1, 701, 2 * 16_384 + 5):
+        yield KernelCase(f"square-sums-{size}", "optimizers.rules.square_sums", (np.zeros(-(-size // 16_384) * 64), normal(size)),
+                         counts=lambda sums: (sums[::64],))
+    sums = np.zeros(3 * 64)
+    sums[::64] = (3, 4, 9)
+    for limit in (2.5, 4.0, 5.0):
+        yield KernelCase(f"clip-by-norm-{limit}", "optimizers.rules.clip_by_norm", (normal(1301), sums, limit))
+    yield KernelCase("clip-by-norm-nan", "optimizers.rules.clip_by_norm", (normal(7), sums * np.nan, 1.0))
+
+
+def penalties() -> Iterator[KernelCase]:
+    """Blocks that end within the last one, zeros among the numbers; units whose mean is clipped."""
+    x = normal(2501)
+    x[::5] = 0
+    name = "losses.penalty"
+    yield KernelCase("penalty", f"{name}.penalty", (empty(2), x, 0.3, 0.2, 1600))
+    yield KernelCase("penalty-1", f"{name}.penalty", (empty(1), normal(1), 0.3, 0.2, 1600))
+    yield KernelCase("penalty-total", f"{name}.penalty_total", (empty(1), normal(301)), tasks=(1,))
+    yield KernelCase("penalty-gradient", f"{name}.penalty_gradient", (empty(5, 271), normal(5, 271), x[:1355].reshape(5, 271), 0.3, 0.2))
+    yield KernelCase("add-penalty-gradient", f"{name}.add_penalty_gradient", (normal(2501), x, 0.3, 0.2))
+    for R, J, K in ((37, 5, 3), (11, 67, 1)):
+        yield KernelCase(f"column-totals-{J}", f"{name}.column_totals", (empty(K, J), normal(R, J), -(-R // K)))
+    sums = 10 * rng.uniform(0.1, 0.9, (3, 7))
+    sums[:, 2] = -1
+    yield KernelCase("sparsity", f"{name}.sparsity", (empty(1), empty(7), sums, empty(7), 30, 0.1, 0.3, 1e-3), written=2, tasks=(1,),
+                     counts=lambda value, slopes: (value, slopes))
+    yield KernelCase("sparsity-gradient", f"{name}.sparsity_gradient", (empty(7, 15), normal(7, 15), normal(5)))
+    for R, N, M in ((12, 3, 6), (5, 5, 5), (300, 1, 300)):
+        mask = (rng.uniform(0, 1, M) < 0.6).astype(float)
+        yield KernelCase(f"masked-{R}", "losses.weights.masked", (empty(R), rng.uniform(0, 2, N), mask, 1.7), tasks=(1,))
+    yield KernelCase("masked-none", "losses.weights.masked", (empty(6), rng.uniform(0, 2, 3), np.zeros(3), 1.7), tasks=(1,))
+
+
+def hinges() -> Iterator[KernelCase]:
+    """Beside the pointwise ones the categorical: of equal largest others the first counts."""
+    for R, C, N in ((5, 3, 5), (12, 67, 4), (3, 1, 1)):
+        y, t = normal(R, C), np.eye(C)[rng.integers(0, C, R)]
+        y[1, C // 2:] = y[1, C // 2]
+        w = rng.uniform(0, 2, N)
+        name, others = "losses.hinge.categorical_hinge", (1 - t) * y
+        rows = rng.uniform(-1, 1, R)
+        yield KernelCase(f"categorical-hinge-forward-{C}", f"{name}_forward", (empty(R), empty(R, C), y, t, w), written=2)
+        yield KernelCase(f"categorical-hinge-backward-{C}", f"{name}_backward", (empty(R, C), rows, others, t, w))
+
+
+def drawn() -> Iterator[KernelCase]:
+    """Rows whose numbers begin between two counters, more of them than a block draws at a time; seeds of a layer's own."""
+    large = (1 << 40) + 12345
+    for shape, seed in (((7, 13), -1), ((3, 1361), 5), ((1, 1), -1), ((5, 3), large)):
+        last = (0.3, 1 / 0.7, 2, seed)
+        state = counters(step=6, seed=large)
+        yield KernelCase(f"dropout-{shape[1]}", "layers.dropout.dropout_apply", (empty(*shape), normal(*shape), state, *last), single=0, double=0)
+        yield KernelCase(f"dropout-mask-{shape[1]}", "layers.dropout.dropout_mask", (empty(*shape), state, *last), single=0, double=0)
+        yield KernelCase(f"noise-{shape[1]}", "layers.noise.gaussian_noise_forward", (empty(*shape), normal(*shape), state, 0.3, 2, seed))
+    for N, M, sizes in ((5, 2 * 4 * 5, (2, 3, 4, 7, 5)), (4, 6, (3, 5, 2, 1, 1)), (3, 11, (1, 1, 1, 4, 11))):
+        A, B, C, D, E = sizes
+        for masks in (N, 1):
+            yield KernelCase(f"dropout-spread-{M}-{masks}", "layers.dropout.dropout_spread",
+                             (empty(N, A * B * C * D * E), normal(N, A * B * C * D * E), normal(masks, M), B, C, D, E))
+    name = "layers.sampling"
+    for shape, evaluation in (((7, 13), 0), ((7, 13), 1), ((2, 701), 1)):
+        state = counters(step=6, seed=large, position=5)
+        mean, logs = normal(*shape), normal(*shape)
+        yield KernelCase(f"sampling-{shape[1]}-{evaluation}", f"{name}.sampling_forward", (empty(*shape), mean, logs, state, 2, -1, evaluation))
+    z = mean + normal(*shape)
+    yield KernelCase("sampling-log-variance", f"{name}.sampling_backward_log_variance", (empty(*shape), normal(*shape), z, mean, logs, 0.3))
+    yield KernelCase("sampling-mean", f"{name}.sampling_backward_mean", (empty(*shape), normal(*shape), mean, 0.3))
+    yield KernelCase("kl", f"{name}.kl_divergence", (empty(2), mean.ravel(), logs.ravel(), 0.3, 800))
+
+
+def sums() -> Iterator[KernelCase]:
+    """Narrow matrices and wide ones, chunks that do not come out even, none and one row."""
+    for R, C, K in ((37, 5, 3), (11, 67, 1), (900, 1, 2), (1, 33, 1), (0, 3, 1), (29, 64, 4)):
+        yield KernelCase(f"sum-chunks-{R}-{C}", "prims.reduce.sum_chunks", (empty(K, C), normal(R, C), 1, max(1, -(-R // K))), tasks=(1, 2))
+    for A, S, B in ((1, 37, 5), (2, 100, 11), (3, 11, 70), (7, 300, 1), (2, 0, 3), (1, 1, 1)):
+        yield KernelCase(f"sum-middle-{A}-{S}-{B}", "prims.reduce.sum_middle", (empty(A, B), normal(A, S, B)))
+    for N, F, W in ((7, 15, 5), (3, 470, 47), (2, 6, 6)):
+        x = normal(N, F)
+        x[0, 0] = 0
+        yield KernelCase(f"prelu-forward-{W}", "layers.prelu.prelu_forward", (empty(N, F), x, normal(W)))
+        yield KernelCase(f"prelu-input-{W}", "layers.prelu.prelu_input", (empty(N, F), normal(N, F), x, normal(W)))
+    for R, P, K in ((37, 5, 3), (11, 67, 1)):
+        yield KernelCase(f"prelu-sums-{P}", "layers.prelu.prelu_gradient_sums", (empty(K, P), normal(R, P), normal(R, P), 1, -(-R // K)))
+    yield KernelCase("prelu-repeat", "layers.prelu.prelu_repeat", (empty(3, 5, 11), normal(3, 11)))
+
+
+def normalizations() -> Iterator[KernelCase]:
+    """Means far from 0; copies of the statistics; rows of one cell, and long ones."""
+    name = "layers.norm.batch_norm"
+    for R, C, K in ((37, 5, 3), (11, 67, 1), (1, 3, 1), (140, 11, 70)):
+        x, chunk = 3 * normal(R, C) + 20, -(-R // K)
+        dy, statistics = normal(R, C), normal(4, C)
+        yield KernelCase(f"moments-{R}-{C}", f"{name}_moments", (np.zeros((K, 3, C)), x, 1, chunk),
+                         counts=lambda partial: (partial[:, 0], partial[:, 1]), single=1e-5)
+        yield KernelCase(f"gradient-sums-{R}-{C}", f"{name}_gradient_sums", (empty(K, 2, C), dy, normal(R, C), statistics, 1, chunk), single=4e-6)
+        partial = np.abs(normal(K, 3, C)) + 1
+        for times, moving in ((1, C), (4, C), (2, 0)):
+            yield KernelCase(f"statistics-{R}-{C}-{times}", f"{name}_statistics",
+                             (empty(4, times * C), normal(moving), normal(moving), partial, normal(C), normal(C), C, R, chunk, 1e-3, 0.9), written=3)
+            yield KernelCase(f"gradients-{R}-{C}-{times}", f"{name}_gradients",
+                             (empty(2, times * C), empty(C), empty(C), normal(K, 2, C), normal(4, times * C), C, R), written=3)
+    for C, times in ((5, 4), (67, 1)):
+        variance = rng.uniform(0, 2, C)
+        yield KernelCase(f"inference-{C}", f"{name}_inference", (empty(4, times * C), normal(C), variance, normal(C), normal(C), 1e-3))
+    for R, O, W in ((7, 5, 15), (3, 67, 67)):
+        for bias in (normal(O), np.empty(0)):
+            yield KernelCase(f"fold-{O}-{bias.size}", f"{name}_fold", (empty(R, O), empty(O), normal(R, O), bias, normal(4, W)), written=2)
+    for N, F, W in ((7, 15, 5), (3, 470, 47), (3, 470, 470)):
+        x, dy, statistics = normal(N, F), normal(N, F), normal(4, W)
+        yield KernelCase(f"normalize-{F}-{W}", f"{name}_normalize", (empty(N, F), x, statistics))
+        yield KernelCase(f"input-{F}-{W}", f"{name}_input", (empty(N, F), dy, x, statistics, normal(2, W)))
+        yield KernelCase(f"scale-{F}-{W}", f"{name}_scale", (empty(N, F), dy, statistics))
+    for N, P, C, I in ((3, 2, 5, 7), (2, 1, 3, 401)):
+        x, dy, statistics = normal(N, P * C, I), normal(N, P * C, I), normal(4, C)
+        yield KernelCase(f"normalize-inner-{C}", f"{name}_normalize_inner", (empty(N, P * C, I), x, statistics))
+        yield KernelCase(f"input-inner-{C}", f"{name}_input_inner", (empty(N, P * C, I), dy, x, statistics, normal(2, C)))
+        yield KernelCase(f"scale-inner-{C}", f"{name}_scale_inner", (empty(N, P * C, I), dy, statistics))
+        whole = (N * P, C, I)
+        yield KernelCase(f"moments-inner-{C}", f"{name}_moments_inner", (np.zeros((1, 3, C)), x.reshape(whole)),
+                         counts=lambda partial: (partial[:, 0], partial[:, 1]), single=1e-5)
+        yield KernelCase(f"gradient-sums-inner-{C}", f"{name}_gradient_sums_inner", (empty(1, 2, C), dy.reshape(whole), x.reshape(whole), statistics),
+                         single=4e-6)
+    yield KernelCase("fill", "layers.norm.fill", (empty(301), 1.7))
+    name = "layers.norm.layer_norm"
+    for R, L in ((11, 1), (13, 37), (3, 701)):
+        x, dy, gamma = 3 * normal(R, L) + 20, normal(R, L), normal(L)
+        statistics = np.stack([x.mean(1), 1 / np.sqrt(x.var(1) + 1e-3)], 1)
+        yield KernelCase(f"layer-norm-forward-{L}", f"{name}_forward", (empty(R, L), empty(R, 2), x, gamma, normal(L), 1e-3), written=2, single=2e-5)
+        if L > 1:                                        # else 0 and what rounding makes of it
+            yield KernelCase(f"layer-norm-input-{L}", f"{name}_input", (empty(R, L), dy, x, statistics, gamma), single=1e-5)
+        yield KernelCase(f"layer-norm-sums-{L}", f"{name}_gradient_sums", (empty(2, 2, L), dy, x, statistics, -(-R // 2)), single=4e-6)
+    for L, K, none in ((37, 70, False), (67, 11, True)):
+        gone = np.empty(0)
+        yield KernelCase(f"layer-norm-gradients-{L}", f"{name}_gradients", (empty(L), gone if none else empty(L), normal(K, 2, L)), written=2)
+
+
+def places(*axes: tuple[int, int, int, int, int], channels: int) -> tuple[tuple[int, ...], int, int]:
+    """The windows of a pooling, and the numbers of its input and output; of every axis size, window, stride, before, windows."""
+    found = by_channel(tuple(Span(size, window, stride, 1, before, windows) for size, window, stride, before, windows in axes), channels).windows
+    return found, int(np.prod([axis[0] for axis in axes])) * channels, int(np.prod([axis[4] for axis in axes])) * channels
+
+
+POOLINGS = {
+    "squares": places((4, 2, 2, 0, 2), (6, 2, 2, 0, 3), channels=5),
+    "overlapping": places((5, 3, 2, 1, 3), (6, 3, 1, 1, 6), channels=3),
+    "gaps": places((7, 2, 3, 0, 2), channels=1),
+    "volume": places((3, 2, 1, 0, 2), (3, 2, 2, 0, 1), (4, 3, 2, 1, 2), channels=2),
+    "whole": places((3, 3, 3, 0, 1), (5, 5, 5, 0, 1), channels=7),
+}
+
+
+def poolings() -> Iterator[KernelCase]:
+    """Side by side, overlapping, with gaps and padding, all of an image; equal numbers and NaN; images cut into pieces."""
+    pool = "layers.pool"
+    for name, (windows, before, after) in POOLINGS.items():
+        for N, pieces in ((3, 1), (1, 2)):
+            x, y = np.round(2 * normal(N, before)), empty(N, after)
+            x[0, before // 2] = np.nan
+            max_cpu(0, 1, y, x, windows, 1)
+            dy = normal(N, after)
+            yield KernelCase(f"max-forward-{name}-{N}", f"{pool}.max_forward", (empty(N, after), x, windows, pieces))
+            for relu in (0, 1) if name == "overlapping" else (0,):
+                yield KernelCase(f"max-backward-{name}-{N}-{relu}", f"{pool}.max_backward", (empty(N, before), x, y, dy, windows, pieces, relu))
+            for mean in (0, 1):
+                yield KernelCase(f"sum-forward-{name}-{N}-{mean}", f"{pool}.sum_forward", (empty(N, after), normal(N, before), windows, mean, pieces))
+                yield KernelCase(f"sum-backward-{name}-{N}-{mean}", f"{pool}.sum_backward", (empty(N, before), dy, windows, mean, pieces))
+    mask = (rng.uniform(0, 1, (5, 7)) < 0.5).astype(float)
+    mask[1] = 0
+    yield KernelCase("masked-mean-forward", f"{pool}.masked_mean_forward", (empty(5, 3), normal(5, 7, 3), mask))
+    yield KernelCase("masked-mean-backward", f"{pool}.masked_mean_backward", (empty(5, 7, 3), normal(5, 3), mask))
+    for name, axes in (("pad", ((4, 1, 1, 2, 7), (3, 1, 1, 1, 5))), ("crop", ((5, 1, 1, -1, 3), (7, 1, 1, -2, 4), (6, 1, 1, 0, 6)))):
+        windows, before, after = places(*axes, channels=3)
+        for N, pieces in ((3, 1), (1, 2)):
+            yield KernelCase(f"shift-{name}-{N}", "layers.resample.shift", (empty(N, after), normal(N, before), windows, pieces))
+    for A, S, M, I, pieces in ((2, 5, 3, 4, 1), (1, 3, 2, 7, 2), (3, 1, 4, 1, 1)):
+        few, many = normal(2, A * S * I), normal(2, A * S * M * I)
+        for way, y, x in (("forward", 0 * many, few), ("backward", 0 * few, many)):
+            yield KernelCase(f"linear-{way}-{A}-{S}-{M}", f"layers.resample.linear_{way}", (y, x, empty(2 * pieces, 2 * M), A, S, M, I, pieces))
+
+
+def merges() -> Iterator[KernelCase]:
+    """Equal numbers and NaN among those that are compared; widths that leave columns over."""
+    merge = "layers.merge"
+    shape = (7, 301)
+    a, b = np.round(normal(*shape)), np.round(normal(*shape))
+    a[0, 0] = b[0, 1] = np.nan
+    for sign in (1.0, -1.0):
+        yield KernelCase(f"merge-sum-{sign}", f"{merge}.sum_forward", (empty(*shape), normal(*shape), normal(*shape), sign, 0.3))
+        yield KernelCase(f"extreme-{sign}", f"{merge}.extreme_forward", (empty(*shape), a, b, sign))
+        for side in (0, 1):
+            yield KernelCase(f"extreme-backward-{sign}-{side}", f"{merge}.extreme_backward", (empty(*shape), normal(*shape), a, b, sign, side))
+    yield KernelCase("merge-sum-backward", f"{merge}.sum_backward", (empty(*shape), normal(*shape), 0.3))
+    yield KernelCase("multiply", f"{merge}.multiply", (empty(*shape), normal(*shape), normal(*shape)))
+    for R, S, B in ((5, 3, 7), (11, 37, 1), (1, 1, 2)):
+        yield KernelCase(f"repeat-forward-{B}", f"{merge}.repeat_forward", (empty(R, S, B), normal(R, B)))
+        yield KernelCase(f"repeat-backward-{B}", f"{merge}.repeat_backward", (empty(R, B), normal(R, S, B)))
+    for R, W, A, B in ((5, 19, 7, 11), (3, 3, 1, 2), (2, 5, 0, 5)):
+        yield KernelCase(f"concatenate-two-{W}", f"{merge}.concatenate_two", (empty(R, W), normal(R, A), normal(R, B)))
+        yield KernelCase(f"concatenate-more-{W}", f"{merge}.concatenate_more", (normal(R, W), normal(R, B), A))
+        yield KernelCase(f"concatenate-backward-{W}", f"{merge}.concatenate_backward", (empty(R, B), normal(R, W), A))
+    for N, M, O, K in ((3, 5, 7, 11), (2, 3, 1, 5), (1, 1, 1, 1)):
+        for transposed in (0, 1):
+            left = normal(N, K, M) if transposed else normal(N, M, K)
+            yield KernelCase(f"dot-{M}-{transposed}", f"{merge}.dot_products", (empty(N, M, O), left, normal(N, K, O), transposed))
+    yield KernelCase("dot-transpose", f"{merge}.dot_transpose", (empty(3, 7, 5), normal(3, 5, 7)))
+    for R, D in ((5, 37), (3, 1)):
+        x = normal(R, D)
+        x[1] = 0
+        inverse = np.minimum(1 / np.maximum(np.sqrt((x * x).sum(1)), 1e-30), 2.0)
+        yield KernelCase(f"normalize-forward-{D}", f"{merge}.normalize_forward", (empty(R, D), empty(R), x, 2.0), written=2)
+        yield KernelCase(f"normalize-backward-{D}", f"{merge}.normalize_backward", (empty(R, D), normal(R, D), x, inverse, 2.0), single=4e-6)
+
+
+CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
+                               *normalizations(), *poolings(), *merges()]

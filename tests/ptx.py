@@ -526,12 +526,14 @@ def _insert(a: Any, b: Any, position: Any, length: Any) -> Any:
 
 COMPUTE: dict[str, Callable[..., Any]] = {
     "mov": lambda x: x, "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": _quotient,
+    "rem": lambda x, y: x - _quotient(x, y) * y,
     "fma": _fused, "mad": lambda x, y, z: x * y + z, "neg": lambda x: -x, "abs": np.abs, "min": np.minimum, "max": np.maximum,
     "and": lambda x, y: x & y, "or": lambda x, y: x | y, "xor": lambda x, y: x ^ y, "not": lambda x: ~x, "shl": _shift(True), "shr": _shift(False),
     "rcp": lambda x: x.dtype.type(1) / x, "sqrt": np.sqrt, "selp": lambda x, y, choice: np.where(choice, x, y), "bfi": _insert,
 }
 COMPARE: dict[str, Callable[..., Any]] = {
     "eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "nan": lambda x, y: (x != x) | (y != y),
+    "num": lambda x, y: (x == x) & (y == y),
     "ne": lambda x, y: (x != y) & (x == x) & (y == y), "neu": np.not_equal, "equ": lambda x, y: ~((x < y) | (x > y)),
     "ltu": lambda x, y: ~(x >= y), "leu": lambda x, y: ~(x > y), "gtu": lambda x, y: ~(x <= y), "geu": lambda x, y: ~(x < y),
 }

@@ -60,6 +60,11 @@ NETWORKS = {
     "small": (Sequential([Input((20,)), Dense(64, "relu"), Dense(32, "relu"), Dense(1, "sigmoid")]), 32, "bce"),
     "wide": (Sequential([Input((784,)), Dense(512, "gelu"), Dense(10, "softmax")]), 128, "sparse_categorical_crossentropy"),
     "large": (Sequential([Input((784,)), Dense(4096, "relu"), Dense(4096, "relu"), Dense(10, "softmax")]), 4096, "sparse_categorical_crossentropy"),
+    "normalized": (Sequential([Input((64,)), Dense(96), nnkit.BatchNormalization(), nnkit.Activation("gelu"), nnkit.Dropout(0.5),
+                               Dense(1000, nnkit.PReLU()), nnkit.LayerNormalization(), Dense(10)]), 200, "mse"),
+    "images": (Sequential([Input((32, 32, 16)), nnkit.GaussianNoise(0.1), nnkit.ZeroPadding2D(1), nnkit.BatchNormalization(), nnkit.MaxPooling2D(2),
+                           nnkit.AveragePooling2D(3, strides=2), nnkit.UpSampling2D(2, interpolation="bilinear"), nnkit.GlobalMaxPooling2D(),
+                           Dense(10)]), 64, "mse"),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from nnkit import Dense, Input, Network, Sequential
+from nnkit import Add, Concatenate, Dense, Dropout, Flatten, Input, Network, Reshape, Sequential
 from nnkit.plan.build import build
 from nnkit.plan.launch import MOST_WORDS, dependences, lanes_of, regions, step_words
 from nnkit.plan.passes import optimise
@@ -53,6 +53,10 @@ PLANS = {
     "deep": lambda: device_plan(Sequential([Input((8,)), *[Dense(8, "relu")] * 40, Dense(2)]), 5, optimizer="sgd", loss="mse"),
     "wide": lambda: device_plan(Sequential([Input((300,)), Dense(1000, "elu"), Dense(500, "selu"), Dense(3)]), 256, optimizer="rmsprop", loss="mse"),
     "predict": lambda: device_plan(small_network(), 7, mode="predict"),
+    "normalized": lambda: device_plan(normalized_network(), 32, optimizer=nnkit.Adam(clipnorm=1), loss="bce"),
+    "images": lambda: device_plan(image_network(), 12, optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "few large images": lambda: device_plan(Sequential([Input((64, 64, 8)), nnkit.MaxPooling2D(2), nnkit.UpSampling2D(2), nnkit.GlobalMaxPooling2D(),
+                                                        Dense(2)]), 4, optimizer="adam", loss="mse"),
 }
 
 
@@ -143,6 +147,96 @@ def test_a_network_trains_ten_steps_as_on_the_cpu(schedule):
         np.testing.assert_allclose(device.view(name), values, rtol=0, atol=2e-6)
 
 
+def normalized_network():
+    return Sequential([Input((20,)), Dense(33, use_bias=False), nnkit.BatchNormalization(), nnkit.Activation("relu"), Dropout(0.3),
+                       Dense(7, nnkit.PReLU(alpha_initializer=nnkit.initializers.Constant(0.2))), nnkit.LayerNormalization(),
+                       Dense(1, "sigmoid", kernel_regularizer=nnkit.L1L2(l1=1e-3, l2=1e-2))])
+
+
+def image_network():
+    """All that a network on images has but the convolution; the channels are in two places."""
+    x = Input((8, 6, 3))
+    h = nnkit.BatchNormalization()(nnkit.ZeroPadding2D(((0, 1), (1, 0)))(x))
+    largest = nnkit.MaxPooling2D(3, strides=2)(h)
+    mean = nnkit.AveragePooling2D(3, strides=2)(nnkit.SpatialDropout2D(0.4)(nnkit.GaussianNoise(0.2)(h)))
+    h = Add()([nnkit.Multiply()([largest, mean]), Dense(3)(largest)])
+    h = nnkit.BatchNormalization(axis=1)(nnkit.UpSampling2D(2, interpolation="bilinear")(nnkit.Maximum()([h, mean])))
+    h = nnkit.PReLU(shared_axes=(1, 2))(nnkit.Cropping2D(1)(h))
+    ends = [nnkit.GlobalMaxPooling2D()(h), Flatten()(nnkit.MaxPooling2D(2)(h)), nnkit.GlobalAveragePooling2D()(nnkit.UpSampling2D(2)(h))]
+    return Network(x, Dense(4, "softmax")(nnkit.LayerNormalization()(Concatenate()(ends))))
+
+
+def variational_network():
+    x = Input((4, 5))
+    h = Dense(9, "tanh", activity_regularizer=nnkit.L2(1e-3))(Flatten()(x))
+    z = nnkit.Sampling(beta=0.1)([Dense(3)(h), Dense(3)(h)])
+    return Network(x, Reshape((4, 5))(Dense(20)(nnkit.Subtract()([Dense(9, "relu")(z), nnkit.Average()([h, Dense(9)(z)])]))))
+
+
+def signed_data(samples):
+    x, y = small_data(samples)
+    return x, 2 * y - 1
+
+
+def labels(samples, classes=4):
+    return np.random.default_rng(5).integers(0, classes, (samples, 1)).astype(np.int32)
+
+
+def batches(samples, *shape):
+    return np.random.default_rng(3).standard_normal((samples, *shape)).astype(np.float32)
+
+
+TRAINED = {
+    "normalized": lambda: (normalized_network(), nnkit.Adam(0.01, clipnorm=0.5), "bce", *small_data(24)),
+    "clipped by value": lambda: (small_network(), nnkit.SGD(0.1, momentum=0.9, clipvalue=0.01), "hinge", *signed_data(24)),
+    "clipped together": lambda: (small_network(), nnkit.RMSprop(0.01, global_clipnorm=0.1), "squared_hinge", *signed_data(24)),
+    "images": lambda: (image_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 6, 3), labels(12)),
+    "variational": lambda: (variational_network(), "adam", "mse", batches(14, 4, 5), batches(14, 4, 5)),
+}
+
+
+def train_beside_the_cpu(name, on):
+    """Ten steps on a device and on the CPU: moving averages, masks, noise and penalties among what must agree. Then both evaluate and predict, where
+    layers do something else then. Returns what the device has then of all that persists."""
+    from device_rig import DeviceModel
+
+    spec, optimizer, loss, x, y = TRAINED[name]()
+    samples, epochs = len(x), 5
+    model = nnkit.compile(spec, optimizer=optimizer, loss=loss, seed=4)
+    device = DeviceModel(model, on)
+    width = int(np.prod(model.output_shape))
+    device.data(x=x.reshape(samples, -1), target=y.reshape(samples, -1), sample_weight=np.ones((samples, 1), np.float32),
+                order=np.zeros(samples, np.int64), predictions=np.zeros((samples, width), np.float32))
+    shuffle, tape = device.shuffle(), device.tape("train", samples // 2)
+    losses = []
+    for epoch in range(epochs):
+        device.begin_epoch(epoch)
+        shuffle.run()
+        tape.run(2)
+        losses.append(device.loss())
+    history = model.fit(x, y, batch_size=samples // 2, epochs=epochs, verbose=0)
+    np.testing.assert_allclose(losses, history["loss"], rtol=2e-6)
+    device.fetch()
+    kept = device.fetched.kept.tobytes() + device.fetched.training.tobytes()
+    for parameter, values in model.parameters.items():
+        np.testing.assert_allclose(device.view(parameter), values, rtol=0, atol=1e-4, err_msg=parameter)
+    if name in ("normalized", "variational"):
+        device.begin_epoch(0)
+        device.tape("evaluate", samples // 2).run(2)
+        assert device.loss() == pytest.approx(model.evaluate(x, y, batch_size=samples // 2)["loss"], rel=1e-4)
+        device.begin_epoch(0)
+        device.tape("predict", samples // 2).run(2)
+        found = np.zeros((samples, width), np.float32)
+        device.device.read(device.arrays["predictions"][0], found)
+        np.testing.assert_allclose(found, model.predict(x).reshape(samples, width), rtol=0, atol=1e-4)
+    return kept
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_networks_train_ten_steps_as_on_the_cpu(name):
+    train_beside_the_cpu(name, interpreter().PtxDevice())
+
+
 def test_a_device_predicts_and_evaluates_as_the_cpu():
     ptx = interpreter()
     from device_rig import DeviceModel
@@ -217,3 +311,13 @@ def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time():
         seen.add(trained.fetched.kept.tobytes() + trained.fetched.training.tobytes())
     assert len(seen) == 1
     np.testing.assert_allclose(losses, model.fit(x, y, batch_size=32, epochs=3, verbose=0)["loss"], rtol=2e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", TRAINED)
+def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name):
+    pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
+    device = gpu()
+    if device is None:
+        pytest.skip("there is no GPU")
+    assert len({train_beside_the_cpu(name, device) for _ in range(3)}) == 1

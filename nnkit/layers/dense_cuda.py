@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnkit.cuda_jit import THREADS, Kernel, barrier, data, kernel, nothing, routine, scratch, thread
+from nnkit.cuda_jit import Kernel, data, kernel, nothing
 from nnkit.jit import Int, Matrix, Vector
-from nnkit.prims.block_cuda import row_share
+from nnkit.prims.block_cuda import columns_of, piece_count, row_share
 from nnkit.prims.matmul_cuda import product, product_transposed, tiled
+from nnkit.prims.reduce_cuda import sum_columns
 
 __all__ = [
     "dense_backward_input_whole", "dense_backward_input_whole_32", "dense_backward_input_whole_64", "dense_backward_input_whole_128",
     "dense_backward_weight", "dense_backward_weight_32", "dense_backward_weight_64", "dense_backward_weight_128", "dense_forward",
     "dense_forward_32", "dense_forward_64", "dense_forward_128",
 ]
-
-COLUMNS = 32                                             # of dy that a block sums at a time
-
 
 @kernel
 def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, panels: Vector) -> None:
@@ -34,36 +32,15 @@ def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, b
 def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector, x: Matrix, dy: Matrix, panels: Vector) -> None:
     """dW = x^T dy, db = sum of dy over rows. Shapes: dweight [I, O], dbias [O] or empty, x [R, I], dy [R, O].
 
-    Task t covers its share of the rows of dW and of the entries of db. Writes dweight and dbias (=).
+    Task t covers its share of the rows of dW and of the strips of columns of dy. Writes dweight and dbias (=).
     """
     start, stop = row_share(dweight.shape[0], tasks, task)
     rows, outputs = dy.shape
     product(start, stop, outputs, rows, data(dweight), data(x), 1, x.shape[1], data(dy), outputs, 1, nothing(dbias))
     if dbias.size:
-        sum_columns(dbias, dy, tasks, task)
-
-
-@routine
-def sum_columns(dbias, dy, tasks, task):
-    """The task's share of dbias = the sums of dy's columns: COLUMNS at a time by THREADS / COLUMNS threads each, whose sums are added in order."""
-    T = dy.dtype.type
-    rows, outputs = dy.shape
-    first, last = row_share(outputs, tasks, task)
-    t, place, sums, dys = thread(), scratch(dy), data(dbias), data(dy)
-    lane, part = t % COLUMNS, t // COLUMNS
-    for block in range(first, last, COLUMNS):
-        o = block + lane
-        total = T(0)
-        if o < last:
-            for r in range(part, rows, THREADS // COLUMNS):
-                total += dys[r * outputs + o]
-        barrier()
-        place[t] = total
-        barrier()
-        if part == 0 and o < last:
-            for k in range(1, THREADS // COLUMNS):
-                total += place[k * COLUMNS + lane]
-            sums[o] = total
+        columns = columns_of(outputs)
+        first, last = row_share(piece_count(1, outputs, columns), tasks, task)
+        sum_columns(data(dbias), 0, data(dy), 0, rows, outputs, outputs, rows, 1, columns, first, last, dy)
 
 
 @kernel

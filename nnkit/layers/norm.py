@@ -93,7 +93,7 @@ class BatchNormalization(Layer):
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """Statistics of every channel, of the batch or the moving ones; then y, row by row. Backward: sums over the batch, then dx."""
         (x,) = xs
-        view = _ChannelView(x, sample_axis("BatchNormalization", self.axis, x.shape[1:]) + 1)
+        view = _ChannelView(x, sample_axis("BatchNormalization", self.axis, x.shape[1:]) + 1, g.backend == "cuda")
         batch_statistics = g.training and self.trainable
         statistics = self._batch_statistics(g, x, view) if batch_statistics else self._moving_statistics(g, view)
         y = g.buffer("y", *x.shape)
@@ -149,14 +149,14 @@ class BatchNormalization(Layer):
 class _ChannelView:
     """How the kernels see x: [R, C] in tiles where the channels are the last axis, [O, C, I] (suffix "_inner") elsewhere."""
 
-    def __init__(self, x: Buffer, axis: int) -> None:
+    def __init__(self, x: Buffer, axis: int, device: bool) -> None:
         self.nbytes = x.nbytes
         self.size = x.size
         self.channels = x.shape[axis]
         self.outer, self.inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1:])
         self.rows = self.outer * self.inner
         self.suffix = "" if self.inner == 1 else "_inner"
-        self.tiling = Tiling(self.rows, self.channels)
+        self.tiling = Tiling(self.rows, self.channels, device)
         self.width = self.channels if self.suffix else self.tiling.width
         self.map_width = self.channels if self.suffix else self.tiling.map_fold * self.channels
         self.chunks = 1 if self.suffix else self.tiling.chunks
@@ -252,7 +252,7 @@ class LayerNormalization(Layer):
     def _gradients(self, g: Builder, reads: list[Buffer], length: int) -> None:
         """The steps to dgamma and dbeta."""
         dy = reads[0]
-        tiling = Tiling(dy.shape[0], length, fold=1)
+        tiling = Tiling(dy.shape[0], length, g.backend == "cuda", fold=1)
         partial = g.buffer("gradient_sums", tiling.chunks, 2, length)
         g.step("layers.norm.layer_norm_gradient_sums", [partial], reads, scalars=[tiling.chunk], tasks=tiling.tasks(6 * dy.size, 2 * dy.nbytes),
                flops=6 * dy.size)

@@ -46,14 +46,14 @@ class Reduction:
     def forward(self, g: Builder, y: Buffer, x: Buffer, c: Convolution) -> None:
         """y = what becomes of every window of x."""
         flops = c.flops(x.shape[0])
-        pieces, cut = image_tasks(x.shape[0], c.axes[0].windows * c.axes[1].windows, flops, x.nbytes + y.nbytes)
+        pieces, cut = image_tasks(x.shape[0], c.axes[0].windows * c.axes[1].windows, flops, x.nbytes + y.nbytes, g.backend)
         g.step(f"layers.pool.{self.kernel}_forward", [y.rows()], [x.rows()], scalars=[*c.windows, *self.scalars, pieces], flops=flops, **cut)
 
     def backward(self, g: Builder, dx: Buffer, x: Buffer, y: Buffer, dy: Buffer, c: Convolution) -> None:
         """dx = what y's gradient dy gives for x. Pieces are rows of x; who compares looks at all of a window, so these are not more than windows."""
         flops = c.flops(x.shape[0])
         rows = c.axes[0].windows * c.axes[1].windows if self.compares else c.axes[0].size * c.axes[1].size
-        pieces, cut = image_tasks(x.shape[0], rows, flops, x.nbytes + y.nbytes)
+        pieces, cut = image_tasks(x.shape[0], rows, flops, x.nbytes + y.nbytes, g.backend)
         reads = [x.rows(), y.rows(), dy.rows()] if self.compares else [dy.rows()]
         last = [0] if self.compares else []              # who compares can pass through a ReLU below
         g.step(f"layers.pool.{self.kernel}_backward", [dx.rows()], reads, scalars=[*c.windows, *self.scalars, pieces, *last], flops=flops,

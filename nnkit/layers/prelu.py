@@ -64,7 +64,7 @@ class PReLU(ActivationFunction):
         (x,) = xs
         outer, columns, expansions = self._expansions(x.shape)
         alpha = g.parameter("alpha")
-        tiling = Tiling(outer, columns)
+        tiling = Tiling(outer, columns, g.backend == "cuda")
         expanded = expand(g, alpha, [*expansions, (1, tiling.map_fold, columns)])
         y = g.buffer("y", *x.shape)
         g.step("layers.prelu.prelu_forward", [y.rows()], [x.rows(), expanded], rows=x.shape[0], in_place=True)

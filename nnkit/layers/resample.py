@@ -30,7 +30,7 @@ def shift(g: Builder, y: Buffer, x: Buffer, before: tuple[int, ...]) -> None:
     axes = tuple(Span(size=size, window=1, stride=1, dilation=1, before=b, windows=windows)
                  for size, b, windows in zip(x.shape[1:-1], before, y.shape[1:-1], strict=True))
     c = by_channel(axes, x.shape[-1])
-    pieces, cut = image_tasks(x.shape[0], c.axes[0].windows * c.axes[1].windows, 0, x.nbytes + y.nbytes)
+    pieces, cut = image_tasks(x.shape[0], c.axes[0].windows * c.axes[1].windows, 0, x.nbytes + y.nbytes, g.backend)
     g.step("layers.resample.shift", [y.rows()], [x.rows()], scalars=[*c.windows, pieces], **cut)
 
 
@@ -231,7 +231,7 @@ def between(g: Builder, x: Buffer, axis: int, times: int) -> Buffer:
 
     def step(kernel: str, target: Buffer, source: Buffer, rows: int) -> None:
         flops = 4 * N * outer * places * times * inner
-        pieces, cut = image_tasks(N, rows, flops, target.nbytes + source.nbytes)
+        pieces, cut = image_tasks(N, rows, flops, target.nbytes + source.nbytes, g.backend)
         weights = g.scratch("weights", N * pieces, 2 * times)
         g.step(f"layers.resample.{kernel}", [target.rows()], [source.rows()], scratch=[weights], scalars=[outer, places, times, inner, pieces],
                flops=flops, **cut)

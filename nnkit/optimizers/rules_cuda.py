@@ -1,4 +1,4 @@
-"""CUDA twins of the sweeps of rules_cpu.py: the same constants and formulas. p parameters, g gradients, the rule's states, all [P].
+"""CUDA twins of rules_cpu.py: the same constants and formulas. p parameters, g gradients, the rule's states, all [P].
 
 The constants, float64 powers among them, are made by one thread of each block and shared. Task t covers its share of the elements.
 """
@@ -8,16 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from nnkit.cuda_jit import THREADS, Kernel, barrier, data, kernel, routine, scratch, thread
 from nnkit.jit import Counters, Double, Doubles, Int, Vector
 from nnkit.optimizers import rules_cpu as cpu
+from nnkit.optimizers.base import PIECE, WIDTH
 from nnkit.optimizers.rules_cpu import rate_of
 from nnkit.plan.build import COUNTERS
-from nnkit.prims.block_cuda import AT_ONCE, several, share, wholes
+from nnkit.prims.block_cuda import AT_ONCE, block_sum, row_share, several, share, wholes
+from nnkit.prims.pointwise_cuda import pointwise
+from nnkit.scalar import maximum, minimum, sqrt
 
 __all__ = [
-    "adadelta_update", "adagrad_update", "adam_amsgrad_update", "adam_update", "nadam_update", "rmsprop_centered_momentum_update",
-    "rmsprop_centered_update", "rmsprop_momentum_update", "rmsprop_update", "sgd_momentum_update", "sgd_nesterov_update", "sgd_update",
+    "adadelta_update", "adagrad_update", "adam_amsgrad_update", "adam_update", "clip_by_norm", "clip_by_value", "nadam_update",
+    "rmsprop_centered_momentum_update", "rmsprop_centered_update", "rmsprop_momentum_update", "rmsprop_update", "sgd_momentum_update",
+    "sgd_nesterov_update", "sgd_update", "square_sums",
 ]
 
 STEP = COUNTERS["step"]
@@ -145,3 +151,72 @@ adam_update = sweep_2(cpu.adam_constants, cpu.adam)
 adam_amsgrad_update = sweep_3(cpu.adam_constants, cpu.amsgrad_moments, cpu.amsgrad_step)
 adadelta_update = sweep_2(cpu.rmsprop_constants, cpu.adadelta)
 nadam_update = sweep_2(cpu.nadam_constants, cpu.nadam)
+
+
+# Clipping.
+
+@routine
+def cut(x, z, top, q):
+    """x cut to [-top, top]; NaN stays."""
+    return maximum(minimum(x, top), -top)
+
+
+@routine
+def multiplied(x, z, factor, q):
+    """factor x."""
+    return factor * x
+
+
+@routine
+def squared(start, stop, xs, like):
+    """The thread's own sum of squares, in float64."""
+    own = several(like)
+    total = 0.0
+    whole = wholes(start, stop)
+    for i in range(start + thread(), whole, AT_ONCE * THREADS):
+        for u in range(AT_ONCE):
+            own[u] = xs[i + u * THREADS]
+        for u in range(AT_ONCE):
+            total += np.float64(own[u]) * np.float64(own[u])
+    for i in range(whole + thread(), stop, THREADS):
+        total += np.float64(xs[i]) * np.float64(xs[i])
+    return total
+
+
+sweep_cut, sweep_multiplied = pointwise(cut), pointwise(multiplied)
+
+
+@kernel
+def clip_by_value(task: Int, tasks: Int, g: Vector, limit: Double) -> None:
+    """g = g cut to [-limit, limit]; NaN stays. Task t covers its share of the elements. Updates g (in place)."""
+    start, stop = share(g.size, tasks, task)
+    sweep_cut(start, stop, data(g), data(g), data(g), g.dtype.type(limit), 0, g)
+
+
+@kernel
+def square_sums(task: Int, tasks: Int, sums: Doubles, g: Vector) -> None:
+    """sums[WIDTH q] = the sum of the squares of piece q of g, PIECE elements long, in float64. Shapes: sums [WIDTH pieces], g [P].
+
+    Task t covers its share of the pieces. Writes these entries of sums (=); the others are of no use.
+    """
+    first, last = row_share(sums.size // WIDTH, tasks, task)
+    for q in range(first, last):
+        total = block_sum(squared(q * PIECE, min((q + 1) * PIECE, g.size), data(g), g), scratch(sums))
+        if thread() == 0:
+            data(sums)[q * WIDTH] = total
+
+
+@kernel
+def clip_by_norm(task: Int, tasks: Int, g: Vector, sums: Doubles, limit: Double) -> None:
+    """g *= limit / max(norm, limit), norm the root of the sum over the pieces of `sums` (see square_sums).
+
+    A norm within the limit leaves g untouched; a NaN makes all of g NaN. Every block adds the pieces up anew.
+    Task t covers its share of the elements. Updates g (in place).
+    """
+    start, stop = share(g.size, tasks, task)
+    own, pieces = 0.0, data(sums)
+    for q in range(thread(), sums.size // WIDTH, THREADS):
+        own += pieces[q * WIDTH]
+    norm = sqrt(block_sum(own, scratch(sums)))
+    if not norm <= limit:
+        sweep_multiplied(start, stop, data(g), data(g), data(g), g.dtype.type(limit / norm), 0, g)

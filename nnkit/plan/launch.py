@@ -16,14 +16,16 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "DEPTH", "ENTRY", "LEDGE", "PAD", "THREADS", "dependences", "into_launches", "lanes_of", "regions", "scratch_bytes", "size_products",
-    "slices_bytes", "step_words",
+    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "LEDGE", "MANY", "NARROW", "PAD", "THREADS", "dependences", "image_pieces",
+    "into_launches", "joined_strip", "lanes_of", "regions", "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
 ENTRY = "launch"                                         # the name of a launch's kernel in its PTX
 DEPTH = 16                                               # of the slices that a tiled product keeps in shared memory
 PAD = 4                                                  # elements behind each row of them: see prims/matmul_cuda.py
+COLUMNS, NARROW = 32, 64                                 # of a matrix that a block sums: so many, or all where there are no more than NARROW
+FEW, MANY = 8, 64                                        # columns that it sums of a matrix of many rows, such as the sums of chunks: more parts
 CHUNK, LEDGE = 32, 65                                    # of the pieces that prims/matmul_cuda.product_transposed keeps there: depth, row length
 SHARED_BYTES = 48 * 1024                                 # of a block, without asking the driver for more
 SUMS_BYTES = 8 * THREADS                                 # of shared memory for a sum over a block
@@ -33,6 +35,7 @@ MOST_WORDS = 480                                         # of a launch, whose pa
 MOST_STEPS = 32                                          # of a launch, which is one function in the end
 ELEMENTS = THREADS                                       # of a sweep, for each block
 FEW_ELEMENTS = 64                                        # of a chain's largest step, for each block, as long as not every multiprocessor has one
+LARGE_IMAGE = 32 * 1024                                  # bytes of an image, in and out, that are worth more than one block
 
 # Products: from so many FLOPs on by tiles, of the largest side that gives every multiprocessor about one tile.
 TILED_FLOPS = 2 ** 22
@@ -82,11 +85,86 @@ def _by_rows_of_result(step: Step) -> int:
     return min(rows, -(-rows * columns // THREADS))
 
 
+def strip(columns: int) -> int:
+    """Columns of a matrix of so many that a block sums."""
+    return max(1, columns if columns <= NARROW else COLUMNS)
+
+
+def joined_strip(columns: int, rows: int) -> int:
+    """The same where the block sums all of the rows, which other blocks have made: of many rows fewer columns, a sector of memory."""
+    return max(1, min(columns, FEW)) if rows >= MANY else strip(columns)
+
+
+def _joined(columns: int, rows: int) -> int:
+    return -(-columns // joined_strip(columns, rows))
+
+
+def _by_pieces(step: Step) -> int:
+    """For sums down columns by chunks of rows: what is written first holds a row for each chunk."""
+    columns = step.writes[0].shape[-1]
+    return step.writes[0].shape[0] * -(-columns // strip(columns))
+
+
+def _by_channels(step: Step) -> int:
+    """For steps that join the chunks of so many channels as the first scalar says; what they read first has a row for each chunk."""
+    return _joined(int(step.scalars[0]), step.reads[0].shape[0])
+
+
+def _by_copies(step: Step) -> int:
+    """For sums over the middle axis."""
+    stretches, copies, length = step.reads[0].shape
+    return min(MOST_TASKS, stretches * _joined(length, copies))
+
+
+def _by_numbers(step: Step) -> int:
+    """For steps of which each task writes a number, or several."""
+    return step.writes[0].shape[-1]
+
+
+def _by_squares(step: Step) -> int:
+    from nnkit.optimizers.base import WIDTH
+
+    return step.writes[0].size // WIDTH
+
+
+def _as_planned(step: Step) -> int:
+    """For steps that are cut by shapes alone."""
+    return step.tasks
+
+
+def image_pieces(N: int, nbytes: int) -> int:
+    """Into how many pieces a step on N images, all of so many bytes, is worth cutting an image: 1 where they are small or many."""
+    return 1 if N == 0 or N >= 2 * DEVICE or nbytes < LARGE_IMAGE * N else -(-4 * DEVICE // N)
+
+
 # Steps that are not row-local and that several tasks can share; all others are one task's.
 TASKS: Mapping[str, Callable[[Step], int]] = {
     "layers.dense.dense_backward_weight": _by_rows_of_result,
     "prims.pointwise.add": _by_elements,
     "prims.pointwise.zero": _by_elements,
+    "optimizers.rules.clip_by_value": _by_elements,
+    "optimizers.rules.clip_by_norm": _by_elements,
+    "optimizers.rules.square_sums": _by_squares,
+    "losses.penalty.penalty": _by_numbers,
+    "losses.penalty.add_penalty_gradient": _by_elements,
+    "losses.penalty.column_totals": _by_pieces,
+    "layers.sampling.kl_divergence": _by_numbers,
+    "layers.prelu.prelu_gradient_sums": _by_pieces,
+    "layers.prelu.prelu_repeat": _by_elements,
+    "layers.norm.batch_norm_moments": _by_pieces,
+    "layers.norm.batch_norm_moments_inner": _by_numbers,
+    "layers.norm.batch_norm_statistics": _by_channels,
+    "layers.norm.batch_norm_gradient_sums": _by_pieces,
+    "layers.norm.batch_norm_gradient_sums_inner": _by_numbers,
+    "layers.norm.batch_norm_gradients": _by_channels,
+    "layers.norm.batch_norm_fold": _by_elements,
+    "layers.norm.fill": _by_elements,
+    "layers.norm.layer_norm_gradient_sums": _by_pieces,
+    "layers.norm.layer_norm_gradients": lambda step: _joined(step.reads[0].shape[-1], step.reads[0].shape[0]),
+    "prims.reduce.sum_chunks": _by_pieces,
+    "prims.reduce.sum_middle": _by_copies,
+    **dict.fromkeys(("layers.pool.max_forward", "layers.pool.max_backward", "layers.pool.sum_forward", "layers.pool.sum_backward",
+                     "layers.resample.shift", "layers.resample.linear_forward", "layers.resample.linear_backward"), _as_planned),
     **{f"{name}_{side}": lambda step, side=side: _tiles(step, side) for name in PRODUCTS for side in SIDES},  # type: ignore[misc]
 }
 
@@ -126,7 +204,15 @@ def scratch_bytes(steps: Sequence[Step]) -> int:
     """Bytes of shared memory that these steps need, one after the other."""
     tiles = [slices_bytes(side, step.writes[0].dtype) for step in steps for side in SIDES if step.kernel in {f"{name}_{side}" for name in PRODUCTS}]
     pieces = [(CHUNK * LEDGE + THREADS) * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == PRODUCTS[2]]
-    return max([SUMS_BYTES, *tiles, *pieces])
+    drawn = [DRAWN[step.kernel](ITEMSIZE[step.buffers[0].dtype]) for step in steps if step.kernel in DRAWN]
+    return max([SUMS_BYTES, *tiles, *pieces, *drawn])
+
+
+# Random numbers that a block draws at a time: four words of 32 bits, or four normal numbers, for each thread.
+DRAWN: Mapping[str, Callable[[int], int]] = {
+    **dict.fromkeys(("layers.dropout.dropout_apply", "layers.dropout.dropout_mask"), lambda itemsize: 16 * THREADS),
+    **dict.fromkeys(("layers.noise.gaussian_noise_forward", "layers.sampling.sampling_forward"), lambda itemsize: 4 * itemsize * THREADS),
+}
 
 
 def slices_bytes(side: int, dtype: str) -> int:

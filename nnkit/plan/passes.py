@@ -9,7 +9,7 @@ import attrs
 
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.cells import fuse_cells
-from nnkit.plan.launch import into_launches, size_products
+from nnkit.plan.launch import image_pieces, into_launches, size_products
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 
 __all__ = [
@@ -238,8 +238,11 @@ def work_tasks(flops: int, nbytes: int, most: int) -> int:
     return even(min(MOST_TASKS, most, (flops + FLOPS_PER_BYTE * nbytes) // TASK_FLOPS))
 
 
-def image_tasks(N: int, rows: int, flops: int, nbytes: int) -> tuple[int, dict[str, Any]]:
+def image_tasks(N: int, rows: int, flops: int, nbytes: int, backend: str = "cpu") -> tuple[int, dict[str, Any]]:
     """(pieces of an image, how a step on N images is cut): by images where they are many, else by pieces of an image's `rows` rows."""
+    if backend == "cuda":
+        pieces = max(1, min(rows, image_pieces(N, nbytes)))
+        return pieces, {"rows": N} if pieces == 1 else {"tasks": N * pieces}
     if N >= IMAGES:
         return 1, {"rows": N}
     pieces = max(1, min(rows, -(-IMAGES // max(1, N))))

@@ -6,7 +6,7 @@ from numba import int64
 
 from nnkit.cuda_jit import from_lane, routine, thread
 
-__all__ = ["largest_of_row", "row_of_warp", "sum_over_warp", "warp_lane"]
+__all__ = ["larger", "largest_of_row", "largest_over_warp", "row_of_warp", "sum_over_warp", "warp_lane"]
 
 
 @routine
@@ -43,6 +43,12 @@ def largest_of_row(xs, first, n):
     largest = xs[first + warp_lane()] if warp_lane() < n else xs[first]
     for i in range(warp_lane() + 32, n, 32):
         largest = larger(largest, xs[first + i])
+    return largest_over_warp(largest)
+
+
+@routine
+def largest_over_warp(largest):
+    """The largest number of the warp's lanes, NaN only where there is no other."""
     largest = larger(largest, from_lane(largest, 16))
     largest = larger(largest, from_lane(largest, 8))
     largest = larger(largest, from_lane(largest, 4))
