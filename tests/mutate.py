@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import secrets
 from collections.abc import Iterator
 
 EXTREMES = (b"\x00" * 8, b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\xff" * 7 + b"\x7f", b"\x00\x00\x00\x80", b"\x80\x00\x00\x00", b"-1", b"9" * 20)
@@ -19,6 +21,13 @@ def mutated(content: bytes, seed: int, count: int) -> Iterator[bytes]:
         for _ in range(draw.choice((1, 1, 1, 2, 4))):
             damage(copy, draw)
         yield bytes(copy)
+
+
+def sweep_seed(block: int) -> int:
+    """The seed of a block of a sweep: from NNKIT_SWEEP_SEED, else a new one; printed."""
+    seed = int(os.environ.get("NNKIT_SWEEP_SEED") or secrets.randbelow(2 ** 31))
+    print(f"NNKIT_SWEEP_SEED={seed}")
+    return 100 * seed + block
 
 
 def damage(copy: bytearray, draw: random.Random) -> None:

@@ -351,7 +351,7 @@ def test_fields_by_position_and_by_name(cls):
     fields = attrs.fields(cls)
     assert tuple(field.name for field in fields if not field.kw_only) == FIELDS[cls]
     kernels = {"Dept": ("depthwise",), "Sepa": ("depthwise", "pointwise")}.get(cls.__name__[:4], ("kernel",))
-    expected = {"name", "trainable", "dilation_rate", "algorithm", *ACTIVATED}
+    expected = {"name", "trainable", "learning_rate_factor", "dilation_rate", "algorithm", *ACTIVATED}
     expected |= {f"{kernel}_{what}" for kernel in kernels for what in ("initializer", "regularizer")}
     if cls in (Conv1D, Conv2D, Conv3D):
         expected |= {"groups"}

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from mutate import mutated
+from mutate import mutated, sweep_seed
 from nnkit import BatchNormalization, Bidirectional, Conv2D, Dense, Embedding, Flatten, Input, Sequential
 from nnkit.io.keras_file import FileLayer, Weight, from_keras, read_layers
 from nnkit.io.report import FormatError, compare
@@ -442,7 +442,9 @@ def test_damaged_files_are_refused(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
-def test_damaged_files_sweep(path: Path, tmp_path: Path) -> None:
-    content = path.read_bytes()
-    print(fuzz(chain(mutated(content, 2, 6000), with_other_words(content, 2, 4000)), tmp_path / "damaged"))
+@pytest.mark.parametrize("block", range(10))
+def test_sweep_of_damaged_files(block: int, tmp_path: Path) -> None:
+    seed = sweep_seed(block)
+    for path in ALL:
+        content = path.read_bytes()
+        print(fuzz(chain(mutated(content, seed, 600), with_other_words(content, seed, 400)), tmp_path / "damaged"))

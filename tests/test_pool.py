@@ -145,7 +145,7 @@ def test_nothing_is_stored():
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_fields_are_those_of_keras(name, expected, rank):
     cls = getattr(nnkit, f"{name}{rank}D")
-    found = [parameter for parameter in inspect.signature(cls).parameters if parameter not in ("name", "trainable")]
+    found = [parameter for parameter in inspect.signature(cls).parameters if parameter not in ("name", "trainable", "learning_rate_factor")]
     assert found == [*expected]
     assert cls() == cls(**expected)
     assert repr(cls()) == f"{name}{rank}D()"

@@ -67,7 +67,7 @@ def test_no_steps_where_nothing_changes():
 ])
 def test_fields_are_those_of_keras(name, expected):
     cls = getattr(nnkit, name)
-    found = [parameter for parameter in inspect.signature(cls).parameters if parameter not in ("name", "trainable")]
+    found = [parameter for parameter in inspect.signature(cls).parameters if parameter not in ("name", "trainable", "learning_rate_factor")]
     assert found == [*expected]
     given = {"rate": 0.5} if "rate" in expected else {}
     assert cls(**given) == cls(**expected)

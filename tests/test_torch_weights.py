@@ -27,7 +27,7 @@ import pytest
 
 import nnkit
 from helpers import refused
-from mutate import mutated
+from mutate import mutated, sweep_seed
 from nnkit import (
     GRU,
     LSTM,
@@ -527,10 +527,11 @@ def test_damaged_pickles(tmp_path):
 @pytest.mark.sweep
 @pytest.mark.parametrize("block", range(10))
 def test_sweep_of_damaged_files(tmp_path, block):
+    seed = 10 * sweep_seed(block)
     for number, file in enumerate(SMALL):
-        for content in mutated(file.read_bytes(), seed=1000 * block + number, count=1000):
+        for content in mutated(file.read_bytes(), seed=seed + number, count=1000):
             read_damaged(tmp_path / "damaged", content)
-    read_damaged_pickles(tmp_path, seed=1000 * block, count=300)
+    read_damaged_pickles(tmp_path, seed=seed, count=300)
 
 
 @pytest.mark.parametrize("form", BOTH)
