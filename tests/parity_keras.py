@@ -40,7 +40,7 @@ __all__ = ["run", "run_layer", "run_merge"]
 
 def arguments(spec: Spec) -> dict[str, Any]:
     """The fields as Keras' arguments, but for those that are nnkit's alone. Initializers are left out: all parameters are copied."""
-    own = ("name", "row_updates")
+    own = ("name", "row_updates", "learning_rate_factor")
     fields = [field.alias for field in attrs.fields(type(spec)) if field.alias not in own and not field.alias.endswith("_initializer")]
     return {name: convert(getattr(spec, name)) for name in fields}
 

@@ -167,7 +167,7 @@ def test_fields_are_keras(cls):
 
     theirs = {name: parameter.default for name, parameter in inspect.signature(getattr(keras.layers, cls.__name__).__init__).parameters.items()}
     ours = {field.name: field for field in attrs.fields(cls)}
-    assert ours.keys() - theirs.keys() <= {"algorithm", "name", "trainable"}
+    assert ours.keys() - theirs.keys() <= {"algorithm", "name", "trainable", "learning_rate_factor"}
     assert theirs.keys() - ours.keys() <= MISSING
     layer = cls(**{name: 3 for name in ("filters", "kernel_size") if name in ours})
     for name in theirs.keys() & ours.keys() - {"filters", "kernel_size", "name", "trainable"}:

@@ -104,7 +104,7 @@ def test_fields_are_keras(cls):
     parameters = inspect.signature(getattr(keras.layers, cls.__name__).__init__).parameters
     theirs = {name: parameter.default for name, parameter in parameters.items()}
     ours = {field.name: field for field in attrs.fields(cls)}
-    assert ours.keys() - theirs.keys() <= {"name", "trainable"}
+    assert ours.keys() - theirs.keys() <= {"name", "trainable", "learning_rate_factor"}
     left_out = MISSING | {"weights", "embeddings_constraint", "lora_rank", "lora_alpha", "quantization_config", "input_length"}
     assert theirs.keys() - ours.keys() <= left_out
     required = {"units": 3, "input_dim": 3, "output_dim": 2, "layer": nnkit.LSTM(2)}
