@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 
 from nnkit.network import Graph, Ref
-from nnkit.plan.build import lowered
+from nnkit.plan.build import COUNTERS, lowered
 from nnkit.plan.plan import PERSISTENT
 from nnkit.training.data import Data, output_arrays
 from nnkit.training.graphs import input_arrays
@@ -50,7 +50,7 @@ class Split:
         base = self.base
         found = [room((data.n, *output.shape), base.dtype) for output in base.outputs]
         own = [data.inputs[position] for position in self._own_inputs()]
-        base.counters[1] = 0
+        base.counters[COUNTERS["position"]] = 0
         for _, tape, steps in base.cut(data.n, batch, mode):
             tape.bind({**input_arrays(own), **output_arrays(found)})  # type: ignore[arg-type]
             tape.run(steps)
