@@ -32,7 +32,7 @@ Room = Callable[[tuple[int, ...], str], np.ndarray]      # makes an array of thi
 
 @attrs.frozen(eq=False)
 class Split:
-    """A model as two on the same memory. base: computes what is frozen; None where only inputs are. head: trains the rest.
+    """A model as two on the same memory. base: computes what is frozen. head: trains the rest.
 
     sources: for each input of the head the base's output of that number, or (negative, from -1 on) the model's own input.
     """
