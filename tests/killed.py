@@ -68,7 +68,7 @@ def kill_and_resume(folder: pathlib.Path, every: str | int, seconds: float, draw
                 process.wait(draw.uniform(0, 1.5 * seconds * EPOCHS * 16))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
-        assert process.wait(120) in (0, -signal.SIGKILL), f"after {time.monotonic() - began:.1f} s"
+        assert process.wait(600) in (0, -signal.SIGKILL), f"after {time.monotonic() - began:.1f} s"
         for path in folder.glob("*.nnkit"):
             nnkit.load(path)
             with Reader(path) as reader:
