@@ -186,11 +186,37 @@ def batches(samples, *shape):
     return np.random.default_rng(3).standard_normal((samples, *shape)).astype(np.float32)
 
 
+def convolutional_network():
+    return Sequential([Input((8, 8, 1)), nnkit.Conv2D(6, 3, activation="relu"), nnkit.MaxPooling2D(2), nnkit.Conv2D(5, 2, activation="relu"),
+                       Flatten(), Dense(4, "softmax")])
+
+
+def residual_network():
+    """A block whose way past has a stride, groups and channels by themselves behind it; a transposed convolution at the end."""
+    x = Input((7, 6, 3))
+    h = nnkit.BatchNormalization()(nnkit.Conv2D(6, 3, strides=2, padding="same", use_bias=False)(x))
+    h = nnkit.BatchNormalization()(nnkit.Conv2D(6, 3, padding="same", groups=2)(nnkit.Activation("relu")(h)))
+    past = nnkit.BatchNormalization()(nnkit.Conv2D(6, 1, strides=2, use_bias=False)(x))
+    h = nnkit.Activation("relu")(Add()([h, past]))
+    h = nnkit.DepthwiseConv2D(3, padding="same", activation="relu")(h)
+    h = nnkit.SeparableConv2D(4, 2, dilation_rate=2, padding="same", depth_multiplier=2, activation="relu")(h)
+    h = nnkit.Conv2DTranspose(5, 3, strides=2, padding="same", activation="relu")(h)
+    return Network(x, Dense(4, "softmax")(nnkit.GlobalAveragePooling2D()(h)))
+
+
+def volume_network():
+    return Sequential([Input((5, 6, 4, 2)), nnkit.Conv3D(4, (2, 3, 2), activation="relu"), nnkit.MaxPooling3D((1, 2, 1)),
+                       nnkit.Conv3D(3, 2, strides=(2, 1, 1), padding="same", kernel_regularizer=nnkit.L2(1e-3)), Flatten(), Dense(4, "softmax")])
+
+
 TRAINED = {
     "normalized": lambda: (normalized_network(), nnkit.Adam(0.01, clipnorm=0.5), "bce", *small_data(24)),
     "clipped by value": lambda: (small_network(), nnkit.SGD(0.1, momentum=0.9, clipvalue=0.01), "hinge", *signed_data(24)),
     "clipped together": lambda: (small_network(), nnkit.RMSprop(0.01, global_clipnorm=0.1), "squared_hinge", *signed_data(24)),
     "images": lambda: (image_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 6, 3), labels(12)),
+    "convolutional": lambda: (convolutional_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 8, 1), labels(12)),
+    "residual": lambda: (residual_network(), nnkit.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", batches(8, 7, 6, 3), labels(8)),
+    "volumes": lambda: (volume_network(), "adam", "sparse_categorical_crossentropy", batches(6, 5, 6, 4, 2), labels(6)),
     "variational": lambda: (variational_network(), "adam", "mse", batches(14, 4, 5), batches(14, 4, 5)),
 }
 
@@ -260,7 +286,7 @@ def test_a_kernel_without_a_cuda_form_is_named():
     from device_rig import DeviceModel
 
     ptx = interpreter()
-    model = nnkit.compile(Sequential([Input((4, 4, 1)), nnkit.Conv2D(2, 3)]))
+    model = nnkit.compile(Sequential([Input((4, 3)), nnkit.LSTM(2)]))
     device = DeviceModel(model, ptx.PtxDevice())
     with pytest.raises(ValueError, match=r"^there is no CUDA kernel 'prims\..*' yet$"):
         device.tape("predict", 2)
