@@ -48,6 +48,39 @@ def test_large_products_go_by_tiles_of_their_own():
     assert all(len(lane) == 1 for launch in lanes_of(plan) for lane in launch if lane[0].kernel.endswith("_128"))
 
 
+def digits_network(filters=16):
+    return Sequential([Input((8, 8, 1)), nnkit.Conv2D(filters, 3, activation="relu"), nnkit.MaxPooling2D(2),
+                       nnkit.Conv2D(2 * filters, 3, activation="relu"), Flatten(), Dense(10, "softmax")])
+
+
+def test_small_convolutions_join_the_chain():
+    lanes = lanes_of(device_plan(digits_network(), 32, optimizer="adam", loss="sparse_categorical_crossentropy"))
+    names = [[[step.kernel.rpartition(".")[2] for step in lane] for lane in launch] for launch in lanes]
+    assert [len(lane) for lane in names[0]] == [13]                  # forward and backward of the rows, ReLUs fused
+    assert names[0][0][1:5] == ["implicit_forward", "max_forward", "implicit_forward", "dense_forward"]
+    assert sorted(lane[0] for lane in names[1])[-4:] == ["implicit_weight", "implicit_weight", "sum_chunks", "sum_chunks"]
+    assert len(names) == 5                                           # the sums of slices are a launch of their own
+
+
+def test_large_convolutions_go_by_tiles_and_slices():
+    spec = Sequential([Input((56, 56, 64)), nnkit.Conv2D(128, 3, padding="same"), nnkit.Conv2D(24, 3, strides=2, padding="same"),
+                       nnkit.DepthwiseConv2D(3), nnkit.GlobalAveragePooling2D(), Dense(2)])
+    plan = device_plan(spec, 32, optimizer="sgd", loss="mse")
+    found = {step.kernel.removeprefix("prims."): step for step in plan.steps}
+    assert found["implicit.implicit_forward_128"].tasks == 32 * 56 * 56 // 128
+    assert found["implicit.implicit_forward_narrow"].tasks == 32 * 28 * 28 // 128
+    assert found["implicit.implicit_input_128"].tasks == 4 * 32 * 28 * 28 // 128
+    parts = [step.writes[0].shape[0] for step in plan.steps if "_weight" in step.kernel and "implicit" in step.kernel]
+    assert all(1 < slices <= 264 for slices in parts)
+    assert not {step.kernel for step in plan.steps} & {"prims.taps.turn", "prims.direct.pack_filters", "prims.matmul.transpose"}
+
+
+def test_the_backend_changes_no_plan_of_the_cpu():
+    model = nnkit.compile(digits_network(), optimizer="adam", loss="sparse_categorical_crossentropy")
+    plan = build(model.graph, model.layout, "train", 32, losses=[(output.loss, output.weight) for output in model.outputs], optimizer=model.optimizer)
+    assert not [step.kernel for step in plan.steps if "implicit" in step.kernel or "channels_" in step.kernel]
+
+
 PLANS = {
     "small": lambda: device_plan(small_network(), 32, optimizer="adam", loss="bce"),
     "deep": lambda: device_plan(Sequential([Input((8,)), *[Dense(8, "relu")] * 40, Dense(2)]), 5, optimizer="sgd", loss="mse"),
@@ -55,6 +88,8 @@ PLANS = {
     "predict": lambda: device_plan(small_network(), 7, mode="predict"),
     "normalized": lambda: device_plan(normalized_network(), 32, optimizer=nnkit.Adam(clipnorm=1), loss="bce"),
     "images": lambda: device_plan(image_network(), 12, optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "convolutions": lambda: device_plan(residual_network(), 8, optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "large convolutions": lambda: device_plan(digits_network(64), 512, optimizer="adam", loss="sparse_categorical_crossentropy"),
     "few large images": lambda: device_plan(Sequential([Input((64, 64, 8)), nnkit.MaxPooling2D(2), nnkit.UpSampling2D(2), nnkit.GlobalMaxPooling2D(),
                                                         Dense(2)]), 4, optimizer="adam", loss="mse"),
 }
@@ -246,7 +281,7 @@ def train_beside_the_cpu(name, on):
     kept = device.fetched.kept.tobytes() + device.fetched.training.tobytes()
     for parameter, values in model.parameters.items():
         np.testing.assert_allclose(device.view(parameter), values, rtol=0, atol=1e-4, err_msg=parameter)
-    if name in ("normalized", "variational"):
+    if name in ("normalized", "variational", "residual"):
         device.begin_epoch(0)
         device.tape("evaluate", samples // 2).run(2)
         assert device.loss() == pytest.approx(model.evaluate(x, y, batch_size=samples // 2)["loss"], rel=1e-4)

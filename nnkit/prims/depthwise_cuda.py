@@ -1,7 +1,7 @@
 """Depthwise convolutions on the device: every channel has m = O / C filters of its own. Letters: see convolution.py.
 
 A thread makes a number of the result, neighbours neighbouring channels. W [T R S, O] is read as it lies. For dW the threads of a block stand in rows
-as for sums down columns (block_cuda.py); each sums for TAPS places of the window at a time.
+as for sums down columns (block_cuda.py); each sums for TAPS places of the window at a time. Places are counted in 32 bits.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ __all__ = ["channels_forward", "channels_input", "channels_weight"]
 own_sums = registers(TAPS)
 
 
+@routine
+def within(place, size):
+    """0 <= place < size."""
+    return np.uint32(place) < np.uint32(size)
+
+
 @kernel
 def channels_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, windows: Windows, pieces: Int, relu: Int) -> None:
     """y = x * W + b, then max(y, 0) if relu. Shapes: y [N, E P Q O], x [N, D H W C], weight [T R S, O], bias [O] or empty.
@@ -33,28 +39,30 @@ def channels_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix
     for i in range(start + thread(), stop, THREADS):
         n, e, p, q, o = place_of(i, E, P, Q, O)
         c = divided(o, multiple)[0]
-        d0, h0, w0 = e * stride_d - before_d, p * stride_h - before_h, q * stride_w - before_w
+        d0, h0, w0 = np.int32(e * stride_d - before_d), np.int32(p * stride_h - before_h), np.int32(q * stride_w - before_w)
         found = data(bias)[o] if bias.size else zero
-        for t in range(T):
-            for r in range(R):
-                d, h = d0 + t * step_d, h0 + r * step_h
-                if 0 <= d < D and 0 <= h < H:
-                    line, tap = ((n * D + d) * H + h) * W, (t * R + r) * S
-                    for s in range(S):
-                        w = w0 + s * step_w
-                        if 0 <= w < W:
-                            found += xs[(line + w) * C + c] * weights[(tap + s) * O + o]
+        tap = np.int32(0)
+        for t in range(np.int32(T)):
+            for r in range(np.int32(R)):
+                d, h = np.int32(d0 + t * step_d), np.int32(h0 + r * step_h)
+                if within(d, D) & within(h, H):
+                    line = np.int32(((n * D + d) * H + h) * W)
+                    for s in range(np.int32(S)):
+                        w = np.int32(w0 + s * step_w)
+                        if within(w, W):
+                            found += xs[np.int32(line + w) * C + c] * weights[np.int32(tap + s) * O + o]
+                tap = np.int32(tap + S)
         ys[i] = maximum(found, zero) if relu else found
 
 
 @routine
 def tap_of(place, before, window, stride, step):
     """The place of the window with which window number `window` sees a place, -1 where it does not: it must be within its reach."""
-    distance = place + before - window * stride
+    distance = np.int32(place + before - window * stride)
     if step == 1:
         return distance
-    tap, rest = divided(distance, step)
-    return tap if rest == 0 else -1
+    tap = np.int32(np.uint32(distance) // np.uint32(step))
+    return tap if np.int32(tap * step) == distance else np.int32(-1)
 
 
 @kernel
@@ -80,8 +88,9 @@ def channels_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, weight: Matrix
                     for q in range(q_first, q_last):
                         s = tap_of(w, before_w, q, stride_w, step_w)
                         if s >= 0:
-                            at, tap = (((n * E + e) * P + p) * Q + q) * O + c * multiple, ((t * R + r) * S + s) * O + c * multiple
-                            for j in range(multiple):
+                            at = np.int32(((n * E + e) * P + p) * Q + q) * O + c * multiple
+                            tap = np.int32((t * R + r) * S + s) * O + c * multiple
+                            for j in range(np.int32(multiple)):
                                 gradient += dys[at + j] * weights[tap + j]
         dxs[i] = gradient
 
@@ -114,8 +123,8 @@ def channels_weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matri
                 rest, s = divided(turn * TAPS + u, S)
                 t, r = divided(rest, R)
                 d, h, w = np.int32(d0 + t * step_d), np.int32(h0 + r * step_h), np.int32(w0 + s * step_w)
-                if (t < T) & (np.uint32(d) < np.uint32(D)) & (np.uint32(h) < np.uint32(H)) & (np.uint32(w) < np.uint32(W)):
-                    sums[u] += xs[(((n * D + d) * H + h) * W + w) * C + c] * own
+                if (t < T) & within(d, D) & within(h, H) & within(w, W):
+                    sums[u] += xs[np.int32(((n * D + d) * H + h) * W + w) * C + c] * own
         for u in range(TAPS):
             total, tap = over_parts(sums[u], columns, place), turn * TAPS + u
             if thread() < columns and j < O and tap < taps:

@@ -16,6 +16,7 @@ Groups are products of their own. Sums go over k in ascending order: their bits 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -140,16 +141,14 @@ def storing(tall: int, wide: int) -> Any:
         """y[place width + column] = the sum (+ bias), with relu max(that, 0); columns begin at `start`. The rows' places stand behind their entries;
         -1 where a row is not there."""
         line, column = line_and_column(thread())
-        ys, shifts, zero = data(y), data(bias), y.dtype.type(0)
+        ys, shifts, least = data(y), data(bias), y.dtype.type(0 if relu else -math.inf)
         for i in range(tall // LINE):
             row = np.int64(table[tall * ENTRY + row_of(line, i)])
             for j in range(columns):
                 c = start + column_of(column, j)
                 if row >= 0 and c < stop:
                     value = accumulators[i * columns + j]
-                    if bias.size:
-                        value += shifts[c]
-                    ys[row * width + c] = maximum(value, zero) if relu else value
+                    ys[row * width + c] = maximum(value + shifts[c] if bias.size else value, least)
     return store
 
 
@@ -293,12 +292,11 @@ def input_slices(tall: int, wide: int) -> Any:
         d, h, w = -t * header[STEPS], -r * header[STEPS + 1], -s * header[STEPS + 2]
         fetch_patches(place, begin, table, dy, O, first_filter + o, d if exists else NOWHERE, h, w, E, P, Q)
         t, r, s = header[FIRSTS] + t * header[GAPS], header[FIRSTS + 1] + r * header[GAPS + 1], header[FIRSTS + 2] + s * header[GAPS + 2]
-        line = ((t * R + r) * S + s) * each
+        at = (((t * R + r) * S + s) * each + first + far) * O + first_filter + o
         for u in range(wide // GAP):
-            c = first + far + u * GAP
-            inside = (c < each) & exists
+            inside = (first + far + u * GAP < each) & exists
             to = begin + DEPTH * (tall + PAD) + near * (wide + PAD) + far + u * GAP
-            copy_later(place, to, weight, (line + c) * O + first_filter + o if inside else 0, inside)
+            copy_later(place, to, weight, at + u * (GAP * O) if inside else 0, inside)
     return fetch
 
 
