@@ -485,6 +485,7 @@ CONVOLUTIONS = {
     "grouped": (convolution((4, 2, 1, 1, 1, 5), (5, 3, 2, 1, 1, 3), channels=6, filters=9, groups=3), 2),
     "causal": (convolution((11, 3, 1, 2, 4, 11), channels=1, filters=1), 5),
     "volume": (convolution((3, 2, 1, 1, 0, 2), (4, 3, 2, 1, 1, 2), (5, 1, 2, 1, 0, 3), channels=3, filters=4), 2),
+    "long": (convolution((601, 2, 1, 1, 0, 600), channels=1, filters=2), 1),
     "point": (convolution((1, 1, 1, 1, 0, 1), channels=1, filters=2), 1),
     "gaps": (convolution((7, 1, 3, 1, 0, 3), (3, 1, 1, 1, 1, 5), channels=2, filters=3), 2),
     "wide": (convolution((9, 2, 1, 1, 1, 10), (8, 1, 1, 1, 0, 8), channels=11, filters=70), 2),
@@ -518,8 +519,9 @@ def convolutions() -> Iterator[KernelCase]:
                                  (empty(N, after), x, w, normal(c.filters if bias else 0), windows, relu), expected=forward, **cut)
                 yield KernelCase(f"implicit-input{end}-{case}-{relu}", f"{name}_input{end}",
                                  (empty(N, before), dy, w, normal(c.channels if bias else 0), windows, relu), expected=input_gradient, **cut)
-            chunk = 32 if N * after > 32 * c.filters else 16
-            slices = max(1, -(-N * after // (c.filters * chunk)))
+            places = N * after // c.filters
+            chunk = next(chunk for chunk in (320, 32, 16, 0) if places > chunk) or 16
+            slices = -(-places // chunk)
             yield KernelCase(f"implicit-weight{end}-{case}", f"{name}_weight{end}", (empty(slices, weights * c.filters), x, dy, windows, chunk),
                              tasks=(2, 3) if end == "" else (2,), dtypes=dtypes, expected=weight_gradient)
     for case, (c, N) in DEPTHWISE.items():

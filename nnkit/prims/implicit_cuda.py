@@ -117,16 +117,16 @@ def sums_by_slices(tall: int, wide: int, fetch: Any) -> Any:
         line, column = line_and_column(thread())
         for i in range(own):
             accumulators[i] = like.dtype.type(0)
-        if start < K:
-            fetch(place, 0, start, start, K, factors)
-        now = 0
-        for k0 in range(start, K, DEPTH):
-            wait_for_copies()
-            barrier()
+        now = room
+        for k0 in range(start - DEPTH, K, DEPTH):        # the first turn only brings; so what brings stands in the launch once
             coming = room - now
+            if k0 >= start:
+                wait_for_copies()
+                barrier()
             if k0 + DEPTH < K:
                 fetch(place, coming, start, k0 + DEPTH, K, factors)
-            add_products(accumulators, place, now, line, column, like)
+            if k0 >= start:
+                add_products(accumulators, place, now, line, column, like)
             now = coming
     return sums
 
