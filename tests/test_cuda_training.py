@@ -298,6 +298,29 @@ def test_networks_train_ten_steps_as_on_the_cpu(name):
     train_beside_the_cpu(name, interpreter().PtxDevice())
 
 
+def test_convolutions_by_tiles_train_as_on_the_cpu():
+    """Those too large for the chain: two steps."""
+    ptx = interpreter()
+    from device_rig import DeviceModel
+
+    spec = Sequential([Input((12, 11, 2)), nnkit.Conv2D(8, 1), nnkit.Conv2D(40, 5, padding="same", activation="relu"), nnkit.GlobalMaxPooling2D(),
+                       Dense(4, "softmax")])
+    x, y = batches(6, 12, 11, 2), labels(6)
+    model = nnkit.compile(spec, optimizer="adam", loss="sparse_categorical_crossentropy", seed=4)
+    device = DeviceModel(model, ptx.PtxDevice())
+    device.data(x=x.reshape(6, -1), target=y, sample_weight=np.ones((6, 1), np.float32), order=np.zeros(6, np.int64))
+    shuffle, tape = device.shuffle(), device.tape("train", 3)
+    kernels = {step.kernel.rpartition(".")[2] for step in tape.plan.steps}
+    assert kernels >= {"implicit_forward_64", "implicit_input_narrow", "implicit_weight_64"}
+    device.begin_epoch(0)
+    shuffle.run()
+    tape.run(2)
+    assert device.loss() == pytest.approx(model.fit(x, y, batch_size=3, epochs=1, verbose=0)["loss"][0], rel=2e-6)
+    device.fetch()
+    for name, values in model.parameters.items():
+        np.testing.assert_allclose(device.view(name), values, rtol=0, atol=1e-4, err_msg=name)
+
+
 def test_a_device_predicts_and_evaluates_as_the_cpu():
     ptx = interpreter()
     from device_rig import DeviceModel
