@@ -39,7 +39,7 @@ from nnkit.plan.launch import ENTRY, THREADS
 
 __all__ = [
     "THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine",
-    "scratch", "thread", "wait_for_copies",
+    "scratch", "thread", "wait_for_copies", "whole_numbers",
 ]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
@@ -280,6 +280,14 @@ def scratch(typing_context: Any, like: Any) -> Any:
         pointer = builder.bitcast(module.globals[name], ir.PointerType(context.get_data_type(like.dtype), 3))
         return builder.addrspacecast(pointer, context.get_data_type(like.dtype).as_pointer())
     return types.CPointer(like.dtype)(like), codegen
+
+
+@intrinsic
+def whole_numbers(typing_context: Any, place: Any, index: Any) -> Any:
+    """A pointer to shared memory from place[index] on as numbers of 32 bits."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(builder.gep(values[0], [values[1]]), ir.IntType(32).as_pointer())
+    return types.CPointer(types.int32)(place, types.int64), codegen
 
 
 @intrinsic

@@ -12,6 +12,7 @@ from nnkit.layers.pool import by_channel
 from nnkit.layers.pool_cpu import max_forward as max_cpu
 from nnkit.layers.window import Span
 from nnkit.plan.build import COUNTERS, SUMS
+from nnkit.prims.convolution import Convolution
 
 __all__ = ["CASES", "KernelCase"]
 
@@ -405,6 +406,136 @@ def merges() -> Iterator[KernelCase]:
         yield KernelCase(f"normalize-forward-{D}", f"{merge}.normalize_forward", (empty(R, D), empty(R), x, 2.0), written=2)
         yield KernelCase(f"normalize-backward-{D}", f"{merge}.normalize_backward", (empty(R, D), normal(R, D), x, inverse, 2.0), single=4e-6)
 
+# Convolutions: the windows of x as patches [N, E, P, Q, T, R, S, G, C/G].
+
+def patches(windows: tuple[int, ...], x: np.ndarray) -> tuple[np.ndarray, tuple[Any, ...], np.ndarray]:
+    """(the patches, where their numbers lie in x seen as images, which of these are in the image)."""
+    sizes, places, strides, steps, before, counts = (windows[3 * i:3 * i + 3] for i in range(6))
+    C, _, G = windows[18:]
+    lies, inside = [], np.ones(1, bool)
+    for axis in range(3):
+        at = np.arange(counts[axis])[:, None] * strides[axis] - before[axis] + np.arange(places[axis]) * steps[axis]
+        shape = [1] * 6
+        shape[axis], shape[axis + 3] = at.shape
+        inside = inside & ((at >= 0) & (at < sizes[axis])).reshape(shape)
+        lies.append(np.clip(at, 0, sizes[axis] - 1).reshape(shape))
+    found = x.reshape(len(x), *sizes, G, C // G)[(slice(None), *lies)]
+    return found * inside[..., None, None], (slice(None), *lies), inside[..., None, None]
+
+
+def split_filters(windows: tuple[int, ...], w: np.ndarray) -> np.ndarray:
+    """W as [T, R, S, C/G, G, O/G]."""
+    C, filters, G = windows[18:]
+    return w.reshape(*windows[3:6], C // G, G, filters // G)
+
+
+def forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray, windows: tuple[int, ...], relu: int) -> tuple[np.ndarray, ...]:
+    """y = x * W (+ b)."""
+    found = np.einsum("nepqtrsgc,trscgo->nepqgo", patches(windows, x)[0], split_filters(windows, w)).reshape(-1, windows[19])
+    found = found + bias if bias.size else found
+    return (np.maximum(found, 0) if relu else found).reshape(y.shape),
+
+
+def input_gradient(dx: np.ndarray, dy: np.ndarray, w: np.ndarray, bias: np.ndarray, windows: tuple[int, ...], relu: int) -> tuple[np.ndarray, ...]:
+    """dx = dy spread over the windows (+ b)."""
+    C, filters, G = windows[18:]
+    found = np.zeros((len(dx), *windows[:3], G, C // G))
+    _, lies, inside = patches(windows, dx)
+    spread = np.einsum("nepqgo,trscgo->nepqtrsgc", dy.reshape(len(dx), *windows[15:18], G, filters // G), split_filters(windows, w))
+    np.add.at(found, lies, spread * inside)
+    found = found.reshape(-1, C) + bias if bias.size else found
+    return (np.maximum(found, 0) if relu else found).reshape(dx.shape),
+
+
+def weight_gradient(dweight: np.ndarray, x: np.ndarray, dy: np.ndarray, windows: tuple[int, ...], chunk: int) -> tuple[np.ndarray, ...]:
+    """dW of slices of the places of y."""
+    C, filters, G = windows[18:]
+    taps = int(np.prod(windows[3:6]))
+    found, places = patches(windows, x)[0].reshape(-1, taps, G, C // G), dy.reshape(-1, G, filters // G)
+    parts = [np.einsum("mkgc,mgo->kcgo", found[first:first + chunk], places[first:first + chunk]) for first in range(0, len(dweight) * chunk, chunk)]
+    return np.stack(parts).reshape(dweight.shape),
+
+
+def channels_forward(y: np.ndarray, x: np.ndarray, w: np.ndarray, bias: np.ndarray, windows: tuple[int, ...], pieces: int,
+                     relu: int) -> tuple[np.ndarray, ...]:
+    """As `forward`."""
+    return forward(y, x, w, bias, windows, relu)
+
+
+def channels_input(dx: np.ndarray, dy: np.ndarray, w: np.ndarray, windows: tuple[int, ...], pieces: int) -> tuple[np.ndarray, ...]:
+    """As `input_gradient`."""
+    return input_gradient(dx, dy, w, np.empty(0), windows, 0)
+
+
+def convolution(*axes: tuple[int, int, int, int, int, int], channels: int, filters: int, groups: int = 1) -> Convolution:
+    """Of every axis size, window, stride, dilation, places before, windows."""
+    return Convolution.of(tuple(Span(*axis) for axis in axes), channels, filters, groups, "auto")
+
+
+def sizes_of(c: Convolution) -> tuple[int, int, int]:
+    """Numbers of an image of x, of one of y; rows of W."""
+    return int(np.prod(c.input_shape(3))), int(np.prod(c.output_shape(3))), c.taps * c.channels_each
+
+
+CONVOLUTIONS = {
+    "plain": (convolution((5, 3, 1, 1, 0, 3), (7, 3, 1, 1, 0, 5), channels=3, filters=5), 3),
+    "same": (convolution((5, 3, 1, 1, 1, 5), (6, 3, 1, 1, 1, 6), channels=6, filters=17), 2),
+    "strided": (convolution((7, 3, 2, 1, 1, 4), (6, 2, 3, 1, 0, 2), channels=5, filters=7), 3),
+    "dilated": (convolution((9, 3, 2, 2, 1, 3), (7, 2, 4, 6, 2, 2), channels=2, filters=3), 1),
+    "grouped": (convolution((4, 2, 1, 1, 1, 5), (5, 3, 2, 1, 1, 3), channels=6, filters=9, groups=3), 2),
+    "causal": (convolution((11, 3, 1, 2, 4, 11), channels=1, filters=1), 5),
+    "volume": (convolution((3, 2, 1, 1, 0, 2), (4, 3, 2, 1, 1, 2), (5, 1, 2, 1, 0, 3), channels=3, filters=4), 2),
+    "long": (convolution((601, 2, 1, 1, 0, 600), channels=1, filters=2), 1),
+    "point": (convolution((1, 1, 1, 1, 0, 1), channels=1, filters=2), 1),
+    "gaps": (convolution((7, 1, 3, 1, 0, 3), (3, 1, 1, 1, 1, 5), channels=2, filters=3), 2),
+    "wide": (convolution((9, 2, 1, 1, 1, 10), (8, 1, 1, 1, 0, 8), channels=11, filters=70), 2),
+    "halved": (convolution((13, 3, 2, 1, 1, 7), (11, 1, 1, 1, 0, 11), channels=67, filters=5), 2),
+    "two": (convolution((7, 3, 1, 1, 1, 7), (12, 2, 1, 1, 1, 12), channels=4, filters=6, groups=2), 1),
+}
+TILED = {"wide": ("_64",), "halved": ("_128",), "two": ("_narrow",)}
+BIASED = {"plain", "strided"}
+DOUBLE = {"strided", "grouped"}
+DEPTHWISE = {
+    "same": (convolution((5, 3, 1, 1, 1, 5), (6, 3, 1, 1, 1, 6), channels=7, filters=7, groups=7), 3),
+    "strided": (convolution((7, 3, 2, 1, 0, 3), (8, 5, 3, 1, 1, 2), channels=3, filters=6, groups=3), 2),
+    "dilated": (convolution((9, 2, 2, 3, 1, 4), channels=2, filters=2, groups=2), 3),
+    "volume": (convolution((3, 2, 1, 1, 0, 2), (4, 3, 2, 1, 1, 2), (5, 2, 1, 2, 1, 5), channels=67, filters=67, groups=67), 1),
+}
+
+
+def convolutions() -> Iterator[KernelCase]:
+    """Strides, dilation, groups, padding beyond the image, in one to three dimensions; places that no window sees; tiles that end within, several of
+    them; slices that end within."""
+    name = "prims.implicit.implicit"
+    for case, (c, N) in CONVOLUTIONS.items():
+        windows, (before, after, weights) = c.windows, sizes_of(c)
+        x, w, dy = normal(N, before), normal(weights, c.filters), normal(N, after)
+        for end in TILED.get(case, ("",)):
+            dtypes = ("float32", "float64") if case in DOUBLE else ("float32",)
+            tasks = (1, 3) if end == "" else (2,)
+            for relu, bias in ((0, True), (1, False)) if case in BIASED else ((0, False),):
+                cut = {"tasks": tasks, "dtypes": dtypes}
+                yield KernelCase(f"implicit-forward{end}-{case}-{relu}", f"{name}_forward{end}",
+                                 (empty(N, after), x, w, normal(c.filters if bias else 0), windows, relu), expected=forward, **cut)
+                yield KernelCase(f"implicit-input{end}-{case}-{relu}", f"{name}_input{end}",
+                                 (empty(N, before), dy, w, normal(c.channels if bias else 0), windows, relu), expected=input_gradient, **cut)
+            places = N * after // c.filters
+            chunk = next(chunk for chunk in (320, 32, 16, 0) if places > chunk) or 16
+            slices = -(-places // chunk)
+            yield KernelCase(f"implicit-weight{end}-{case}", f"{name}_weight{end}", (empty(slices, weights * c.filters), x, dy, windows, chunk),
+                             tasks=(2, 3) if end == "" else (2,), dtypes=dtypes, expected=weight_gradient)
+    for case, (c, N) in DEPTHWISE.items():
+        windows, (before, after, weights) = c.windows, sizes_of(c)
+        x, w, dy = normal(N, before), normal(weights, c.filters), normal(N, after)
+        for pieces in (1, 2):
+            yield KernelCase(f"channels-forward-{case}-{pieces}", "prims.depthwise.channels_forward",
+                             (empty(N, after), x, w, normal(c.filters * (pieces - 1)), windows, pieces, pieces - 1), expected=channels_forward)
+            yield KernelCase(f"channels-input-{case}-{pieces}", "prims.depthwise.channels_input", (empty(N, before), dy, w, windows, pieces),
+                             expected=channels_input)
+        places = N * after // c.filters
+        yield KernelCase(f"channels-weight-{case}", "prims.depthwise.channels_weight",
+                         (empty(-(-places // 16), weights * c.filters), x, dy, windows, 16), expected=weight_gradient)
+
 
 CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
-                               *normalizations(), *poolings(), *merges()]
+                               *normalizations(), *poolings(), *merges(), *convolutions()]

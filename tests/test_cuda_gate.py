@@ -56,6 +56,16 @@ def test_a_kernel_assembles(name, tmp_path):
     check(code_of(((name,),), "float32").ptx, tmp_path, doubles)
 
 
+def residual():
+    """A block, small enough for the chain."""
+    x = Input((8, 8, 3))
+    h = nnkit.Conv2D(8, 3, padding="same", activation="relu")(x)
+    part = nnkit.BatchNormalization()(nnkit.Conv2D(16, 3, strides=2, padding="same")(h))
+    h = nnkit.Activation("relu")(nnkit.Add()([part, nnkit.Conv2D(16, 1, strides=2)(h)]))
+    h = nnkit.Conv2DTranspose(8, 2, strides=2)(nnkit.SeparableConv2D(16, 3)(h))
+    return nnkit.Network(x, Dense(10, "softmax")(nnkit.GlobalAveragePooling2D()(h)))
+
+
 NETWORKS = {
     "small": (Sequential([Input((20,)), Dense(64, "relu"), Dense(32, "relu"), Dense(1, "sigmoid")]), 32, "bce"),
     "wide": (Sequential([Input((784,)), Dense(512, "gelu"), Dense(10, "softmax")]), 128, "sparse_categorical_crossentropy"),
@@ -65,6 +75,10 @@ NETWORKS = {
     "images": (Sequential([Input((32, 32, 16)), nnkit.GaussianNoise(0.1), nnkit.ZeroPadding2D(1), nnkit.BatchNormalization(), nnkit.MaxPooling2D(2),
                            nnkit.AveragePooling2D(3, strides=2), nnkit.UpSampling2D(2, interpolation="bilinear"), nnkit.GlobalMaxPooling2D(),
                            Dense(10)]), 64, "mse"),
+    "convolutions": (residual(), 32, "sparse_categorical_crossentropy"),
+    "large convolutions": (Sequential([Input((56, 56, 3)), nnkit.Conv2D(64, 3, strides=2, activation="relu"), nnkit.MaxPooling2D(2),
+                                       nnkit.Conv2D(128, 3, padding="same", activation="relu"), nnkit.Conv2D(24, 3, groups=2),
+                                       nnkit.DepthwiseConv2D(3), nnkit.GlobalAveragePooling2D(), Dense(10)]), 64, "mse"),
 }
 
 

@@ -31,7 +31,8 @@ def all_kernels():
 
 def twin_of(step):
     module, _, name = step.rpartition(".")
-    return getattr(importlib.import_module(f"nnkit.{module}_cpu"), name, None)
+    path = PACKAGE.joinpath(*module.split(".")).with_name(f"{module.rpartition('.')[2]}_cpu.py")
+    return getattr(importlib.import_module(f"nnkit.{module}_cpu"), name, None) if path.exists() else None
 
 
 def typed(value, argument, dtype):

@@ -48,6 +48,39 @@ def test_large_products_go_by_tiles_of_their_own():
     assert all(len(lane) == 1 for launch in lanes_of(plan) for lane in launch if lane[0].kernel.endswith("_128"))
 
 
+def digits_network(filters=16):
+    return Sequential([Input((8, 8, 1)), nnkit.Conv2D(filters, 3, activation="relu"), nnkit.MaxPooling2D(2),
+                       nnkit.Conv2D(2 * filters, 3, activation="relu"), Flatten(), Dense(10, "softmax")])
+
+
+def test_small_convolutions_join_the_chain():
+    lanes = lanes_of(device_plan(digits_network(), 32, optimizer="adam", loss="sparse_categorical_crossentropy"))
+    names = [[[step.kernel.rpartition(".")[2] for step in lane] for lane in launch] for launch in lanes]
+    assert [len(lane) for lane in names[0]] == [13]                  # forward and backward of the rows, ReLUs fused
+    assert names[0][0][1:5] == ["implicit_forward", "max_forward", "implicit_forward", "dense_forward"]
+    assert sorted(lane[0] for lane in names[1])[-4:] == ["implicit_weight", "implicit_weight", "sum_chunks", "sum_chunks"]
+    assert len(names) == 5                                           # the sums of slices are a launch of their own
+
+
+def test_large_convolutions_go_by_tiles_and_slices():
+    spec = Sequential([Input((56, 56, 64)), nnkit.Conv2D(128, 3, padding="same"), nnkit.Conv2D(24, 3, strides=2, padding="same"),
+                       nnkit.DepthwiseConv2D(3), nnkit.GlobalAveragePooling2D(), Dense(2)])
+    plan = device_plan(spec, 32, optimizer="sgd", loss="mse")
+    found = {step.kernel.removeprefix("prims."): step for step in plan.steps}
+    assert found["implicit.implicit_forward_128"].tasks == 32 * 56 * 56 // 128
+    assert found["implicit.implicit_forward_narrow"].tasks == 32 * 28 * 28 // 128
+    assert found["implicit.implicit_input_128"].tasks == 4 * 32 * 28 * 28 // 128
+    parts = [step.writes[0].shape[0] for step in plan.steps if "_weight" in step.kernel and "implicit" in step.kernel]
+    assert all(1 < slices <= 264 for slices in parts)
+    assert not {step.kernel for step in plan.steps} & {"prims.taps.turn", "prims.direct.pack_filters", "prims.matmul.transpose"}
+
+
+def test_the_backend_changes_no_plan_of_the_cpu():
+    model = nnkit.compile(digits_network(), optimizer="adam", loss="sparse_categorical_crossentropy")
+    plan = build(model.graph, model.layout, "train", 32, losses=[(output.loss, output.weight) for output in model.outputs], optimizer=model.optimizer)
+    assert not [step.kernel for step in plan.steps if "implicit" in step.kernel or "channels_" in step.kernel]
+
+
 PLANS = {
     "small": lambda: device_plan(small_network(), 32, optimizer="adam", loss="bce"),
     "deep": lambda: device_plan(Sequential([Input((8,)), *[Dense(8, "relu")] * 40, Dense(2)]), 5, optimizer="sgd", loss="mse"),
@@ -55,6 +88,8 @@ PLANS = {
     "predict": lambda: device_plan(small_network(), 7, mode="predict"),
     "normalized": lambda: device_plan(normalized_network(), 32, optimizer=nnkit.Adam(clipnorm=1), loss="bce"),
     "images": lambda: device_plan(image_network(), 12, optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "convolutions": lambda: device_plan(residual_network(), 8, optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "large convolutions": lambda: device_plan(digits_network(64), 512, optimizer="adam", loss="sparse_categorical_crossentropy"),
     "few large images": lambda: device_plan(Sequential([Input((64, 64, 8)), nnkit.MaxPooling2D(2), nnkit.UpSampling2D(2), nnkit.GlobalMaxPooling2D(),
                                                         Dense(2)]), 4, optimizer="adam", loss="mse"),
 }
@@ -186,11 +221,37 @@ def batches(samples, *shape):
     return np.random.default_rng(3).standard_normal((samples, *shape)).astype(np.float32)
 
 
+def convolutional_network():
+    return Sequential([Input((8, 8, 1)), nnkit.Conv2D(6, 3, activation="relu"), nnkit.MaxPooling2D(2), nnkit.Conv2D(5, 2, activation="relu"),
+                       Flatten(), Dense(4, "softmax")])
+
+
+def residual_network():
+    """A block whose way past has a stride, groups and channels by themselves behind it; a transposed convolution at the end."""
+    x = Input((7, 6, 3))
+    h = nnkit.BatchNormalization()(nnkit.Conv2D(6, 3, strides=2, padding="same", use_bias=False)(x))
+    h = nnkit.BatchNormalization()(nnkit.Conv2D(6, 3, padding="same", groups=2)(nnkit.Activation("relu")(h)))
+    past = nnkit.BatchNormalization()(nnkit.Conv2D(6, 1, strides=2, use_bias=False)(x))
+    h = nnkit.Activation("relu")(Add()([h, past]))
+    h = nnkit.DepthwiseConv2D(3, padding="same", activation="relu")(h)
+    h = nnkit.SeparableConv2D(4, 2, dilation_rate=2, padding="same", depth_multiplier=2, activation="relu")(h)
+    h = nnkit.Conv2DTranspose(5, 3, strides=2, padding="same", activation="relu")(h)
+    return Network(x, Dense(4, "softmax")(nnkit.GlobalAveragePooling2D()(h)))
+
+
+def volume_network():
+    return Sequential([Input((5, 6, 4, 2)), nnkit.Conv3D(4, (2, 3, 2), activation="relu"), nnkit.MaxPooling3D((1, 2, 1)),
+                       nnkit.Conv3D(3, 2, strides=(2, 1, 1), padding="same", kernel_regularizer=nnkit.L2(1e-3)), Flatten(), Dense(4, "softmax")])
+
+
 TRAINED = {
     "normalized": lambda: (normalized_network(), nnkit.Adam(0.01, clipnorm=0.5), "bce", *small_data(24)),
     "clipped by value": lambda: (small_network(), nnkit.SGD(0.1, momentum=0.9, clipvalue=0.01), "hinge", *signed_data(24)),
     "clipped together": lambda: (small_network(), nnkit.RMSprop(0.01, global_clipnorm=0.1), "squared_hinge", *signed_data(24)),
     "images": lambda: (image_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 6, 3), labels(12)),
+    "convolutional": lambda: (convolutional_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 8, 1), labels(12)),
+    "residual": lambda: (residual_network(), nnkit.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", batches(8, 7, 6, 3), labels(8)),
+    "volumes": lambda: (volume_network(), "adam", "sparse_categorical_crossentropy", batches(6, 5, 6, 4, 2), labels(6)),
     "variational": lambda: (variational_network(), "adam", "mse", batches(14, 4, 5), batches(14, 4, 5)),
 }
 
@@ -220,7 +281,7 @@ def train_beside_the_cpu(name, on):
     kept = device.fetched.kept.tobytes() + device.fetched.training.tobytes()
     for parameter, values in model.parameters.items():
         np.testing.assert_allclose(device.view(parameter), values, rtol=0, atol=1e-4, err_msg=parameter)
-    if name in ("normalized", "variational"):
+    if name in ("normalized", "variational", "residual"):
         device.begin_epoch(0)
         device.tape("evaluate", samples // 2).run(2)
         assert device.loss() == pytest.approx(model.evaluate(x, y, batch_size=samples // 2)["loss"], rel=1e-4)
@@ -235,6 +296,29 @@ def train_beside_the_cpu(name, on):
 @pytest.mark.parametrize("name", TRAINED)
 def test_networks_train_ten_steps_as_on_the_cpu(name):
     train_beside_the_cpu(name, interpreter().PtxDevice())
+
+
+def test_convolutions_by_tiles_train_as_on_the_cpu():
+    """Those too large for the chain: two steps."""
+    ptx = interpreter()
+    from device_rig import DeviceModel
+
+    spec = Sequential([Input((12, 11, 2)), nnkit.Conv2D(8, 1), nnkit.Conv2D(40, 5, padding="same", activation="relu"), nnkit.GlobalMaxPooling2D(),
+                       Dense(4, "softmax")])
+    x, y = batches(6, 12, 11, 2), labels(6)
+    model = nnkit.compile(spec, optimizer="adam", loss="sparse_categorical_crossentropy", seed=4)
+    device = DeviceModel(model, ptx.PtxDevice())
+    device.data(x=x.reshape(6, -1), target=y, sample_weight=np.ones((6, 1), np.float32), order=np.zeros(6, np.int64))
+    shuffle, tape = device.shuffle(), device.tape("train", 3)
+    kernels = {step.kernel.rpartition(".")[2] for step in tape.plan.steps}
+    assert kernels >= {"implicit_forward_64", "implicit_input_narrow", "implicit_weight_64"}
+    device.begin_epoch(0)
+    shuffle.run()
+    tape.run(2)
+    assert device.loss() == pytest.approx(model.fit(x, y, batch_size=3, epochs=1, verbose=0)["loss"][0], rel=2e-6)
+    device.fetch()
+    for name, values in model.parameters.items():
+        np.testing.assert_allclose(device.view(name), values, rtol=0, atol=1e-4, err_msg=name)
 
 
 def test_a_device_predicts_and_evaluates_as_the_cpu():
@@ -260,7 +344,7 @@ def test_a_kernel_without_a_cuda_form_is_named():
     from device_rig import DeviceModel
 
     ptx = interpreter()
-    model = nnkit.compile(Sequential([Input((4, 4, 1)), nnkit.Conv2D(2, 3)]))
+    model = nnkit.compile(Sequential([Input((4, 3)), nnkit.LSTM(2)]))
     device = DeviceModel(model, ptx.PtxDevice())
     with pytest.raises(ValueError, match=r"^there is no CUDA kernel 'prims\..*' yet$"):
         device.tape("predict", 2)

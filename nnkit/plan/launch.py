@@ -16,8 +16,9 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "LEDGE", "MANY", "NARROW", "PAD", "THREADS", "dependences", "image_pieces",
-    "into_launches", "joined_strip", "lanes_of", "regions", "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
+    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "SHARED_BYTES",
+    "TAPS", "THREADS", "TILED_FLOPS", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions",
+    "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
@@ -42,6 +43,12 @@ TILED_FLOPS = 2 ** 22
 SIDES = (128, 64, 32)
 FULL = 100                                               # tiles that keep the device busy
 PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", "layers.dense.dense_backward_input_whole")
+
+# Convolutions: rows and columns of the tile that a block makes, by the end of the kernel's name. Those without an end go into chains.
+CONVOLUTIONS = ("prims.implicit.implicit_forward", "prims.implicit.implicit_input", "prims.implicit.implicit_weight")
+PATCHES = {"": (64, 16), "_narrow": (128, 32), "_64": (64, 64), "_128": (128, 128)}
+TAPS = 9                                                 # places of a window that a thread of channels_weight sums for at a time
+WHERE = 20 * THREADS                                     # bytes behind the slices, which say where the rows of a tile lie
 
 
 # What steps read and write.
@@ -164,7 +171,9 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
     "prims.reduce.sum_chunks": _by_pieces,
     "prims.reduce.sum_middle": _by_copies,
     **dict.fromkeys(("layers.pool.max_forward", "layers.pool.max_backward", "layers.pool.sum_forward", "layers.pool.sum_backward",
-                     "layers.resample.shift", "layers.resample.linear_forward", "layers.resample.linear_backward"), _as_planned),
+                     "layers.resample.shift", "layers.resample.linear_forward", "layers.resample.linear_backward",
+                     "prims.depthwise.channels_forward", "prims.depthwise.channels_input", "prims.depthwise.channels_weight"), _as_planned),
+    **dict.fromkeys((f"{name}{end}" for name in CONVOLUTIONS for end in PATCHES), _as_planned),
     **{f"{name}_{side}": lambda step, side=side: _tiles(step, side) for name in PRODUCTS for side in SIDES},  # type: ignore[misc]
 }
 
@@ -205,7 +214,9 @@ def scratch_bytes(steps: Sequence[Step]) -> int:
     tiles = [slices_bytes(side, step.writes[0].dtype) for step in steps for side in SIDES if step.kernel in {f"{name}_{side}" for name in PRODUCTS}]
     pieces = [(CHUNK * LEDGE + THREADS) * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == PRODUCTS[2]]
     drawn = [DRAWN[step.kernel](ITEMSIZE[step.buffers[0].dtype]) for step in steps if step.kernel in DRAWN]
-    return max([SUMS_BYTES, *tiles, *pieces, *drawn])
+    ends = {f"{name}{end}": end for name in CONVOLUTIONS for end in PATCHES}
+    patches = [patch_bytes(ends[step.kernel], step.writes[0].dtype) for step in steps if step.kernel in ends]
+    return max([SUMS_BYTES, *tiles, *pieces, *drawn, *patches])
 
 
 # Random numbers that a block draws at a time: four words of 32 bits, or four normal numbers, for each thread.
@@ -218,6 +229,11 @@ DRAWN: Mapping[str, Callable[[int], int]] = {
 def slices_bytes(side: int, dtype: str) -> int:
     """Of two slices of both factors of a product by tiles: one is used while the other comes."""
     return 4 * DEPTH * (side + PAD) * ITEMSIZE[dtype]
+
+
+def patch_bytes(end: str, dtype: str) -> int:
+    """Of a convolution by tiles: two slices of both factors, and where the rows lie."""
+    return 2 * DEPTH * (sum(PATCHES[end]) + 2 * PAD) * ITEMSIZE[dtype] + WHERE
 
 
 # Launches.

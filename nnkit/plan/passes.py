@@ -36,7 +36,7 @@ def optimise(plan: Plan, gap: int = 0, backend: str = "cpu") -> Plan:
     if backend == "cpu":
         passes += [fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks]
     else:
-        passes += [in_place, size_products, into_launches]
+        passes += [fuse_relu, in_place, size_products, into_launches]
     for step in passes:
         plan = step(plan)
     return place(plan, gap)

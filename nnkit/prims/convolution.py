@@ -11,6 +11,8 @@ Algorithms:
     depthwise   a filter or several for each channel alone                                                                          depthwise.py
     few         the same for few channels: the numbers along a window's row count as channels                                       direct.py
     winograd2, winograd4    3 x 3 windows by fewer products, in float32 with a larger error: see winograd.py
+
+On a GPU there is one way for all, whatever `algorithm` says: implicit.py.
 """
 
 from __future__ import annotations
@@ -109,11 +111,16 @@ class Convolution:
 
     def forward(self, g: Builder, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """y = x * W (+ b)."""
+        if g.backend == "cuda":
+            on_device(self).forward(g, self, y, x, weight, bias)
+            return
         algorithms()[self.chosen(x)].forward(g, self, y, x, weight, bias)
 
     def input_gradient(self, g: Builder, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """dx = what y's gradient dy gives for x (+ b, where this is a transposed convolution's forward pass)."""
-        if self.dense:
+        if g.backend == "cuda":
+            on_device(self).input_gradient(g, self, dx, dy, weight, bias)
+        elif self.dense:
             turned = self.turned()
             algorithms()[turned.chosen(dy, "input")].forward(g, turned, dx, dy, weight, bias, turned=True)
         else:
@@ -121,7 +128,8 @@ class Convolution:
 
     def weight_gradient(self, g: Builder, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW = x^T * dy."""
-        algorithms()[self.chosen(x, "weight")].weight_gradient(g, self, dweight, x, dy)
+        way = on_device(self) if g.backend == "cuda" else algorithms()[self.chosen(x, "weight")]
+        way.weight_gradient(g, self, dweight, x, dy)
 
     def chosen(self, x: Buffer, product: str = "forward") -> str:
         """The algorithm of a product, 'forward', 'input' (of the convolution that is turned) or 'weight', for a batch x."""
@@ -139,6 +147,13 @@ class Convolution:
             if f"winograd{m}" in fits and enough and x.dtype == "float32" and self.channels >= BLOCK // 2 and self.filters >= BLOCK:
                 return f"winograd{m}"
         return "direct" if "direct" in fits else "taps"
+
+
+def on_device(c: Convolution) -> Any:
+    """How a GPU computes the convolution: forward(...), input_gradient(...), weight_gradient(...)."""
+    from nnkit.prims import implicit
+
+    return implicit.on_device(c)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from nnkit.cuda_jit import THREADS, barrier, copy_later, data, registers, routin
 from nnkit.plan.launch import CHUNK, DEPTH, LEDGE, PAD
 from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
 
-__all__ = ["product", "tiled"]
+__all__ = ["LINE", "line_and_column", "product", "slice_product", "slices", "tiled"]
 
 UNROLLED, FEW = 16, 4                                    # factors that a thread of `product` reads before it multiplies
 NARROW, LONG = 32, 256                                   # fewer columns than this, and sums at least so long: a warp shares each sum
@@ -129,17 +129,55 @@ def slices(side: int, along_k: bool) -> Any:
     return fetch
 
 
+def slice_product(tall: int, wide: int) -> tuple[Any, Any, Any]:
+    """What a block does with slices [tall, DEPTH] and [wide, DEPTH] of two factors: (the routine that adds their product to a thread's sums, the
+    routines that say which rows and which columns of the tile are the thread's).
+
+    A thread is one of LINE lines and LINE columns of threads. Its rows and columns lie in runs of four at most, so that a warp reads shared memory in
+    one go.
+    """
+    rows, columns = tall // LINE, wide // LINE
+    high, broad = min(rows, 4), min(columns, 4)
+    left_edge, upper_edge = registers(rows), registers(columns)
+
+    @routine
+    def row_of(line, i):
+        return (i // high) * (LINE * high) + line * high + i % high
+
+    @routine
+    def column_of(column, j):
+        return (j // broad) * (LINE * broad) + column * broad + j % broad
+
+    @routine
+    def add_products(accumulators, place, now, line, column, like):
+        """accumulators[i columns + j] += sum over k of left(row i, k) right(column j, k), the slices lying one behind the other from `now` on."""
+        left, right = left_edge(like), upper_edge(like)
+        behind = now + DEPTH * (tall + PAD)
+        for k in range(0, DEPTH, STRIDE):
+            for u in range(STRIDE):
+                for i in range(rows):
+                    left[i] = place[now + (k + u) * (tall + PAD) + row_of(line, i)]
+                for j in range(columns):
+                    right[j] = place[behind + (k + u) * (wide + PAD) + column_of(column, j)]
+                for i in range(rows):
+                    for j in range(columns):
+                        accumulators[i * columns + j] += left[i] * right[j]
+    return add_products, row_of, column_of
+
+
+@routine
+def line_and_column(t):
+    """A thread's line and column: a warp is 4 lines by 8 columns, so it reads least."""
+    return t // 64 * 4 + t % 32 // 8, t // 32 % 2 * 8 + t % 8
+
+
 def tiled(side: int, a_along_k: bool, b_along_k: bool) -> Any:
     """The routine that makes tiles of side^2 elements."""
     fetch_a, fetch_b = slices(side, a_along_k), slices(side, b_along_k)
+    add_products, place_of, _ = slice_product(side, side)
     own, width = side // LINE, side + PAD
     room = DEPTH * width                                 # of one slice
-    tile, edge = registers(own * own), registers(own)
-    quad = min(own, 4)                                   # a thread's rows lie in runs of this many, so that a warp reads shared memory in one go
-
-    @routine
-    def place_of(line, i):
-        return (i // quad) * (LINE * quad) + line * quad + i % quad
+    tile = registers(own * own)
 
     @routine
     def tile_product(task, tasks, M, N, K, y, a, leading_a, b, leading_b, bias, totals, like):
@@ -148,10 +186,10 @@ def tiled(side: int, a_along_k: bool, b_along_k: bool) -> Any:
         y, a, b: pointers; y's rows have N elements. A(i, k) = a[i leading_a + k] where a_along_k, else a[k leading_a + i]; B likewise.
         """
         T = like.dtype.type
-        accumulators, left, right = tile(like), edge(like), edge(like)
+        accumulators = tile(like)
         place = scratch(like)
         t = thread()
-        line, column = t // 64 * 4 + t % 32 // 8, t // 32 % 2 * 8 + t % 8          # a warp is 4 lines by 8 columns: it reads least
+        line, column = line_and_column(t)
         tall = (M + side - 1) // side
         for number in range(task, tall * ((N + side - 1) // side), tasks):
             across = np.int64(np.uint32(number) // np.uint32(tall))
@@ -170,15 +208,7 @@ def tiled(side: int, a_along_k: bool, b_along_k: bool) -> Any:
                 if k0 + DEPTH < K:
                     fetch_a(place, coming, a, leading_a, first, M, k0 + DEPTH, K)
                     fetch_b(place, coming + room, b, leading_b, start, N, k0 + DEPTH, K)
-                for k in range(0, DEPTH, STRIDE):
-                    for u in range(STRIDE):
-                        for i in range(own):
-                            left[i] = place[now + (k + u) * width + place_of(line, i)]
-                        for j in range(own):
-                            right[j] = place[now + room + (k + u) * width + place_of(column, j)]
-                        for i in range(own):
-                            for j in range(own):
-                                accumulators[i * own + j] += left[i] * right[j]
+                add_products(accumulators, place, now, line, column, like)
                 if totals.size and first == 0 and t < side:
                     for k in range(DEPTH):
                         sum_b += place[now + room + k * width + t]

@@ -1,0 +1,124 @@
+"""Convolutions on a GPU as steps: products by tiles whose left factor is gathered on the way. Kernels: implicit_cuda.py, depthwise_cuda.py.
+
+One way for all shapes, whatever `algorithm` says: nothing is packed, W is read as it lies. Small convolutions go image by image, as a part of a
+chain; large ones by tiles, each any block's. What is chosen follows from shapes alone, so a sum's order, too, depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from nnkit.plan.launch import DEPTH, DEVICE, FULL, MOST_TASKS, PATCHES, SHARED_BYTES, TAPS, TILED_FLOPS, patch_bytes, strip
+from nnkit.plan.passes import image_tasks
+from nnkit.prims.reduce import sum_slices
+
+if TYPE_CHECKING:
+    from nnkit.plan.build import Builder
+    from nnkit.plan.plan import Buffer
+    from nnkit.prims.convolution import Convolution
+
+__all__ = ["Channels", "Implicit", "on_device"]
+
+IMAGE_FLOPS = 2 ** 19                                    # of an image that are worth more than one block
+SHORTEST = 8 * DEPTH                                     # fewest places of y that a slice of dW goes over
+BLOCKS = 2 * DEVICE                                      # that are to share the work of a dW
+
+
+def on_device(c: Convolution) -> Any:
+    """How a GPU computes the convolution."""
+    return Channels if c.groups > 1 and c.groups == c.channels and not c.empty else Implicit
+
+
+def tiles(end: str, rows: int, columns: int) -> int:
+    """Tiles of a matrix."""
+    tall, wide = PATCHES[end]
+    return -(-rows // tall) * -(-columns // wide)
+
+
+def tile_size(rows: int, columns: int, dtype: str, full: int) -> str:
+    """The end of a kernel's name for a large product: of the largest tiles that fit, if there are `full` of them."""
+    if columns <= PATCHES["_narrow"][1]:
+        return "_narrow"
+    large = columns > PATCHES["_64"][1] and patch_bytes("_128", dtype) <= SHARED_BYTES and tiles("_128", rows, columns) >= full
+    return "_128" if large else "_64"
+
+
+class Implicit:
+    """Products by tiles: any window, stride, dilation, padding and groups."""
+
+    @staticmethod
+    def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
+        """y = x * W (+ b)."""
+        end, cut = Implicit.cut(c, x.shape[0], [span.windows for span in c.axes], c.filters, (1, 1, 1), y.dtype)
+        g.step(f"prims.implicit.implicit_forward{end}", [y.rows()], [x.rows(), c.flat(weight), bias or weight.piece(0)], scalars=[*c.windows, 0],
+               flops=c.flops(x.shape[0]), relu=True, filters=c.flat(weight), **cut)
+
+    @staticmethod
+    def input_gradient(g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
+        """dx = what y's gradient dy gives for x (+ b)."""
+        strides = [span.stride for span in c.axes]
+        end, cut = Implicit.cut(c, dx.shape[0], [span.size for span in c.axes], c.channels, strides, dx.dtype)
+        g.step(f"prims.implicit.implicit_input{end}", [dx.rows()], [dy.rows(), c.flat(weight), bias or weight.piece(0)], scalars=[*c.windows, 0],
+               flops=c.flops(dx.shape[0]), relu=True, **cut)
+
+    @staticmethod
+    def cut(c: Convolution, N: int, sizes: Any, columns: int, strides: Any, dtype: str) -> tuple[str, dict[str, Any]]:
+        """(end of the kernel's name, how the step is cut) for a result of so many places along each axis, in phases by the strides, and columns."""
+        flops = c.flops(N)
+        if flops < min(TILED_FLOPS, IMAGE_FLOPS * N):
+            return "", {"rows": N}
+        rows, own = N * math.prod(-(-size // stride) for size, stride in zip(sizes, strides, strict=True)), columns // c.groups
+        parts = c.groups * math.prod(strides)            # products of their own
+        end = tile_size(rows, own, dtype, -(-FULL // parts))
+        return end, {"tasks": max(1, min(MOST_TASKS, parts * tiles(end, rows, own)))}
+
+    @staticmethod
+    def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
+        """dW slice by slice of the places of y, then their sum."""
+        flops, own = c.flops(x.shape[0]), c.filters // c.groups
+        rows, places = c.taps * c.channels_each, x.shape[0] * math.prod(span.windows for span in c.axes)
+        end = "" if flops < TILED_FLOPS else tile_size(rows, own, x.dtype, 1) if rows > PATCHES["_64"][0] or own <= PATCHES["_narrow"][1] else "_64"
+        count = c.groups * tiles(end, rows, own)
+        chunk, slices = slices_of(places, -(-BLOCKS // max(1, count)))
+        with sum_slices(g, dweight, slices) as parts:
+            g.step(f"prims.implicit.implicit_weight{end}", [parts], [x.rows(), dy.rows()], scalars=[*c.windows, chunk], flops=flops,
+                   tasks=max(1, min(MOST_TASKS, count * slices)))
+
+
+def slices_of(places: int, wanted: int) -> tuple[int, int]:
+    """(places of a slice but for the last one, how many slices): not many more than wanted, none of them short."""
+    slices = max(1, min(wanted, places // SHORTEST))
+    chunk = max(1, -(-places // (slices * DEPTH))) * DEPTH
+    return chunk, max(1, -(-places // chunk))
+
+
+class Channels:
+    """A group for every channel."""
+
+    @staticmethod
+    def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
+        """y = x * W (+ b)."""
+        N = x.shape[0]
+        matrix = c.flat(weight)
+        pieces, cut = image_tasks(N, c.axes[0].windows * c.axes[1].windows, c.flops(N), x.nbytes + y.nbytes, g.backend)
+        g.step("prims.depthwise.channels_forward", [y.rows()], [x.rows(), matrix, bias or weight.piece(0)], scalars=[*c.windows, pieces, 0],
+               flops=c.flops(N), relu=True, filters=matrix, **cut)
+
+    @staticmethod
+    def input_gradient(g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
+        """dx = what y's gradient dy gives for x."""
+        assert bias is None                              # a transposed convolution has no groups
+        N = dx.shape[0]
+        pieces, cut = image_tasks(N, c.axes[0].size * c.axes[1].size, c.flops(N), dx.nbytes + dy.nbytes, g.backend)
+        g.step("prims.depthwise.channels_input", [dx.rows()], [dy.rows(), c.flat(weight)], scalars=[*c.windows, pieces], flops=c.flops(N), **cut)
+
+    @staticmethod
+    def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
+        """dW slice by slice of the places of y, then their sum."""
+        places = x.shape[0] * math.prod(span.windows for span in c.axes)
+        count = -(-c.filters // strip(c.filters)) * -(-c.taps // TAPS)
+        chunk, slices = slices_of(places, -(-2 * BLOCKS // count))
+        with sum_slices(g, dweight, slices) as parts:
+            g.step("prims.depthwise.channels_weight", [parts], [x.rows(), dy.rows()], scalars=[*c.windows, chunk], flops=c.flops(x.shape[0]),
+                   tasks=min(MOST_TASKS, count * slices))
