@@ -514,6 +514,23 @@ def on_nodes() -> Iterator[KernelCase]:
             yield KernelCase(f"pair-dot-backward-{named}-{B}", f"{name}.pair_dot_backward", (empty(V, F), pairs, normal(B, 1), normal(V, F)))
 
 
+def embedded() -> Iterator[KernelCase]:
+    """Indices that occur often, and not at all; steps of which all, or all but one number, are the masked value."""
+    name = "layers.embedding"
+    for R, V, D in ((149, 11, 5), (7, 300, 37), (0, 3, 2), (1, 1, 1)):
+        indices = rng.integers(0, V, R)
+        indices[R // 2:] = V // 2
+        yield KernelCase(f"embedding-forward-{V}", f"{name}.embedding_forward", (empty(R, D), indices, normal(V, D)))
+        yield KernelCase(f"embedding-backward-{V}", f"{name}.embedding_backward", (empty(V, D), indices, normal(R, D)))
+        yield KernelCase(f"nonzero-{V}", f"{name}.nonzero", (empty(R), indices % 3))
+    for R, F in ((13, 5), (3, 70), (1, 1)):
+        x = normal(R, F)
+        x[R // 2] = 1.5
+        x[0, 1:] = 1.5
+        yield KernelCase(f"masking-forward-{F}", f"{name}.masking_forward", (empty(R, F), empty(R), x, 1.5), written=2)
+        yield KernelCase(f"masking-backward-{F}", f"{name}.masking_backward", (empty(R, F), normal(R, F), np.arange(R) % 2.0))
+
+
 CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
                                *normalizations(), *poolings(), *merges(), *sparse_products(), *along_edges(),
-                               *runs_of_rows(), *on_nodes()]
+                               *runs_of_rows(), *on_nodes(), *embedded()]

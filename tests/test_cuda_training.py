@@ -24,7 +24,7 @@ from nnkit import (
     Sequential,
 )
 from nnkit.graph import Adjacency
-from nnkit.plan.build import Sizes, build
+from nnkit.plan.build import Sizes, build, lay_out
 from nnkit.plan.launch import MOST_WORDS, dependences, lanes_of, regions, step_words
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan, Step
@@ -197,6 +197,30 @@ def variational_network():
     return Network(x, Reshape((4, 5))(Dense(20)(nnkit.Subtract()([Dense(9, "relu")(z), nnkit.Average()([h, Dense(9)(z)])]))))
 
 
+def masked_network():
+    """Steps that count for nothing in the loss."""
+    return Sequential([Input((5, 3)), nnkit.Masking(), Dense(4, "tanh"), Dense(2)])
+
+
+def masked_steps(samples):
+    x = batches(samples, 5, 3)
+    x[:, 3:] = 0
+    x[0, 3, 1] = 1
+    return x
+
+
+def word_network():
+    """A table so large that the CPU goes through it row by row; the mean over the steps that are not padding."""
+    return Sequential([Input((6,)), nnkit.Embedding(1100, 15, mask_zero=True), nnkit.GlobalAveragePooling1D(), Dense(4, "softmax")])
+
+
+def words(samples):
+    found = np.random.default_rng(3).integers(1, 1100, (samples, 6))
+    found[:, 4:] = 0
+    found[1, :4] = 7
+    return found.astype(np.int32)
+
+
 def signed_data(samples):
     x, y = small_data(samples)
     return x, 2 * y - 1
@@ -215,6 +239,8 @@ TRAINED = {
     "clipped by value": lambda: (small_network(), nnkit.SGD(0.1, momentum=0.9, clipvalue=0.01), "hinge", *signed_data(24)),
     "clipped together": lambda: (small_network(), nnkit.RMSprop(0.01, global_clipnorm=0.1), "squared_hinge", *signed_data(24)),
     "images": lambda: (image_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 6, 3), labels(12)),
+    "masked": lambda: (masked_network(), nnkit.SGD(0.1, momentum=0.9), "mse", masked_steps(8), batches(8, 5, 2)),
+    "words": lambda: (word_network(), nnkit.Adam(0.01, row_updates="dense"), "sparse_categorical_crossentropy", words(8), labels(8)),
     "variational": lambda: (variational_network(), "adam", "mse", batches(14, 4, 5), batches(14, 4, 5)),
 }
 
@@ -317,6 +343,12 @@ ON_GRAPHS = {
     "linked": lambda: (linked_graph(), nnkit.BinaryCrossentropy(from_logits=True),
                        [*graph_inputs(), np.random.default_rng(2).integers(0, NODES, (30, 2))], labels(30, 2), None),
 }
+
+
+def test_on_a_gpu_tables_are_updated_as_a_whole():
+    by_row, swept = (nnkit.compile(word_network(), optimizer=nnkit.Adam(row_updates=how), loss="mse") for how in ("closed", "dense"))
+    assert by_row.layout.rowwise == ("embedding/embeddings",)
+    assert lay_out(by_row.graph, by_row.optimizer, "float32", "cuda") == swept.layout
 
 
 def train_a_graph_beside_the_cpu(name, on):

@@ -184,6 +184,7 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
     "prims.csr.csr_join": lambda step: min(MOST_TASKS, -(-step.updates[0].shape[0] // THREADS)),
     "layers.graph.pair_dot_forward": lambda step: min(MOST_TASKS, -(-step.writes[0].size // (4 * WARPS))),
     "layers.graph.pair_dot_backward": _by_table,
+    "layers.embedding.embedding_backward": _by_table,
     "prims.reduce.sum_chunks": _by_pieces,
     "prims.reduce.sum_middle": _by_copies,
     **dict.fromkeys(("layers.pool.max_forward", "layers.pool.max_backward", "layers.pool.sum_forward", "layers.pool.sum_backward",
