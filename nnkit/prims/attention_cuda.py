@@ -36,19 +36,24 @@ def softmax_of_row(team: Team) -> Any:
         for head in range(0, H, 32):
             h = min(head + column, H - 1)
             own, largest, total = s[i * H + h], T(-math.inf), T(0)
-            for e in range(first + part, last, parts):
+            e = first + part
+            while e < last:
                 z = leaky(own + t[columns[e] * H + h], slope)
                 largest = z if z > largest else largest
+                e += parts
             largest = largest_of(largest, width, place)
-            for e in range(first + part, last, parts):
+            e = first + part
+            while e < last:
                 power = exp(leaky(own + t[columns[e] * H + h], slope) - largest)
                 total += power
                 if head + column < H:
                     alphas[e * H + h] = power
+                e += parts
             factor = T(1) / total_of(total, width, place)
-            if head + column < H:
-                for e in range(first + part, last, parts):
-                    alphas[e * H + h] *= factor
+            e = first + part if head + column < H else last
+            while e < last:
+                alphas[e * H + h] *= factor
+                e += parts
     return forward
 
 
@@ -65,15 +70,19 @@ def gradient_of_row(team: Team) -> Any:
         for head in range(0, H, 32):
             h = min(head + column, H - 1)
             own, inner, total = s[i * H + h], T(0), T(0)
-            for e in range(first + part, last, parts):
+            e = first + part
+            while e < last:
                 inner += alphas[e * H + h] * dalphas[e * H + h]
+                e += parts
             inner = total_of(inner, width, place)
-            for e in range(first + part, last, parts):
+            e = first + part
+            while e < last:
                 gradient = alphas[e * H + h] * (dalphas[e * H + h] - inner)
                 gradient = gradient if own + t[columns[e] * H + h] > T(0) else slope * gradient
                 total += gradient
                 if head + column < H:
                     ds[e * H + h] = gradient
+                e += parts
             total = total_of(total, width, place)
             if part == 0 and head + column < H:
                 sums[i * H + h] = total

@@ -249,43 +249,44 @@ def row_totals(term: Callable[..., Any]) -> Callable[[Team], Any]:
 # Products.
 
 def entry_sums(wide: int, headed: bool) -> Any:
-    """f(ys, at, first, last, columns, values, H, xs, F, bias, biased, like):
+    """f(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, like):
 
-    ys[at + f] = bias[f] + the sum of values[e H + f // U] xs[columns[e] F + f] over the entries first <= e < last, by a warp.
-    wide: columns of a lane. headed: whether H may be more than 1.
+    ys[at + f] = bias[f] + the sum of values[e H + f // units] xs[columns[e] F + f] over the entries first <= e < last, by a warp, for a strip of
+    columns from first_column on. wide: columns of a lane. headed: whether H may be more than 1. lanes: see `lanes_for`.
     """
     own_sums, own_got, own_factors = registers(wide), registers(wide * AT_ONCE), registers(wide * AT_ONCE)
     own_places, own_columns, own_heads = registers(AT_ONCE, "int64"), registers(wide, "int64"), registers(wide, "int64")
 
     @routine
-    def add(ys, at, first, last, columns, values, H, xs, F, bias, biased, like):
+    def add(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, like):
         T = like.dtype.type
-        width, column, part, parts = lanes_for(F)
-        units = divided(F, H)[0] if headed else F
+        width, column, part, parts = lanes
         total, got, factors = own_sums(like), own_got(like), own_factors(like)
         entries, f, heads = own_places(like), own_columns(like), own_heads(like)
-        for first_column in range(0, F, 32 * wide):
-            for j in range(wide):
-                f[j] = min(first_column + 32 * j + column, F - 1)
-                heads[j] = divided(f[j], units)[0] if headed else 0
-                total[j] = T(0)
-            for start in range(first, last, AT_ONCE * parts):
-                for u in range(AT_ONCE):
-                    entries[u] = min(start + u * parts + part, last - 1)
-                for u in range(AT_ONCE):
-                    row = columns[entries[u]] * F
-                    for j in range(wide):
-                        got[u * wide + j] = xs[row + f[j]]
-                        factors[u * wide + j] = values[entries[u] * H + heads[j]]
-                for u in range(AT_ONCE):
-                    inside = start + u * parts + part < last
-                    for j in range(wide):
-                        more = total[j] + factors[u * wide + j] * got[u * wide + j]
-                        total[j] = more if inside else total[j]
-            for j in range(wide):
-                found = sum_of_parts(total[j], width)
-                if part == 0 and first_column + 32 * j + column < F:
-                    ys[at + f[j]] = found + bias[f[j]] if biased else found
+        for j in range(wide):
+            f[j] = min(first_column + 32 * j + column, F - 1)
+            heads[j] = divided(f[j], units)[0] if headed else 0
+            total[j] = T(0)
+        e = first + part
+        start = first
+        while start < last:
+            for u in range(AT_ONCE):
+                entries[u] = min(e + u * parts, last - 1)
+            for u in range(AT_ONCE):
+                row = columns[entries[u]] * F
+                for j in range(wide):
+                    got[u * wide + j] = xs[row + f[j]]
+                    factors[u * wide + j] = values[entries[u] * H + heads[j]]
+            for u in range(AT_ONCE):
+                for j in range(wide):
+                    more = total[j] + factors[u * wide + j] * got[u * wide + j]
+                    total[j] = more if e + u * parts < last else total[j]
+            start += AT_ONCE * parts
+            e += AT_ONCE * parts
+        for j in range(wide):
+            found = sum_of_parts(total[j], width)
+            if part == 0 and first_column + 32 * j + column < F:
+                ys[at + f[j]] = found + bias[f[j]] if biased else found
     return add
 
 
@@ -297,6 +298,7 @@ def products(headed: bool) -> Any:
     def product(task, tasks, y, carry, starts, columns, values, H, x, bias, chunk):
         F, R, T = y.shape[1], starts.size - 1, y.dtype.type
         ends, ys, sums, entries, xs, bs = data(starts), data(y), data(carry), data(columns), data(x), data(bias)
+        lanes, units = lanes_for(F), divided(F, H)[0] if headed else F
         step, stop = row_share(ends[R] + R, tasks * WARPS, task * WARPS + row_of_warp())
         row = walk_place(ends, R, step)
         before = max(0, step - row - ends[row]) if row < R else 0        # entries of the row before this share
@@ -304,20 +306,26 @@ def products(headed: bool) -> Any:
         while more and row < R:
             begin, end = ends[row], ends[row + 1]
             long, mine = end - begin > chunk, end + row < stop           # mine: the row ends in this share
-            first = begin + divided(before, chunk)[0] * chunk if long else begin
-            last = end if mine else begin + divided(stop - row - begin, chunk)[0] * chunk
-            pieces = divided(last - first + chunk - 1, chunk)[0] if long else 1 if mine else 0
-            slot = 2 * divided(begin, chunk)[0] + divided(first - begin, chunk)[0]
-            if long and mine:
-                for f in range(warp_lane(), F, 32):
-                    ys[row * F + f] = T(0)
-            to, at = (sums, slot * F) if long else (ys, row * F)
-            for p in range(pieces):
-                start = first + p * chunk
+            to, at, first, last, pieces = ys, row * F, begin, end, 1 if mine else 0
+            if long:
+                if mine:
+                    for f in range(warp_lane(), F, 32):
+                        ys[row * F + f] = T(0)
+                done = divided(before, chunk)[0]                         # chunks
+                first = begin + done * chunk
+                last = end if mine else begin + divided(stop - row - begin, chunk)[0] * chunk
+                pieces = divided(last - first + chunk - 1, chunk)[0]
+                to, at = sums, (2 * divided(begin, chunk)[0] + done) * F
+            biased = bias.size > 0 and not long
+            for _ in range(pieces):
+                limit = min(first + chunk, last)
                 if F > 32:
-                    wide(to, at + p * F, start, min(start + chunk, last), entries, values, H, xs, F, bs, bias.size > 0 and not long, y)
+                    for column in range(0, F, 32 * WIDE):
+                        wide(to, at, first, limit, entries, values, H, units, xs, F, column, (32, warp_lane(), 0, 1), bs, biased, y)
                 else:
-                    narrow(to, at + p * F, start, min(start + chunk, last), entries, values, H, xs, F, bs, bias.size > 0 and not long, y)
+                    narrow(to, at, first, limit, entries, values, H, units, xs, F, 0, lanes, bs, biased, y)
+                first += chunk
+                at += F
             row, before, more = row + 1, int64(0), mine
     return product
 
@@ -373,12 +381,14 @@ def csr_join(task: Int, tasks: Int, y: Matrix, carry: Matrix, starts: Ordinals, 
             entries = ends[r + 1] - ends[r]
             if entries > chunk:
                 slots, at = divided(entries + chunk - 1, chunk)[0], 2 * divided(ends[r], chunk)[0]
-                for strip in range(0, F, columns):
+                strip = int64(0)
+                while strip < F:
                     f = min(strip + lane, F - 1)
                     total, _ = slot_sums(part, slots if part < parts else 0, parts, F, sums, at * F + f, sums, at * F + f, T(0), 0, y)
                     total = over_parts(total, columns, place)
                     if thread() < columns and strip + lane < F:
                         ys[r * F + f] = total + data(bias)[f] if bias.size else total
+                    strip += columns
 
 
 # Dot products.
@@ -394,17 +404,21 @@ def dot_pairs(places: Callable[..., Any]) -> Any:
         width, column, part, parts = lanes_for(length)
         span = AT_ONCE * parts
         total, at, other = own_sums(like), own_places(like), own_places(like)
-        for q in range(first + warp * span, stop, warps * span):
+        q = first + warp * span
+        while q < stop:
             for u in range(AT_ONCE):
                 at[u], other[u] = places(held, min(q + u * parts + part, stop - 1))
                 total[u] = T(0)
-            for f in range(column, length, width):
+            f = column
+            while f < length:
                 for u in range(AT_ONCE):
                     total[u] += a[at[u] + f] * b[other[u] + f]
+                f += width
             for u in range(AT_ONCE):
                 found = sum_within(total[u], width)
                 if column == 0 and q + u * parts + part < stop:
                     ds[q + u * parts + part] = found
+            q += warps * span
     return dots
 
 

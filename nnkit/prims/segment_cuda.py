@@ -72,10 +72,12 @@ def largest_rows(row_of: Callable[..., Any]) -> Any:
             for first_column in range(0, F, 32):
                 f = min(first_column + column, F - 1)
                 largest, at = T(0), int64(-1)
-                for e in range(first + part, last, parts):
+                e = first + part
+                while e < last:
                     x = xs[row_of(more, e) * F + f]
                     if at < 0 or x > largest or (x != x and largest == largest):         # so a NaN stays
                         largest, at = x, e
+                    e += parts
                 largest, at = largest_of(largest, at, width, place, places)
                 if part == 0 and first_column + column < F:
                     ys[i * F + f], best[i * F + f] = largest, at
