@@ -351,6 +351,15 @@ def test_on_a_gpu_tables_are_updated_as_a_whole():
     assert lay_out(by_row.graph, by_row.optimizer, "float32", "cuda") == swept.layout
 
 
+def graph_plan(name):
+    """The plan of a training step of one of these networks."""
+    spec, loss, x, y, mask = ON_GRAPHS[name]()
+    model = nnkit.compile(spec, optimizer=nnkit.Adam(0.01), loss=loss)
+    given = Data.of(x, y, model.graph, model.outputs, "float32", mask=mask)
+    losses = [(output.loss, output.weight) for output in model.outputs]
+    return build(model.graph, model.layout, "train", len(y), losses=losses, optimizer=model.optimizer, backend="cuda", sizes=given.sizes)
+
+
 def train_a_graph_beside_the_cpu(name, on):
     """Ten steps on a device and on the CPU, all nodes in one batch; then one predicts. Returns what the device has then of all that persists."""
     from device_rig import DeviceModel
