@@ -327,13 +327,15 @@ def wait_for_copies(typing_context: Any) -> Any:
     return types.void(), codegen
 
 
-def registers(n: int) -> Any:
-    """R = registers(n): R(like) is a pointer to n elements of the thread's own, of the type of the array `like`. They are registers where all indices
-    are known when loops are unrolled, that is in loops of a constant number of turns; else slow memory."""
+def registers(n: int, dtype: str = "T") -> Any:
+    """R = registers(n): R(like) is a pointer to n elements of the thread's own, of the type of the array `like`, or of `dtype`. They are registers
+    where all indices are known when loops are unrolled, that is in loops of a constant number of turns; else slow memory."""
     @intrinsic
     def own(typing_context: Any, like: Any) -> Any:
+        kind = like.dtype if dtype == "T" else DTYPES[dtype]
+
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            element = context.get_data_type(like.dtype)
+            element = context.get_data_type(kind)
             return builder.bitcast(cgutils.alloca_once(builder, ir.ArrayType(element, n)), element.as_pointer())
-        return types.CPointer(like.dtype)(like), codegen
+        return types.CPointer(kind)(like), codegen
     return own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -537,5 +538,144 @@ def convolutions() -> Iterator[KernelCase]:
                          (empty(-(-places // 16), weights * c.filters), x, dy, windows, 16), expected=weight_gradient)
 
 
+ROOM = 3                                                 # entries behind the used ones, which nobody may read
+
+
+def matrix_of(R: int, C: int, lengths: Sequence[int]) -> tuple[np.ndarray, ...]:
+    """starts, columns of a matrix with rows of these lengths, then starts, columns and places of its transpose."""
+    rows, columns = np.repeat(np.arange(R), lengths), rng.integers(0, max(1, C), sum(lengths))
+    order = np.lexsort((rows, columns))
+    room = np.zeros(ROOM, np.int64)
+    return (np.r_[0, np.cumsum(lengths)], np.r_[columns, room], np.r_[0, np.cumsum(np.bincount(columns, minlength=C)[:C])], np.r_[rows[order], room],
+            np.r_[order, len(order) + np.arange(ROOM)])
+
+
+def with_room(*shape: int) -> np.ndarray:
+    """Numbers of entries, NaN behind."""
+    return np.concatenate([normal(*shape), empty(ROOM, *shape[1:])])
+
+
+# Rows of a few entries and of none; one that is longer than a warp goes through alone; a matrix of one entry, of none, of no rows.
+MATRICES = {
+    "few": matrix_of(11, 7, (2, 0, 1, 5, 0, 3, 17, 1, 0, 4, 2)),
+    "hub": matrix_of(7, 13, (0, 3, 700, 1, 0, 2, 0)),
+    "one": matrix_of(1, 1, (1,)),
+    "none": matrix_of(3, 2, (0, 0, 0)),
+    "rows": matrix_of(131, 29, rng.integers(0, 5, 131)),
+}
+
+
+def product_of(y: Any, carry: Any, starts: Any, columns: Any, values: Any, x: Any, bias: Any, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    """y and carry as csr_cpu.product leaves them; its twin takes 4 s to compile."""
+    starts, columns = starts.astype(int), columns.astype(int)
+    y, carry, values = 0 * x[:1].repeat(len(y), 0), carry.copy(), values.reshape(len(values), -1)
+    terms = values.repeat(x.shape[1] // values.shape[1], 1) * x[columns]
+    for i, (first, end) in enumerate(itertools.pairwise(starts)):
+        if end - first <= chunk:
+            y[i] = terms[first:end].sum(0) + (bias if bias.size else 0)
+        else:
+            for k, start in enumerate(range(first, end, chunk)):
+                carry[2 * (first // chunk) + k] = terms[start:min(start + chunk, end)].sum(0)
+    return y, carry
+
+
+def sparse_products() -> Iterator[KernelCase]:
+    """Chunks that end with a row and within one, a share of the walk of less than a chunk; widths below a warp's and beyond two columns of a lane."""
+    name = "prims.csr"
+    for matrix, F, H, chunk, biased in (("few", 1, 1, 4, 1), ("few", 16, 2, 3, 0), ("few", 3, 1, 64, 1), ("hub", 33, 3, 70, 1), ("hub", 7, 7, 64, 0),
+                                        ("hub", 2, 1, 512, 1), ("one", 67, 1, 8, 0), ("none", 5, 1, 1, 1), ("rows", 66, 1, 3, 0)):
+        starts, columns, starts_t, *_ = MATRICES[matrix]
+        R, C, E = len(starts) - 1, len(starts_t) - 1, len(columns)
+        carry = np.zeros((2 * (E // chunk) + 2 if chunk < E else 0, F))
+        bias, named = normal(F * biased), f"{matrix}-{F}-{H}"
+        values, last = with_room(E - ROOM, H), (normal(C, F), bias, chunk)
+        if carry.size:
+            yield KernelCase(f"csr-join-{named}", f"{name}.csr_join", (normal(R, F), normal(*carry.shape), starts, bias, chunk))
+        if H == 1:
+            yield KernelCase(f"csr-product-{named}", f"{name}.csr_product", (empty(R, F), carry, starts, columns, values[:, 0], *last), written=2,
+                             tasks=(1, 4), expected=product_of)
+            yield KernelCase(f"csr-entries-{named}", f"{name}.csr_entries", (empty(E), starts, columns, normal(R, F), normal(C, F)))
+        if H > 1 or F == 3:
+            yield KernelCase(f"csr-product-heads-{named}", f"{name}.csr_product_heads", (empty(R, F), carry, starts, columns, values, *last),
+                             written=2, tasks=(1, 4), expected=product_of)
+            yield KernelCase(f"csr-entries-heads-{named}", f"{name}.csr_entries_heads", (empty(E, H), starts, columns, normal(R, F), normal(C, F)))
+
+
+def along_edges() -> Iterator[KernelCase]:
+    """Heads that fill a part of a warp, and more than it has lanes; scores on both sides of the bend."""
+    name = "prims.attention"
+    for matrix, H in (("few", 1), ("few", 3), ("few", 37), ("hub", 4), ("one", 2), ("none", 1), ("rows", 8)):
+        starts, columns, starts_t, columns_t, places = MATRICES[matrix]
+        R, C, E = len(starts) - 1, len(starts_t) - 1, len(columns)
+        s, t = 2 * normal(R, H), 2 * normal(C, H)
+        alpha, named = np.abs(with_room(E - ROOM, H)), f"{matrix}-{H}"
+        yield KernelCase(f"softmax-edges-{named}", f"{name}.edge_softmax_forward", (empty(E, H), starts, columns, s, t, 0.2))
+        yield KernelCase(f"softmax-edges-backward-{named}", f"{name}.edge_softmax_backward",
+                         (empty(E, H), empty(R, H), starts, columns, alpha / 30, with_room(E - ROOM, H), s, t, 0.2), written=2)
+        yield KernelCase(f"row-sums-{named}", f"{name}.csr_row_sums", (empty(R, H), starts, with_room(E - ROOM, H)))
+        yield KernelCase(f"places-{named}", f"{name}.csr_places", (empty(E, H), normal(E, H), places))
+        x = np.round(2 * normal(C, H))
+        x[C // 2, 0] = np.nan
+        found = empty(R, H), np.zeros((R, H), np.int32)
+        yield KernelCase(f"csr-max-{named}", "prims.segment.csr_max_forward", (*found, starts, columns, x), written=2)
+        lengths = np.diff(starts)[:, None]
+        best = np.where(lengths > 0, starts[:-1, None] + rng.integers(0, 1000, (R, H)) % np.maximum(1, lengths), -1)
+        yield KernelCase(f"csr-max-backward-{named}", "prims.segment.csr_max_backward",
+                         (empty(C, H), starts_t, columns_t, places, best, normal(R, H)))
+
+
+def runs_of_rows() -> Iterator[KernelCase]:
+    """Graphs without nodes, nodes without a graph, a graph that a whole block goes through, more features than lanes."""
+    for segments, V, F in (((0, 3, 3, 4, 11), 13, 5), ((0, 600, 602), 602, 2), ((0, 1), 1, 1), ((0, 2, 40), 41, 35)):
+        ends, G = np.array(segments), len(segments) - 1
+        x = np.round(2 * normal(V, F))
+        x[V // 2, 0] = np.nan
+        best = np.stack([rng.integers(a, b, F) if b > a else np.full(F, -1) for a, b in itertools.pairwise(segments)]).astype(np.int32)
+        for kind in ("sum", "mean"):
+            yield KernelCase(f"segment-{kind}-{V}", f"prims.segment.segment_{kind}_forward", (empty(G, F), ends, normal(V, F)))
+            yield KernelCase(f"segment-{kind}-backward-{V}", f"prims.segment.segment_{kind}_backward", (empty(V, F), ends, normal(G, F)))
+        yield KernelCase(f"segment-max-{V}", "prims.segment.segment_max_forward", (empty(G, F), np.zeros((G, F), np.int32), ends, x), written=2)
+        yield KernelCase(f"segment-max-backward-{V}", "prims.segment.segment_max_backward", (empty(V, F), ends, best, normal(G, F)))
+
+
+def on_nodes() -> Iterator[KernelCase]:
+    """Heads of one number and of more than a warp has lanes; pairs of a node with itself."""
+    name = "layers.graph"
+    for V, H, U in ((11, 3, 5), (5, 1, 37), (1, 4, 1), (67, 2, 8)):
+        F, named = H * U, f"{H}-{U}"
+        own, other, ds, dt = normal(H, U), normal(H, U), normal(V, H), normal(V, H)
+        yield KernelCase(f"scores-{named}", f"{name}.scores_forward", (empty(V, H), empty(V, H), normal(V, F), own, other), written=2)
+        yield KernelCase(f"scores-backward-{named}", f"{name}.scores_backward", (empty(V, F), ds, dt, own, other))
+        yield KernelCase(f"diagonal-{named}", f"{name}.diagonal_blocks", (empty(H, U), normal(H, F)), tasks=(1,))
+        for bias in (normal(U), np.empty(0)):
+            yield KernelCase(f"head-mean-{named}-{bias.size}", f"{name}.head_mean_forward", (empty(V, U), normal(V, F), bias))
+        yield KernelCase(f"head-mean-backward-{named}", f"{name}.head_mean_backward", (empty(V, F), normal(V, U)))
+        yield KernelCase(f"add-scaled-{named}", f"{name}.add_scaled", (empty(V, F), normal(V, F), normal(V, F), normal(1)))
+        yield KernelCase(f"scaled-rows-{named}", f"{name}.scaled_rows", (empty(V, F), normal(V, F), normal(1)))
+        yield KernelCase(f"row-dots-{named}", f"{name}.row_dots", (empty(V, 1), normal(V, F), normal(V, F)))
+        for B in (0, 3) if H > 1 else (149,):
+            pairs = rng.integers(0, V, (B, 2))
+            yield KernelCase(f"pair-dot-{named}-{B}", f"{name}.pair_dot_forward", (empty(B, 1), pairs, normal(V, F)))
+            yield KernelCase(f"pair-dot-backward-{named}-{B}", f"{name}.pair_dot_backward", (empty(V, F), pairs, normal(B, 1), normal(V, F)))
+
+
+def embedded() -> Iterator[KernelCase]:
+    """Indices that occur often, and not at all; steps of which all, or all but one number, are the masked value."""
+    name = "layers.embedding"
+    for R, V, D in ((149, 11, 5), (7, 300, 37), (0, 3, 2), (1, 1, 1)):
+        indices = rng.integers(0, V, R)
+        indices[R // 2:] = V // 2
+        yield KernelCase(f"embedding-forward-{V}", f"{name}.embedding_forward", (empty(R, D), indices, normal(V, D)))
+        yield KernelCase(f"embedding-backward-{V}", f"{name}.embedding_backward", (empty(V, D), indices, normal(R, D)))
+        yield KernelCase(f"nonzero-{V}", f"{name}.nonzero", (empty(R), indices % 3))
+    for R, F in ((13, 5), (3, 70), (1, 1)):
+        x = normal(R, F)
+        x[R // 2] = 1.5
+        x[0, 1:] = 1.5
+        yield KernelCase(f"masking-forward-{F}", f"{name}.masking_forward", (empty(R, F), empty(R), x, 1.5), written=2)
+        yield KernelCase(f"masking-backward-{F}", f"{name}.masking_backward", (empty(R, F), normal(R, F), np.arange(R) % 2.0))
+
+
 CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
-                               *normalizations(), *poolings(), *merges(), *convolutions()]
+                               *normalizations(), *poolings(), *merges(), *convolutions(), *sparse_products(), *along_edges(),
+                               *runs_of_rows(), *on_nodes(), *embedded()]

@@ -24,12 +24,12 @@ class DeviceModel:
         self.arrays: dict[str, tuple[int, tuple[int, ...]]] = {}
 
     def data(self, **arrays: np.ndarray) -> None:
-        """Copy external arrays to the device: x, target, sample_weight (as "x/data", ...), order, predictions."""
+        """Copy external arrays to the device: x, target, sample_weight (as "x/data", ...), order, predictions; others by their whole names."""
         for name, array in arrays.items():
             array = np.ascontiguousarray(array)
             address = self.device.allocate(array.nbytes)
             self.device.write(address, array)
-            self.arrays[name if name in ("order", "predictions") else f"{name}/data"] = address, array.shape
+            self.arrays[name if "/" in name or name in ("order", "predictions") else f"{name}/data"] = address, array.shape
 
     def tape(self, mode: str, batch: int, **named: Any) -> DeviceTape:
         """The plan of a mode, bound to the device and its arrays."""

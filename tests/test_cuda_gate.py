@@ -20,6 +20,7 @@ if not PTXAS.exists():
 from nnkit import cuda_jit  # noqa: E402
 from nnkit.runtime.cuda import code_of  # noqa: E402
 from test_cuda_kernels import all_kernels  # noqa: E402
+from test_cuda_training import graph_plan  # noqa: E402
 
 REGISTERS = {"sm_90": 128, "sm_80": 255}                 # of a thread; 128: two blocks of 256 are on a multiprocessor at least
 
@@ -89,6 +90,11 @@ def test_the_launches_of_a_plan_assemble(name, tmp_path):
     plan = build(model.graph, model.layout, "train", batch, losses=[(output.loss, output.weight) for output in model.outputs],
                  optimizer=model.optimizer, backend="cuda")
     for lanes in lanes_of(plan):
+        check(code_of(tuple(tuple(step.kernel for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
+
+
+def test_the_launches_of_a_network_on_a_graph_assemble(tmp_path):
+    for lanes in lanes_of(graph_plan("attentive")):
         check(code_of(tuple(tuple(step.kernel for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
 
 

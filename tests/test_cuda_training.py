@@ -1,20 +1,40 @@
 """Plans for the device: the order of launches, and whole networks trained in the interpreter of PTX beside the CPU."""
 
+import attrs
 import numpy as np
 import pytest
+import scipy.sparse
 
 import nnkit
-from nnkit import Add, Concatenate, Dense, Dropout, Flatten, Input, Network, Reshape, Sequential
-from nnkit.plan.build import build
+from nnkit import (
+    GAT,
+    GIN,
+    Add,
+    Concatenate,
+    Dense,
+    Dropout,
+    EdgeDot,
+    Flatten,
+    GraphConv,
+    GraphInput,
+    GraphSAGE,
+    Input,
+    Network,
+    Reshape,
+    Sequential,
+)
+from nnkit.graph import Adjacency
+from nnkit.plan.build import Sizes, build, lay_out
 from nnkit.plan.launch import MOST_WORDS, dependences, lanes_of, regions, step_words
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.training.data import Data
 
 
-def device_plan(spec, batch, mode="train", **named):
+def device_plan(spec, batch, mode="train", sizes=None, **named):
     model = nnkit.compile(spec, **named)
     losses = [(output.loss, output.weight) for output in model.outputs]
-    return build(model.graph, model.layout, mode, batch, losses=losses, optimizer=model.optimizer, backend="cuda")
+    return build(model.graph, model.layout, mode, batch, losses=losses, optimizer=model.optimizer, backend="cuda", sizes=sizes)
 
 
 def small_network():
@@ -90,6 +110,10 @@ PLANS = {
     "images": lambda: device_plan(image_network(), 12, optimizer="adam", loss="sparse_categorical_crossentropy"),
     "convolutions": lambda: device_plan(residual_network(), 8, optimizer="adam", loss="sparse_categorical_crossentropy"),
     "large convolutions": lambda: device_plan(digits_network(64), 512, optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "graph": lambda: device_plan(convolutional_graph(), 300, sizes=Sizes(300, (("x", 5000), ("x1/symmetric_loops", 2000), ("x1/row_loops", 2000))),
+                                 optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "attention": lambda: device_plan(attentive_graph(), 300, sizes=Sizes(300, (("x1/plain_loops", 2000), ("x1/plain", 1700))), optimizer="adam",
+                                     loss="sparse_categorical_crossentropy"),
     "few large images": lambda: device_plan(Sequential([Input((64, 64, 8)), nnkit.MaxPooling2D(2), nnkit.UpSampling2D(2), nnkit.GlobalMaxPooling2D(),
                                                         Dense(2)]), 4, optimizer="adam", loss="mse"),
 }
@@ -208,6 +232,30 @@ def variational_network():
     return Network(x, Reshape((4, 5))(Dense(20)(nnkit.Subtract()([Dense(9, "relu")(z), nnkit.Average()([h, Dense(9)(z)])]))))
 
 
+def masked_network():
+    """Steps that count for nothing in the loss."""
+    return Sequential([Input((5, 3)), nnkit.Masking(), Dense(4, "tanh"), Dense(2)])
+
+
+def masked_steps(samples):
+    x = batches(samples, 5, 3)
+    x[:, 3:] = 0
+    x[0, 3, 1] = 1
+    return x
+
+
+def word_network():
+    """A table so large that the CPU goes through it row by row; the mean over the steps that are not padding."""
+    return Sequential([Input((6,)), nnkit.Embedding(1100, 15, mask_zero=True), nnkit.GlobalAveragePooling1D(), Dense(4, "softmax")])
+
+
+def words(samples):
+    found = np.random.default_rng(3).integers(1, 1100, (samples, 6))
+    found[:, 4:] = 0
+    found[1, :4] = 7
+    return found.astype(np.int32)
+
+
 def signed_data(samples):
     x, y = small_data(samples)
     return x, 2 * y - 1
@@ -252,6 +300,8 @@ TRAINED = {
     "convolutional": lambda: (convolutional_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 8, 1), labels(12)),
     "residual": lambda: (residual_network(), nnkit.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", batches(8, 7, 6, 3), labels(8)),
     "volumes": lambda: (volume_network(), "adam", "sparse_categorical_crossentropy", batches(6, 5, 6, 4, 2), labels(6)),
+    "masked": lambda: (masked_network(), nnkit.SGD(0.1, momentum=0.9), "mse", masked_steps(8), batches(8, 5, 2)),
+    "words": lambda: (word_network(), nnkit.Adam(0.01, row_updates="dense"), "sparse_categorical_crossentropy", words(8), labels(8)),
     "variational": lambda: (variational_network(), "adam", "mse", batches(14, 4, 5), batches(14, 4, 5)),
 }
 
@@ -291,6 +341,119 @@ def train_beside_the_cpu(name, on):
         device.device.read(device.arrays["predictions"][0], found)
         np.testing.assert_allclose(found, model.predict(x).reshape(samples, width), rtol=0, atol=1e-4)
     return kept
+
+
+NODES = 21
+
+
+def neighbours(seed=7):
+    """Edges of a small graph: a node that all others see, one without neighbours, the others at random."""
+    rng = np.random.default_rng(seed)
+    edges = np.triu(rng.uniform(0, 1, (NODES, NODES)) < 0.15, 1)
+    edges[3] = True
+    edges = edges | edges.T
+    edges[5] = edges[:, 5] = False
+    return edges
+
+
+def convolutional_graph():
+    """Sparse features, more entries than a chunk of the device's; dropout, a penalty; some of the nodes count."""
+    x, a = Input((40,), sparse=True), GraphInput()
+    h = GraphConv(19, "relu", dropout=0.3, kernel_regularizer="l2")([x, a])
+    return Network([x, a], GraphConv(4, "softmax", normalization="row", dropout=0.2)([h, a]))
+
+
+def attentive_graph():
+    """Heads side by side, then their mean; dropout of the attention; sums of neighbours with a weight that is learnt."""
+    x, a = Input((7,)), GraphInput()
+    h = GAT(5, "elu", heads=3, attention_dropout=0.3)([x, a])
+    h = GIN(6, hidden_units=(5,), train_eps=True)([h, a])
+    return Network([x, a], GAT(4, "softmax", heads=2, concat=False)([h, a]))
+
+
+def pooled_graphs():
+    """Means and largest of neighbours, then of whole graphs."""
+    x, a = Input((7,)), GraphInput()
+    h = GraphSAGE(9, "relu", aggregator="max")([x, a])
+    h = GraphSAGE(5, "relu", dropout=0.2)([h, a])
+    ends = [nnkit.GlobalGraphPooling(pooling)([h, a]) for pooling in ("mean", "max")]
+    return Network([x, a], Dense(4, "softmax")(Concatenate()(ends)))
+
+
+def linked_graph():
+    """How likely edges are, from the nodes' embeddings."""
+    x, a, pairs = Input((7,)), GraphInput(), Input((2,))
+    return Network([x, a, pairs], EdgeDot()([GraphConv(6)([x, a]), pairs]))
+
+
+def features(sparse=False):
+    x = np.random.default_rng(3).standard_normal((NODES, 40 if sparse else 7))
+    return scipy.sparse.csr_matrix(np.where(np.abs(x) > 0.4, x, 0)) if sparse else x
+
+
+def graph_inputs(segments=None):
+    graph = Adjacency.of(neighbours().astype(float))
+    return [features(), graph if segments is None else attrs.evolve(graph, segments=np.array(segments))]
+
+
+ON_GRAPHS = {
+    "convolutional": lambda: (convolutional_graph(), "sparse_categorical_crossentropy", [features(True), neighbours().astype(float)], labels(NODES),
+                              np.arange(NODES) % 3 > 0),
+    "attentive": lambda: (attentive_graph(), "sparse_categorical_crossentropy", graph_inputs(), labels(NODES), None),
+    "pooled": lambda: (pooled_graphs(), "sparse_categorical_crossentropy", graph_inputs((0, 8, 8, 20, 21)), labels(4), None),
+    "linked": lambda: (linked_graph(), nnkit.BinaryCrossentropy(from_logits=True),
+                       [*graph_inputs(), np.random.default_rng(2).integers(0, NODES, (30, 2))], labels(30, 2), None),
+}
+
+
+def test_on_a_gpu_tables_are_updated_as_a_whole():
+    by_row, swept = (nnkit.compile(word_network(), optimizer=nnkit.Adam(row_updates=how), loss="mse") for how in ("closed", "dense"))
+    assert by_row.layout.rowwise == ("embedding/embeddings",)
+    assert lay_out(by_row.graph, by_row.optimizer, "float32", "cuda") == swept.layout
+
+
+def graph_plan(name):
+    """The plan of a training step of one of these networks."""
+    spec, loss, x, y, mask = ON_GRAPHS[name]()
+    model = nnkit.compile(spec, optimizer=nnkit.Adam(0.01), loss=loss)
+    given = Data.of(x, y, model.graph, model.outputs, "float32", mask=mask)
+    losses = [(output.loss, output.weight) for output in model.outputs]
+    return build(model.graph, model.layout, "train", len(y), losses=losses, optimizer=model.optimizer, backend="cuda", sizes=given.sizes)
+
+
+def train_a_graph_beside_the_cpu(name, on):
+    """Ten steps on a device and on the CPU, all nodes in one batch; then one predicts. Returns what the device has then of all that persists."""
+    from device_rig import DeviceModel
+
+    spec, loss, x, y, mask = ON_GRAPHS[name]()
+    model = nnkit.compile(spec, optimizer=nnkit.Adam(0.01), loss=loss, seed=4)
+    given = Data.of(x, y, model.graph, model.outputs, "float32", mask=mask)
+    device = DeviceModel(model, on)
+    width = int(np.prod(model.output_shape))
+    device.data(**given.arrays, predictions=np.zeros((len(y), width), np.float32))
+    tape = device.tape("train", len(y), sizes=given.sizes)
+    losses = []
+    for epoch in range(10):
+        device.begin_epoch(epoch)
+        tape.run(1)
+        losses.append(device.loss())
+    np.testing.assert_allclose(losses, model.fit(x, y, epochs=10, mask=mask, verbose=0)["loss"], rtol=2e-6)
+    device.fetch()
+    kept = device.fetched.kept.tobytes() + device.fetched.training.tobytes()
+    for parameter, values in model.parameters.items():
+        np.testing.assert_allclose(device.view(parameter), values, rtol=0, atol=1e-4, err_msg=parameter)
+    if name == "convolutional":
+        device.begin_epoch(0)
+        device.tape("predict", len(y), sizes=given.sizes).run(1)
+        found = np.zeros((len(y), width), np.float32)
+        device.device.read(device.arrays["predictions"][0], found)
+        np.testing.assert_allclose(found, model.predict(x).reshape(found.shape), rtol=0, atol=1e-4)
+    return kept
+
+
+@pytest.mark.parametrize("name", ON_GRAPHS)
+def test_networks_on_graphs_train_ten_steps_as_on_the_cpu(name):
+    train_a_graph_beside_the_cpu(name, interpreter().PtxDevice())
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -405,3 +568,13 @@ def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(nam
     if device is None:
         pytest.skip("there is no GPU")
     assert len({train_beside_the_cpu(name, device) for _ in range(3)}) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ON_GRAPHS)
+def test_networks_on_graphs_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name):
+    pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
+    device = gpu()
+    if device is None:
+        pytest.skip("there is no GPU")
+    assert len({train_a_graph_beside_the_cpu(name, device) for _ in range(3)}) == 1

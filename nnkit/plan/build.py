@@ -108,10 +108,10 @@ class Layout:
         return Buffer(f"{vector}/{name}", self.parameters[name].shape, self.dtype, "state", (vector, inside[1]))
 
 
-def row_wise(graph: Graph, optimizer: Optimizer | None, dtype: str) -> tuple[str, ...]:
+def row_wise(graph: Graph, optimizer: Optimizer | None, dtype: str, backend: str = "cpu") -> tuple[str, ...]:
     """Names of the parameters that can be updated row by row: declared so, large, without a penalty (whose gradient has no zeros), of layers that are
-    called once, by an optimizer that can do it."""
-    if optimizer is None or optimizer.by_rows(dtype) is None:
+    called once, by an optimizer that can do it. On a GPU none: there all tables are swept."""
+    if backend == "cuda" or optimizer is None or optimizer.by_rows(dtype) is None:
         return ()
     calls = collections.Counter(f"{node.name}/{name}" for node in graph.nodes for name in node.layer.parameters(*node.input_shapes))
     return tuple(name for name, declared in graph.parameters().items()
@@ -145,10 +145,10 @@ class Touched:
         g.step("prims.touched.add_up", [gradient], [self.link, self.count, dy], tasks=tasks)
 
 
-def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str) -> Layout:
+def lay_out(graph: Graph, optimizer: Optimizer | None, dtype: str, backend: str = "cpu") -> Layout:
     """The layout of a model's persistent memory."""
     declared = graph.parameters()
-    tables = row_wise(graph, optimizer, dtype)
+    tables = row_wise(graph, optimizer, dtype, backend)
     names = sorted(declared, key=lambda name: (not (declared[name].trainable or declared[name].frozen), name in tables))     # stable
     rowwise = tuple(name for name in tables if declared[name].trainable and declared[name].learning_rate_factor == 1)
     trained = [name for name in names if declared[name].trainable]

@@ -16,12 +16,13 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "SHARED_BYTES",
-    "TAPS", "THREADS", "TILED_FLOPS", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions",
+    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "SHARED_BYTES", "TAPS",
+    "THREADS", "TILED_FLOPS", "WARPS", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions",
     "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
+WARPS = THREADS // 32
 ENTRY = "launch"                                         # the name of a launch's kernel in its PTX
 DEPTH = 16                                               # of the slices that a tiled product keeps in shared memory
 PAD = 4                                                  # elements behind each row of them: see prims/matmul_cuda.py
@@ -29,13 +30,15 @@ COLUMNS, NARROW = 32, 64                                 # of a matrix that a bl
 FEW, MANY = 8, 64                                        # columns that it sums of a matrix of many rows, such as the sums of chunks: more parts
 CHUNK, LEDGE = 32, 65                                    # of the pieces that prims/matmul_cuda.product_transposed keeps there: depth, row length
 SHARED_BYTES = 48 * 1024                                 # of a block, without asking the driver for more
-SUMS_BYTES = 8 * THREADS                                 # of shared memory for a sum over a block
+SUMS_BYTES = 12 * THREADS                                # of shared memory for a sum over a block, or its largest number and where it is
 DEVICE = 132                                             # multiprocessors of an H100; plans are the same for every device
 MOST_TASKS = 32 * DEVICE                                 # blocks of a lane
 MOST_WORDS = 480                                         # of a launch, whose parameters may take 4096 bytes
 MOST_STEPS = 32                                          # of a launch, which is one function in the end
 ELEMENTS = THREADS                                       # of a sweep, for each block
 FEW_ELEMENTS = 64                                        # of a chain's largest step, for each block, as long as not every multiprocessor has one
+STEPS = 128                                              # of the walk through entries and rows of a sparse matrix, for each block: 16 for a warp
+SCANNED = 8                                              # rows of a table for which a warp looks at all indices, as long as others are busy, too
 LARGE_IMAGE = 32 * 1024                                  # bytes of an image, in and out, that are worth more than one block
 
 # Products: from so many FLOPs on by tiles, of the largest side that gives every multiprocessor about one tile.
@@ -128,6 +131,17 @@ def _by_numbers(step: Step) -> int:
     return step.writes[0].shape[-1]
 
 
+def _by_walk(step: Step) -> int:
+    """For steps along the rows of a sparse matrix: what they read first says where these begin, the next has a row for each entry."""
+    return min(MOST_TASKS, -(-(step.reads[0].size + step.reads[1].shape[0]) // STEPS))
+
+
+def _by_table(step: Step) -> int:
+    """For steps of which each warp has rows of a table."""
+    rows = step.writes[0].shape[0]
+    return min(MOST_TASKS, max(-(-rows // (SCANNED * WARPS)), min(DEVICE, -(-rows // WARPS))))
+
+
 def _by_squares(step: Step) -> int:
     from nnkit.optimizers.base import WIDTH
 
@@ -168,6 +182,16 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
     "layers.norm.fill": _by_elements,
     "layers.norm.layer_norm_gradient_sums": _by_pieces,
     "layers.norm.layer_norm_gradients": lambda step: _joined(step.reads[0].shape[-1], step.reads[0].shape[0]),
+    **dict.fromkeys(("prims.csr.csr_product", "prims.csr.csr_product_heads", "prims.csr.csr_entries", "prims.csr.csr_entries_heads",
+                     "prims.attention.edge_softmax_forward", "prims.attention.edge_softmax_backward", "prims.attention.csr_row_sums",
+                     "prims.segment.csr_max_forward", "prims.segment.csr_max_backward", "prims.segment.segment_sum_forward",
+                     "prims.segment.segment_mean_forward", "prims.segment.segment_max_forward"), _by_walk),
+    **dict.fromkeys(("prims.attention.csr_places", "prims.segment.segment_sum_backward", "prims.segment.segment_mean_backward",
+                     "prims.segment.segment_max_backward"), _by_elements),
+    "prims.csr.csr_join": lambda step: min(MOST_TASKS, -(-step.updates[0].shape[0] // THREADS)),
+    "layers.graph.pair_dot_forward": lambda step: min(MOST_TASKS, -(-step.writes[0].size // (4 * WARPS))),
+    "layers.graph.pair_dot_backward": _by_table,
+    "layers.embedding.embedding_backward": _by_table,
     "prims.reduce.sum_chunks": _by_pieces,
     "prims.reduce.sum_middle": _by_copies,
     **dict.fromkeys(("layers.pool.max_forward", "layers.pool.max_backward", "layers.pool.sum_forward", "layers.pool.sum_backward",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnkit.cuda_jit import THREADS, barrier, registers, routine, thread
-from nnkit.plan.launch import COLUMNS, FEW, MANY, NARROW
+from nnkit.plan.launch import COLUMNS, FEW, MANY, NARROW, WARPS
 from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
 
 # Elements of a sweep that a thread reads before it writes the first result: as many are on their way from memory at a time, whatever may overlap.
 AT_ONCE = 4
-WARPS = THREADS // 32
 several = registers(AT_ONCE)
 
 

@@ -24,6 +24,7 @@ __all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "largest_ne
 
 
 CHUNK = 65_536                                           # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
+DEVICE_CHUNK = 512                                       # the same on a GPU, where a warp sums them
 EXPONENTIAL = 16                                         # FLOPs of an entry's part of a softmax, about
 
 
@@ -86,15 +87,16 @@ class Csr:
     def multiply(self, g: Builder, y: Buffer, x: Buffer, bias: Buffer | None = None) -> None:
         """Emit y = A x (+ bias): y [R, F], x [C, F]; of several heads each has its own share of F."""
         width = y.shape[1]
-        tasks, none = self.tasks(width), y.piece(0)
-        parted = self.entries > CHUNK                    # a row may be so long that several tasks share it
-        carry = g.scratch("carry", 2 * (self.entries // CHUNK) + 2 if parted else 0, width)
-        if parted:
+        tasks, none, device = self.tasks(width), y.piece(0), g.backend == "cuda"
+        chunk = DEVICE_CHUNK if device else CHUNK
+        parted = self.entries > chunk                    # a row may be so long that several tasks share it
+        carry = g.scratch("carry", 2 * (self.entries // chunk) + 2 if parted else 0, width)
+        if parted and not device:
             g.step("prims.pointwise.zero", [carry.flat()])
-        g.step(f"prims.csr.csr_product{self.suffix}", [y], [self.starts, self.columns, self.values, x, bias or none], updates=[carry],
-               scalars=[CHUNK], tasks=tasks, flops=2 * self.entries * width)
+        g.step(f"prims.csr.csr_product{self.suffix}", [y, carry] if device else [y], [self.starts, self.columns, self.values, x, bias or none],
+               updates=[] if device else [carry], scalars=[chunk], tasks=tasks, flops=2 * self.entries * width)
         if parted:
-            g.step("prims.csr.csr_join", [], [carry, self.starts, bias or none], updates=[y], scalars=[CHUNK], tasks=tasks)
+            g.step("prims.csr.csr_join", [], [carry, self.starts, bias or none], updates=[y], scalars=[chunk], tasks=tasks)
 
     def entry_gradient(self, g: Builder, dy: Buffer, x: Buffer) -> Buffer:
         """Emit d[e] = dy[row] . x[column], the gradient by the values; of several heads each has its own share."""
