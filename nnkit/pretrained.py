@@ -120,10 +120,10 @@ class Pretrained(Spec):
     def read(self, graph: Graph, what: str) -> dict[str, np.ndarray]:
         """Arrays for all parameters of the graph by name, but for states of stateful layers. what: the network in messages. Raises as the class."""
         from nnkit.io.report import compare
-        from nnkit.io.weights import read_weights
+        from nnkit.io.weights import has_torch_names, kind_of, read_weights
 
         path = self.locate()
-        names = self.torch_names if self.torch_names is not None and _has_torch_names(path) else self.names
+        names = self.torch_names if self.torch_names is not None and has_torch_names(path, kind_of(path)) else self.names
         found, unused = read_weights(path, graph, dict(names) if names is not None else None)
         own = {name: declared.shape for name, declared in graph.parameters().items() if not declared.is_state}
         compare(own, found, unused).check(f"{what}: the file {str(path)!r}")
@@ -162,17 +162,6 @@ class Pretrained(Spec):
             digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
         if not digest.startswith(expected):
             raise FormatError(f"{what!r} must have the hash {self.hash}, received {kind}:{digest[:len(expected)]}: it is damaged or another file")
-
-
-def _has_torch_names(path: Path) -> bool:
-    from nnkit.io.weights import kind_of
-
-    kind = kind_of(path)
-    if kind != "safetensors":
-        return kind == "torch"
-    from nnkit.io.native import is_native
-
-    return not is_native(path)
 
 
 def data_folder() -> Path:

@@ -14,7 +14,7 @@ from nnkit.io.report import FormatError
 if TYPE_CHECKING:
     from nnkit.network import Graph
 
-__all__ = ["Weights", "kind_of", "read_weights"]
+__all__ = ["Weights", "has_torch_names", "kind_of", "read_weights"]
 
 Weights = tuple[dict[str, np.ndarray], tuple[str, ...]]  # arrays by own name, and what the file holds besides, by its names
 
@@ -43,6 +43,13 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     raise FormatError(f"{os.fspath(path)!r} must be an .nnkit, .safetensors, .h5, .keras, .pt or .pth file, received one that begins with {head!r}")
 
 
+def has_torch_names(path: str | os.PathLike[str], kind: str) -> bool:
+    """Whether a file of that kind names its arrays as PyTorch's modules do: PyTorch's own, and safetensors that nnkit did not write."""
+    from nnkit.io.native import is_native
+
+    return kind == "torch" or (kind == "safetensors" and not is_native(path))
+
+
 def read_weights(path: str | os.PathLike[str], graph: Graph, names: Mapping[str, str] | None = None) -> Weights:
     """The weights that a file holds for the parameters of a graph.
 
@@ -54,16 +61,12 @@ def read_weights(path: str | os.PathLike[str], graph: Graph, names: Mapping[str,
         from nnkit.io.keras_file import from_keras, read_layers
 
         return from_keras(read_layers(path), graph, names)
-    if kind == "torch":
-        from nnkit.io.torch_layout import from_torch
-        from nnkit.io.torch_pickle import read_pickled
+    if not has_torch_names(path, kind):
+        from nnkit.io.native import read_native
 
-        return from_torch(read_pickled(path), graph, names)
-    from nnkit.io.native import is_native, read_native
-
-    if is_native(path):
         return read_native(path, graph, names)
     from nnkit.io.native import read_tensors
     from nnkit.io.torch_layout import from_torch
+    from nnkit.io.torch_pickle import read_pickled
 
-    return from_torch(read_tensors(path), graph, names)
+    return from_torch(read_pickled(path) if kind == "torch" else read_tensors(path), graph, names)
