@@ -533,12 +533,18 @@ def gpu():
         return None
 
 
-@pytest.mark.gpu
-def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time():
+@pytest.fixture
+def device():
+    """That GPU; without one, or without what drives it, the test is skipped."""
     pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
-    device = gpu()
-    if device is None:
+    found = gpu()
+    if found is None:
         pytest.skip("there is no GPU")
+    return found
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time(device):
     from device_rig import DeviceModel
 
     x, y = small_data(256)
@@ -562,19 +568,11 @@ def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", TRAINED)
-def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name):
-    pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
-    device = gpu()
-    if device is None:
-        pytest.skip("there is no GPU")
+def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, device):
     assert len({train_beside_the_cpu(name, device) for _ in range(3)}) == 1
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ON_GRAPHS)
-def test_networks_on_graphs_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name):
-    pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
-    device = gpu()
-    if device is None:
-        pytest.skip("there is no GPU")
+def test_networks_on_graphs_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, device):
     assert len({train_a_graph_beside_the_cpu(name, device) for _ in range(3)}) == 1

@@ -573,4 +573,4 @@ def test_damaged_files_raise_nothing_else(tmp_path):
 @pytest.mark.sweep
 @pytest.mark.parametrize("block", range(10))
 def test_sweep_of_damaged_files(tmp_path, block):
-    assert fuzz(tmp_path / "a", sweep_seed(block), 2000) > 1000
+    assert fuzz(tmp_path / "a", 100 * sweep_seed() + block, 2000) > 1000

@@ -7,7 +7,6 @@ times that.
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 import nnkit
+from mutate import sweep_seed
 from nnkit.io.keras_file import from_keras, read_layers
 from nnkit.io.report import compare
 
@@ -180,8 +180,7 @@ def test_drawn_networks_predict_the_same(seed: int, tmp_path: Path) -> None:
 @pytest.mark.sweep
 @pytest.mark.parametrize("block", range(10))
 def test_drawn_networks_sweep(block: int, tmp_path: Path) -> None:
-    seed = int(os.environ.get("NNKIT_SWEEP_SEED") or 2 + secrets.randbelow(2 ** 31))
-    print(f"NNKIT_SWEEP_SEED={seed}")
+    seed = sweep_seed()
     for number in range(12 * block, 12 * (block + 1)):
         check(seed + number, tmp_path)
 

@@ -6,8 +6,6 @@ NNKIT_SWEEP_SEED.
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from nnkit.io.torch_pickle import read_pickled
 torch = pytest.importorskip("torch")
 
 import parity_graph  # noqa: E402
+from mutate import sweep_seed  # noqa: E402
 from parity_weights import DrawnWeights, draw_weights  # noqa: E402
 
 SEED, COUNT, BLOCKS = 1, 180, 10
@@ -65,8 +64,7 @@ def test_weights(tmp_path: Path, number: int) -> None:
 @pytest.mark.sweep
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_sweep(tmp_path: Path, block: int) -> None:
-    seed = int(os.environ.get("NNKIT_SWEEP_SEED") or secrets.randbelow(1 << 30))
-    print(f"NNKIT_SWEEP_SEED={seed}")
+    seed = sweep_seed()
     for number in range(100 * block, 100 * block + 100):
         drawn = draw_weights(seed, number)
         try:

@@ -527,7 +527,7 @@ def test_damaged_pickles(tmp_path):
 @pytest.mark.sweep
 @pytest.mark.parametrize("block", range(10))
 def test_sweep_of_damaged_files(tmp_path, block):
-    seed = 10 * sweep_seed(block)
+    seed = 10 * (100 * sweep_seed() + block)
     for number, file in enumerate(SMALL):
         for content in mutated(file.read_bytes(), seed=seed + number, count=1000):
             read_damaged(tmp_path / "damaged", content)

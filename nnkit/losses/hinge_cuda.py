@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from nnkit.cuda_jit import data, from_lane, kernel, routine
+from nnkit.cuda_jit import data, kernel
 from nnkit.jit import Int, Matrix, Vector
 from nnkit.losses import hinge_cpu as cpu
 from nnkit.losses.pointwise_cuda import pointwise_loss, weight_of
 from nnkit.prims.block_cuda import WARPS, row_share
-from nnkit.prims.rows_cuda import larger, largest_of_row, largest_over_warp, row_of_warp, sum_over_warp, warp_lane
+from nnkit.prims.rows_cuda import larger, largest_of_row, largest_over_warp, row_of_warp, smallest_over_warp, sum_over_warp, warp_lane
 
 __all__ = [
     "categorical_hinge_backward", "categorical_hinge_forward", "hinge_backward", "hinge_forward", "squared_hinge_backward", "squared_hinge_forward",
@@ -41,16 +41,6 @@ def categorical_hinge_forward(task: Int, tasks: Int, rows: Vector, others: Matri
             data(rows)[r] = weight_of(w, r, R) * (T(0) if margin < T(0) else margin)
 
 
-@routine
-def smallest_of_warp(n):
-    """The smallest n of the warp's lanes."""
-    n = min(n, from_lane(n, 16))
-    n = min(n, from_lane(n, 8))
-    n = min(n, from_lane(n, 4))
-    n = min(n, from_lane(n, 2))
-    return min(n, from_lane(n, 1))
-
-
 @kernel
 def categorical_hinge_backward(task: Int, tasks: Int, dy: Matrix, rows: Vector, others: Matrix, t: Matrix, w: Vector) -> None:
     """dy[r, j] = w / R (-t + [j is the largest of the others] (1 - t)) where rows[r] > 0, 0 elsewhere; of equal ones the first is the largest.
@@ -67,7 +57,7 @@ def categorical_hinge_backward(task: Int, tasks: Int, dy: Matrix, rows: Vector, 
         for j in range(warp_lane(), C, 32):
             if ns[r * C + j] == top:
                 largest = min(largest, j)
-        largest = smallest_of_warp(largest)
+        largest = smallest_over_warp(largest)
         active = T(0) if data(rows)[r] <= T(0) else weight_of(w, r, R) * (T(1) / T(R))
         for j in range(warp_lane(), C, 32):
             i = r * C + j

@@ -6,7 +6,7 @@ from numba import int64
 
 from nnkit.cuda_jit import from_lane, routine, thread
 
-__all__ = ["larger", "largest_of_row", "largest_over_warp", "row_of_warp", "sum_over_warp", "warp_lane"]
+__all__ = ["larger", "largest_of_row", "largest_over_warp", "row_of_warp", "smallest_over_warp", "sum_over_warp", "warp_lane"]
 
 
 @routine
@@ -54,3 +54,13 @@ def largest_over_warp(largest):
     largest = larger(largest, from_lane(largest, 4))
     largest = larger(largest, from_lane(largest, 2))
     return larger(largest, from_lane(largest, 1))
+
+
+@routine
+def smallest_over_warp(n):
+    """The smallest of the warp's lanes' whole numbers."""
+    n = min(n, from_lane(n, 16))
+    n = min(n, from_lane(n, 8))
+    n = min(n, from_lane(n, 4))
+    n = min(n, from_lane(n, 2))
+    return min(n, from_lane(n, 1))
