@@ -8,6 +8,7 @@ those names are stand-ins (see `nnkit.io.pickles`) and tensors are views of the 
 
 from __future__ import annotations
 
+import abc
 import io
 import math
 import os
@@ -170,7 +171,7 @@ def _tensors(loaded: Any) -> dict[str, _Tensor]:
     raise FormatError(f"it holds no tensors by name, neither itself nor under one of {', '.join(map(repr, HOLDERS))}")
 
 
-class _Source:
+class _Source(abc.ABC):
     """A file of one of the forms: the object that is pickled in it, and the bytes of its storages."""
 
     def __init__(self) -> None:
@@ -178,13 +179,13 @@ class _Source:
         self.converted: dict[tuple[str, str], np.ndarray] = {}
         self.order: Literal["<", ">"] = "<"
 
+    @abc.abstractmethod
     def load(self) -> Any:
         """The object, made of stand-ins."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def content(self, storage: _Storage) -> memoryview:
         """The bytes of a whole storage."""
-        raise NotImplementedError
 
     def unpickled(self, stream: io.BytesIO) -> Any:
         """The next object of the stream."""
