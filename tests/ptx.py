@@ -32,6 +32,7 @@ BASE = 1 << 32                                           # address of the first 
 TYPES: dict[str, Any] = {"pred": np.bool_, "f32": np.float32, "f64": np.float64}
 TYPES |= {f"{kind}{8 * size}": np.dtype(f"{'i' if kind == 's' else 'u'}{size}").type for kind in "sub" for size in (1, 2, 4, 8)}
 RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+LOW = np.uint32(0x1FFF)                                  # bits of a float32 that tf32 does not have
 
 
 class Fault(RuntimeError):
@@ -343,13 +344,15 @@ class Run:
             return self._exchange(instruction)
         if operation == "cp":
             return self._copy(instruction)
+        if operation == "mma":
+            return self._product(instruction)
         target, *sources = instruction.arguments
         if operation == "mov" and "{" in target + sources[0]:
             return self._halves(instruction)
         write = self._writer(target)
         compute = COMPUTE.get(operation)
         if operation == "cvt":
-            compute, kinds = _conversion(modifiers), [modifiers[-1]]
+            compute, kinds = ROUNDED.get(modifiers) or _conversion(modifiers), [modifiers[-1]] * len(sources)
         elif operation == "setp":
             compute, kinds = COMPARE.get(modifiers[0]), [instruction.type] * 2
         elif operation == "selp":
@@ -445,22 +448,25 @@ class Run:
                 self.copies = [(lanes[~come[lanes]], index[~come[lanes]], values[~come[lanes]]) for lanes, index, values in self.copies]
                 self.copies = [each for each in self.copies if each[0].size]
             return wait
-        if instruction.modifiers != ("async", "ca", "shared", "global"):
-            raise NotImplementedError(instruction.text)
         to, source, size, count = instruction.arguments
+        if instruction.modifiers not in COPIES[size]:
+            raise NotImplementedError(instruction.text)
         place, origin, read, nbytes = self._address(to), self._address(source), self._reader(count, "u32"), int(size)
 
         def copy(mask: np.ndarray | None) -> None:
             lanes = slice(None) if mask is None else mask
-            blocks, wanted = self.block[self.span][lanes], np.broadcast_to(read(), self.lane[self.span].shape)[lanes] > 0
+            blocks, count = self.block[self.span][lanes], np.broadcast_to(read(), self.lane[self.span].shape)[lanes]
             addresses, origins = place()[lanes], origin()[lanes]
             if (addresses % nbytes).any() or (origins % nbytes).any():
                 raise Fault(f"not aligned: {instruction.text}")
-            _, index = self._cells("shared", addresses, blocks, nbytes, True, instruction.text)
-            values = np.zeros(index.size, RAW[nbytes])
-            values[wanted] = self.memory.bytes.view(RAW[nbytes])[
-                self.memory.places(origins[wanted], blocks[wanted] + 1, nbytes, False, instruction.text) // nbytes]
-            self.copies.append((lanes_of_span[self.span][lanes], index, values))
+            if (count > nbytes).any():
+                raise Fault(f"more bytes than it copies: {instruction.text}")
+            for begin in range(0, nbytes, WORD):         # beyond `count` zeros
+                _, index = self._cells("shared", addresses + begin, blocks, WORD, True, instruction.text)
+                wanted, values = count > begin, np.zeros(index.size, np.uint32)
+                places = self.memory.places(origins[wanted] + begin, blocks[wanted] + 1, WORD, False, instruction.text)
+                values[wanted] = self.memory.bytes.view(np.uint32)[places // WORD]
+                self.copies.append((lanes_of_span[self.span][lanes], index, values))
         return copy
 
     def _exchange(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
@@ -479,6 +485,38 @@ class Run:
         return exchange
 
 
+    def _product(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """mma.sync of a warp: d = a b + c, of matrices whose elements its lanes hold as PTX lays them down (9.7.15.5, fragments of .tf32, .bf16)."""
+        if instruction.modifiers not in PRODUCTS:
+            raise NotImplementedError(instruction.text)
+        unpack, depth = PRODUCTS[instruction.modifiers]
+        d, *factors = (arguments_of(argument.strip("{}")) for argument in instruction.arguments)
+        a, b, c = ([self._reader(name, kind) for name in names] for names, kind in zip(factors, ("b32", "b32", "f32"), strict=True))
+        writers = [self._writer(name) for name in d]
+        group, place = np.arange(WARP) // 4, np.arange(WARP) % 4
+
+        def fragments(readers: Sequence[Callable[[], Any]]) -> list[np.ndarray]:
+            return [np.broadcast_to(read(), self.lane[self.span].shape).reshape(-1, WARP) for read in readers]
+
+        def multiply(mask: np.ndarray | None) -> None:
+            if mask is not None and (mask.reshape(-1, WARP).any(1) != mask.reshape(-1, WARP).all(1)).any():
+                raise Fault(f"not all lanes of a warp take part: {instruction.text}")
+            warps = self.lane[self.span].size // WARP
+            left, right, sums = np.zeros((warps, 16, depth)), np.zeros((warps, depth, 8)), np.zeros((warps, 16, 8))
+            for number, words in enumerate(fragments(a)):
+                for k, values in unpack(words, place, number // 2):
+                    left[:, group + 8 * (number % 2), k] = values
+            for number, words in enumerate(fragments(b)):
+                for k, values in unpack(words, place, number):
+                    right[:, k, group] = values
+            for number, values in enumerate(fragments(c)):
+                sums[:, group + 8 * (number // 2), 2 * place + number % 2] = values
+            sums = (sums + left @ right).astype(np.float32)
+            for number, write in enumerate(writers):
+                write(sums[:, group + 8 * (number // 2), 2 * place + number % 2].ravel(), mask)
+        return multiply
+
+
 # What instructions compute.
 
 def _conversion(modifiers: tuple[str, ...]) -> Callable[..., Any]:
@@ -486,6 +524,47 @@ def _conversion(modifiers: tuple[str, ...]) -> Callable[..., Any]:
     rounding = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
     chosen = next((rounding[each] for each in modifiers if each in rounding), None)
     return lambda x: (chosen(x) if chosen is not None and source[0] == "f" else x).astype(to)
+
+
+WORD = 4
+COPIES = {"4": {("async", "ca", "shared", "global")}, "8": {("async", "ca", "shared", "global")},
+          "16": {("async", "ca", "shared", "global"), ("async", "cg", "shared", "global")}}
+
+
+def _to_tf32(x: Any) -> Any:
+    """cvt.rna.tf32.f32: to the nearest number of 10 bits behind the point, from the middle away from 0."""
+    bits = x.view(np.uint32)
+    return np.where(np.isfinite(x), bits + np.uint32(0x1000) & ~LOW, np.where(np.isnan(x), np.uint32(0x7FFFFFFF), bits))
+
+
+def _to_bfloat16(x: Any) -> Any:
+    """To the nearest number of 7 bits behind the point, from the middle to the even one; its bits."""
+    bits = x.view(np.uint32)
+    return np.where(np.isnan(x), np.uint32(0x7FFF), bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) >> np.uint32(16))
+
+
+ROUNDED: dict[tuple[str, ...], Callable[..., Any]] = {
+    ("rna", "tf32", "f32"): _to_tf32,
+    ("rn", "bf16x2", "f32"): lambda high, low: _to_bfloat16(high) << np.uint32(16) | _to_bfloat16(low),
+}
+
+
+def _tf32_fragment(words: np.ndarray, place: np.ndarray, number: int) -> Any:
+    """(k, values) that the lanes hold in their word `number` of a row or column: one number; of its bits the product does not see the low 13."""
+    yield place + 4 * number, (words & ~LOW).view(np.float32)
+
+
+def _bfloat16_fragment(words: np.ndarray, place: np.ndarray, number: int) -> Any:
+    """The same of pairs, the one of the smaller k in the low half."""
+    yield 2 * place + 8 * number, (words << np.uint32(16)).view(np.float32)
+    yield 2 * place + 8 * number + 1, (words & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+# mma.sync's modifiers: how its factors are unpacked, the sum's length.
+PRODUCTS: dict[tuple[str, ...], tuple[Callable[..., Any], int]] = {
+    ("sync", "aligned", "m16n8k8", "row", "col", "f32", "tf32", "tf32", "f32"): (_tf32_fragment, 8),
+    ("sync", "aligned", "m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"): (_bfloat16_fragment, 16),
+}
 
 
 def _wide(operation: str, kind: str) -> Callable[..., Any]:

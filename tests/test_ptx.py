@@ -153,15 +153,107 @@ def test_a_barrier_keeps_threads_together_and_its_absence_shows():
     assert len(set(found.values())) == 3
 
 
+TF32 = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
+BF16 = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+
+
+def words_of(matrix, kind):
+    """A matrix of whole numbers as words of a kind: two neighbours along its last axis in one of bf16."""
+    bits = np.asarray(matrix, np.float32).view(np.uint32)
+    return bits if kind == "tf32" else bits[..., ::2] >> np.uint32(16) | bits[..., 1::2]
+
+
+@pytest.mark.parametrize("schedule", ptx.SCHEDULES)
+@pytest.mark.parametrize(("kind", "operation"), [("tf32", TF32), ("bf16", BF16)])
+def test_a_product_of_a_warp_has_the_layout_of_the_isa(kind, operation, schedule):
+    """Each warp multiplies other matrices of small whole numbers: exact. Words of lane g, t lie as the ISA's figures say, spelt out word by word."""
+    depth = {"tf32": 8, "bf16": 16}[kind]
+    rng = np.random.default_rng(3)
+    a, b, c = rng.integers(-9, 9, (8, 16, depth)), rng.integers(-9, 9, (8, depth, 8)), rng.integers(-9, 9, (8, 16, 8))
+    given = np.zeros((256, 16), np.uint32)
+    for thread in range(256):
+        warp, lane = divmod(thread, 32)
+        g, t = divmod(lane, 4)
+        left, right = words_of(a[warp], kind), words_of(b[warp].T, kind)             # of bf16 a word is numbers 2 j and 2 j + 1
+        given[thread, :6] = left[g, t], left[g + 8, t], left[g, t + 4], left[g + 8, t + 4], right[g, t], right[g, t + 4]
+        given[thread, 6:10] = np.array([c[warp, g, 2 * t], c[warp, g, 2 * t + 1], c[warp, g + 8, 2 * t], c[warp, g + 8, 2 * t + 1]],
+                                       np.float32).view(np.uint32)
+    found = on_words(given, f"{operation} {{%f1, %f2, %f3, %f4}}, {{%w0, %w1, %w2, %w3}}, {{%w4, %w5}}, {{%w6, %w7, %w8, %w9}};", schedule)
+    expected = np.empty((256, 4), np.float32)
+    for thread in range(256):
+        warp, lane = divmod(thread, 32)
+        g, t = divmod(lane, 4)
+        product = a[warp] @ b[warp] + c[warp]
+        expected[thread] = product[g, 2 * t], product[g, 2 * t + 1], product[g + 8, 2 * t], product[g + 8, 2 * t + 1]
+    np.testing.assert_array_equal(found, expected)
+
+
+def on_words(given, body, schedule="together"):
+    """What a body leaves in %f1 to %f4 of each thread, whose %w0, %w1, ... hold its row of `given`."""
+    memory = ptx.Memory()
+    address = memory.allocate(given.nbytes)
+    memory.array(address, given.nbytes)[:] = given.view(np.uint8).ravel()
+    loads = "".join(f"ld.global.b32 %w{number}, [%rd4+{4 * number}];" for number in range(given.shape[1]))
+    stores = "".join(f"st.global.f32 [%rd4+{4 * number}], %f{1 + number};" for number in range(4))
+    program = f"{HEAD} .reg .b32 %w<16>; mul.wide.u32 %rd3, %r0, {4 * given.shape[1]}; add.s64 %rd4, %rd0, %rd3; {loads} {body} {stores} ret;\n}}\n"
+    ptx.run(ptx.Program(program), memory, 1, 0, [address], schedule)
+    return memory.array(address, given.nbytes).view(np.float32).reshape(given.shape)[:, :4].copy()
+
+
+def test_a_product_does_not_see_the_low_bits_that_tf32_has_not():
+    """1 + 2^-11 counts as 1: hardware cuts, so what is to be rounded is rounded before."""
+    given = np.zeros((256, 10), np.uint32)
+    given[:, :6] = np.float32(1 + 2.0 ** -11).view(np.uint32)
+    found = on_words(given, f"{TF32} {{%f1, %f2, %f3, %f4}}, {{%w0, %w1, %w2, %w3}}, {{%w4, %w5}}, {{%w6, %w7, %w8, %w9}};")
+    np.testing.assert_array_equal(found, 8.0)
+
+
+ROUNDINGS = [
+    (1 + 2.0 ** -11, 1 + 2.0 ** -10, 1.0), (1 + 2.0 ** -11 - 2.0 ** -23, 1.0, 1.0), (-1 - 2.0 ** -11, -1 - 2.0 ** -10, -1.0),
+    (1 + 3 * 2.0 ** -11, 1 + 2.0 ** -9, 1.0), (1 + 2.0 ** -8, 1 + 2.0 ** -8, 1.0), (1 + 3 * 2.0 ** -8, 1 + 3 * 2.0 ** -8, 1 + 2.0 ** -6),
+    (1 + 2.0 ** -8 + 2.0 ** -20, 1 + 2.0 ** -8, 1 + 2.0 ** -7), (2 - 2.0 ** -23, 2.0, 2.0), (np.inf, np.inf, np.inf),
+    (-np.inf, -np.inf, -np.inf), (np.nan, np.nan, np.nan), (0.0, 0.0, 0.0), (-3.0, -3.0, -3.0),
+]
+
+
+@pytest.mark.parametrize(("value", "tf32", "bf16"), ROUNDINGS)
+def test_rounding_for_products(value, tf32, bf16):
+    """tf32: 10 bits behind the point, from the middle away from 0; bf16: 7, from the middle to the even one, the first operand in the high half."""
+    given = np.tile(np.array([value, 1.5], np.float32).view(np.uint32), (256, 2))
+    found = on_words(given, """mov.b32 %f5, %w0; mov.b32 %f6, %w1; cvt.rna.tf32.f32 %r2, %f5; mov.b32 %f1, %r2; cvt.rn.bf16x2.f32 %r3, %f5, %f6;
+        and.b32 %r4, %r3, 0xFFFF0000; mov.b32 %f2, %r4; shl.b32 %r5, %r3, 16; mov.b32 %f3, %r5; mov.f32 %f4, 0f00000000;""")[0]
+    np.testing.assert_allclose(found, [tf32, bf16, 1.5, 0], rtol=0)
+
+
+@pytest.mark.parametrize("count", [0, 4, 12, 16])
+def test_a_copy_of_four_numbers_fills_up_with_zeros(count):
+    """cp.async of 16 bytes, of which `count` come from global memory; they are there after the wait."""
+    body = f"""
+    mov.u64 %rd5, place;
+    cp.async.cg.shared.global [%rd5], [%rd0+16], 16, {count};
+    cp.async.wait_all;
+    ld.shared.u64 %rd3, [%rd5];
+    ld.shared.u64 %rd4, [%rd5+8];
+    bar.sync 0;
+    setp.eq.u32 %p1, %r0, 0;
+    @%p1 st.global.u64 [%rd0], %rd3;
+    @%p1 st.global.u64 [%rd0+8], %rd4;"""
+    found, source = results(body)[:2].view(np.uint32), np.array([2, 0, 3, 0], np.uint32)
+    np.testing.assert_array_equal(found, np.where(np.arange(4) < count // 4, source, 0))
+
+
 FAULTS = {
     "outside of all memory": "st.global.u64 [%rd2+8], %rd0;",
     "not aligned": "st.global.u64 [%rd2+4], %rd0;",
+    "more bytes than it copies": "cp.async.cg.shared.global [%rd5], [%rd0], 16, 20;",
     "outside of the block's shared memory": "mov.u64 %rd5, place; add.s64 %rd6, %rd5, %rd1; st.shared.u64 [%rd6+8], %rd0;",
     "a block touches what another one writes": "st.global.u64 [%rd2], %rd0;",
     "a block writes what another one reads":
         "ld.global.u64 %rd3, [%rd2]; setp.eq.u32 %p1, %r1, 1; @!%p1 bra $L; st.global.u64 [%rd2], %rd0; $L:",
     "some threads of a block never come to a barrier": "setp.lt.u32 %p1, %r0, 40; @%p1 bra $L; bar.sync 0; $L:",
     "threads of a block wait at different barriers": "setp.lt.u32 %p1, %r0, 64; @%p1 bra $L; bar.sync 0; ret; $L: bar.sync 0;",
+    "not all lanes of a warp take part: mma":
+        "setp.lt.u32 %p1, %r0, 5; @%p1 bra $L; " + TF32 + " {%f1, %f2, %f3, %f4}, {%r2, %r2, %r2, %r2}, {%r2, %r2}, {%f1, %f2, %f3, %f4}; $L:",
     "not all lanes of a warp take part": "setp.lt.u32 %p1, %r0, 5; @%p1 bra $L; shfl.sync.bfly.b32 %r3|%p2, %r0, 4, 31, -1; $L:",
 }
 
