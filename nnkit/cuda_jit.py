@@ -38,8 +38,9 @@ from nnkit.jit import I64, Argument, declared_arguments
 from nnkit.plan.launch import ENTRY, THREADS
 
 __all__ = [
-    "THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine",
-    "scratch", "thread", "wait_for_copies", "whole_numbers",
+    "THREADS", "Kernel", "anew", "barrier", "bfloat16_pair", "compile_launch", "copy_four_later", "copy_later", "data", "find", "four_aligned",
+    "four_at", "from_lane", "kernel", "multiply_on_cores", "nothing", "registers", "routine", "scratch", "tf32_bits", "thread", "wait_for_copies",
+    "whole_numbers",
 ]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
@@ -316,6 +317,88 @@ def copy_later(typing_context: Any, place: Any, index: Any, source: Any, at: Any
         builder.call(code, [builder.ptrtoint(to, i32), builder.ptrtoint(source_pointer, I64), count])
         return context.get_dummy_value()
     return types.void(place, types.int64, source, types.int64, types.boolean), codegen
+
+
+@intrinsic
+def copy_four_later(typing_context: Any, place: Any, index: Any, source: Any, at: Any, many: Any) -> Any:
+    """The same for four numbers of 4 bytes from place[index] on, of which the first `many` are copied and the others 0. Both sides are aligned to 16
+    bytes, source[at] also where `many` is 0; it goes past the first-level cache."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element, i32 = context.get_data_type(place.dtype), ir.IntType(32)
+        to = builder.addrspacecast(builder.gep(values[0], [values[1]]), ir.PointerType(element, 3))
+        source_pointer = builder.addrspacecast(builder.gep(values[2], [values[3]]), ir.PointerType(element, 1))
+        count = builder.shl(builder.trunc(values[4], i32), ir.Constant(i32, 2))
+        code = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [i32, I64, i32]), "cp.async.cg.shared.global [$0], [$1], 16, $2;", "r,l,r,~{memory}",
+                            side_effect=True)
+        builder.call(code, [builder.ptrtoint(to, i32), builder.ptrtoint(source_pointer, I64), count])
+        return context.get_dummy_value()
+    return types.void(place, types.int64, source, types.int64, types.int64), codegen
+
+
+@intrinsic
+def four_aligned(typing_context: Any, place: Any) -> Any:
+    """Whether four numbers can be copied at a time from this pointer into global memory on: it is a multiple of 16."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = builder.addrspacecast(values[0], ir.PointerType(context.get_data_type(place.dtype), 1))
+        rest = builder.and_(builder.ptrtoint(pointer, I64), ir.Constant(I64, 15))
+        return builder.icmp_unsigned("==", rest, ir.Constant(I64, 0))
+    return types.boolean(place), codegen
+
+
+@intrinsic
+def four_at(typing_context: Any, place: Any, index: Any) -> Any:
+    """(place[index], ..., place[index + 3]), read at once; index is a multiple of 4."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector = ir.VectorType(context.get_data_type(place.dtype), 4)
+        read = builder.load(builder.bitcast(builder.gep(values[0], [values[1]]), vector.as_pointer()), align=16)
+        parts = [builder.extract_element(read, ir.Constant(ir.IntType(32), part)) for part in range(4)]
+        return context.make_tuple(builder, signature.return_type, parts)
+    return types.UniTuple(place.dtype, 4)(place, types.int64), codegen
+
+
+# Tensor cores.
+
+@intrinsic
+def tf32_bits(typing_context: Any, value: Any) -> Any:
+    """The float32 rounded to tf32: 10 bits behind the point, from the middle away from 0."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [ir.FloatType()])
+        return builder.call(ir.InlineAsm(kind, "cvt.rna.tf32.f32 $0, $1;", "=r,f"), values)
+    return types.int32(types.float32), codegen
+
+
+@intrinsic
+def bfloat16_pair(typing_context: Any, low: Any, high: Any) -> Any:
+    """Two float32 rounded to bfloat16 (7 bits behind the point, from the middle to the even one) in one word."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [ir.FloatType()] * 2)
+        return builder.call(ir.InlineAsm(kind, "cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f"), values[::-1])
+    return types.int32(types.float32, types.float32), codegen
+
+
+def multiply_on_cores(operation: str) -> Any:
+    """M = multiply_on_cores("mma.sync...."): M(sums, at, step, left, a0, a1, a2, a3, right, b0, b1) adds a product of matrices that a warp holds to
+    the sums at, at + 1, at + step, at + step + 1; the factors are the words of these numbers."""
+    @intrinsic
+    def multiply(typing_context: Any, sums: Any, at: Any, step: Any, left: Any, a0: Any, a1: Any, a2: Any, a3: Any, right: Any, b0: Any, b1: Any
+                 ) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            base, gap = values[1], values[2]
+            one, real, word = ir.Constant(I64, 1), ir.FloatType(), ir.IntType(32)
+            second = builder.add(base, gap)
+            places = [builder.gep(values[0], [index]) for index in (base, builder.add(base, one), second, builder.add(second, one))]
+            factors = [builder.load(builder.gep(values[3], [index])) for index in values[4:8]]
+            factors += [builder.load(builder.gep(values[8], [index])) for index in values[9:]]
+            kind = ir.FunctionType(ir.LiteralStructType([real] * 4), [word] * 6 + [real] * 4)
+            code = ir.InlineAsm(kind, f"{operation} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};",
+                                ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4), side_effect=True)          # all lanes of a warp together
+            found = builder.call(code, factors + [builder.load(place) for place in places])
+            for number, place in enumerate(places):
+                builder.store(builder.extract_value(found, number), place)
+            return context.get_dummy_value()
+        whole = types.int64
+        return types.void(sums, whole, whole, left, whole, whole, whole, whole, right, whole, whole), codegen
+    return multiply
 
 
 @intrinsic

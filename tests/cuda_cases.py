@@ -676,6 +676,8 @@ def embedded() -> Iterator[KernelCase]:
         yield KernelCase(f"masking-backward-{F}", f"{name}.masking_backward", (empty(R, F), normal(R, F), np.arange(R) % 2.0))
 
 
+from cuda_cases_cores import on_tensor_cores, sums_in_slices  # noqa: E402, which takes from above
+
 CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
                                *normalizations(), *poolings(), *merges(), *convolutions(), *sparse_products(), *along_edges(),
-                               *runs_of_rows(), *on_nodes(), *embedded()]
+                               *runs_of_rows(), *on_nodes(), *embedded(), *sums_in_slices(), *on_tensor_cores()]

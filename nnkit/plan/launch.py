@@ -16,9 +16,9 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "SHARED_BYTES", "TAPS",
-    "THREADS", "TILED_FLOPS", "WARPS", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions",
-    "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
+    "CHUNK", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES",
+    "PRODUCTS", "SHARED_BYTES", "SIDES", "TAPS", "THREADS", "TILED_FLOPS", "WARPS", "dependences", "image_pieces", "into_launches", "joined_strip",
+    "lanes_of", "patch_bytes", "regions", "scratch_bytes", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
@@ -45,6 +45,7 @@ LARGE_IMAGE = 32 * 1024                                  # bytes of an image, in
 TILED_FLOPS = 2 ** 22
 SIDES = (128, 64, 32)
 FULL = 100                                               # tiles that keep the device busy
+CORES = ("_tf32", "_bfloat16")                           # ends of the names of their kernels on tensor cores
 PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", "layers.dense.dense_backward_input_whole")
 
 # Convolutions: rows and columns of the tile that a block makes, by the end of the kernel's name. Those without an end go into chains.
@@ -197,8 +198,8 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
     **dict.fromkeys(("layers.pool.max_forward", "layers.pool.max_backward", "layers.pool.sum_forward", "layers.pool.sum_backward",
                      "layers.resample.shift", "layers.resample.linear_forward", "layers.resample.linear_backward",
                      "prims.depthwise.channels_forward", "prims.depthwise.channels_input", "prims.depthwise.channels_weight"), _as_planned),
-    **dict.fromkeys((f"{name}{end}" for name in CONVOLUTIONS for end in PATCHES), _as_planned),
-    **{f"{name}_{side}": lambda step, side=side: _tiles(step, side) for name in PRODUCTS for side in SIDES},  # type: ignore[misc]
+    **dict.fromkeys((f"{name}{end}{core}" for name in CONVOLUTIONS for end in PATCHES for core in ("", *CORES)), _as_planned),
+    **dict.fromkeys((f"{name}_{side}{core}" for name in PRODUCTS for side in SIDES for core in ("", *CORES)), _as_planned),
 }
 
 
@@ -215,30 +216,13 @@ def _row_tasks(steps: Sequence[Step]) -> int:
     return max(1, min(steps[0].rows, MOST_TASKS, wanted))
 
 
-def _tiles(step: Step, side: int) -> int:
-    rows, columns = step.writes[0].shape
-    return -(-rows // side) * -(-columns // side)
-
-
-def size_products(plan: Plan) -> Plan:
-    """Large products go by tiles; they are then no longer row-local."""
-    return attrs.evolve(plan, steps=tuple(_sized(step) for step in plan.steps))
-
-
-def _sized(step: Step) -> Step:
-    if step.kernel not in PRODUCTS or step.flops < TILED_FLOPS or min(step.writes[0].shape) < SIDES[-1]:
-        return step
-    sides = [side for side in SIDES if slices_bytes(side, step.writes[0].dtype) <= SHARED_BYTES]
-    side = next((side for side in sides if _tiles(step, side) >= FULL), sides[-1])
-    return attrs.evolve(step, kernel=f"{step.kernel}_{side}", rows=0)
-
-
 def scratch_bytes(steps: Sequence[Step]) -> int:
     """Bytes of shared memory that these steps need, one after the other."""
-    tiles = [slices_bytes(side, step.writes[0].dtype) for step in steps for side in SIDES if step.kernel in {f"{name}_{side}" for name in PRODUCTS}]
+    sides = {f"{name}_{side}{core}": side for name in PRODUCTS for side in SIDES for core in ("", *CORES)}
+    tiles = [slices_bytes(sides[step.kernel], step.writes[0].dtype) for step in steps if step.kernel in sides]
     pieces = [(CHUNK * LEDGE + THREADS) * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == PRODUCTS[2]]
     drawn = [DRAWN[step.kernel](ITEMSIZE[step.buffers[0].dtype]) for step in steps if step.kernel in DRAWN]
-    ends = {f"{name}{end}": end for name in CONVOLUTIONS for end in PATCHES}
+    ends = {f"{name}{end}{core}": end for name in CONVOLUTIONS for end in PATCHES for core in ("", *CORES)}
     patches = [patch_bytes(ends[step.kernel], step.writes[0].dtype) for step in steps if step.kernel in ends]
     return max([SUMS_BYTES, *tiles, *pieces, *drawn, *patches])
 

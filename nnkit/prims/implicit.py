@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnkit.plan.launch import DEPTH, DEVICE, FULL, MOST_TASKS, PATCHES, SHARED_BYTES, TAPS, TILED_FLOPS, patch_bytes, strip
 from nnkit.plan.passes import image_tasks
+from nnkit.plan.products import slices_worth
 from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
@@ -50,28 +51,36 @@ class Implicit:
     @staticmethod
     def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """y = x * W (+ b)."""
-        end, cut = Implicit.cut(c, x.shape[0], [span.windows for span in c.axes], c.filters, (1, 1, 1), y.dtype)
-        g.step(f"prims.implicit.implicit_forward{end}", [y.rows()], [x.rows(), c.flat(weight), bias or weight.piece(0)], scalars=[*c.windows, 0],
-               flops=c.flops(x.shape[0]), relu=True, filters=c.flat(weight), **cut)
+        N, matrix = x.shape[0], c.flat(weight)
+        end, cut, slices = Implicit.cut(c, N, [span.windows for span in c.axes], c.filters, (1, 1, 1), y.dtype)
+        with sum_slices(g, y, slices) as parts:
+            g.step(f"prims.implicit.implicit_forward{end}", [parts.reshaped(slices * N, y.rows().shape[1])],
+                   [x.rows(), matrix, bias or weight.piece(0)], scalars=[*c.windows, 0], flops=c.flops(N), relu=slices == 1,
+                   filters=matrix if slices == 1 else None, **cut)
 
     @staticmethod
     def input_gradient(g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """dx = what y's gradient dy gives for x (+ b)."""
-        strides = [span.stride for span in c.axes]
-        end, cut = Implicit.cut(c, dx.shape[0], [span.size for span in c.axes], c.channels, strides, dx.dtype)
-        g.step(f"prims.implicit.implicit_input{end}", [dx.rows()], [dy.rows(), c.flat(weight), bias or weight.piece(0)], scalars=[*c.windows, 0],
-               flops=c.flops(dx.shape[0]), relu=True, **cut)
+        N, strides = dx.shape[0], [span.stride for span in c.axes]
+        end, cut, slices = Implicit.cut(c, N, [span.size for span in c.axes], c.channels, strides, dx.dtype)
+        with sum_slices(g, dx, slices) as parts:
+            g.step(f"prims.implicit.implicit_input{end}", [parts.reshaped(slices * N, dx.rows().shape[1])],
+                   [dy.rows(), c.flat(weight), bias or weight.piece(0)], scalars=[*c.windows, 0], flops=c.flops(N), relu=slices == 1, **cut)
 
     @staticmethod
-    def cut(c: Convolution, N: int, sizes: Any, columns: int, strides: Any, dtype: str) -> tuple[str, dict[str, Any]]:
-        """(end of the kernel's name, how the step is cut) for a result of so many places along each axis, in phases by the strides, and columns."""
+    def cut(c: Convolution, N: int, sizes: Any, columns: int, strides: Any, dtype: str) -> tuple[str, dict[str, Any], int]:
+        """(end of the kernel's name, how the step is cut, slices of its sums) for a result of so many places along each axis, in phases by the
+        strides, and columns. What goes in slices cannot have a ReLU or be folded: their sum is another step's."""
         flops = c.flops(N)
         if flops < min(TILED_FLOPS, IMAGE_FLOPS * N):
-            return "", {"rows": N}
+            return "", {"rows": N}, 1
         rows, own = N * math.prod(-(-size // stride) for size, stride in zip(sizes, strides, strict=True)), columns // c.groups
         parts = c.groups * math.prod(strides)            # products of their own
-        end = tile_size(rows, own, dtype, -(-FULL // parts))
-        return end, {"tasks": max(1, min(MOST_TASKS, parts * tiles(end, rows, own)))}
+        depth = c.taps // math.prod(strides) * (c.channels + c.filters - columns) // c.groups
+        end = tile_size(rows, own, dtype, -(-FULL // (parts * slices_worth(parts * tiles("_128", rows, own), depth))))
+        count = parts * tiles(end, rows, own)
+        slices = slices_worth(count, depth)
+        return end, {"tasks": max(1, min(MOST_TASKS, slices * count))}, slices
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:

@@ -24,9 +24,12 @@ import numpy as np
 from nnkit.cuda_jit import (
     THREADS,
     Kernel,
+    anew,
     barrier,
+    copy_four_later,
     copy_later,
     data,
+    four_aligned,
     kernel,
     registers,
     routine,
@@ -36,20 +39,27 @@ from nnkit.cuda_jit import (
     whole_numbers,
 )
 from nnkit.jit import Int, Matrix, Vector, Windows
-from nnkit.plan.launch import DEPTH, PAD, PATCHES
+from nnkit.plan.launch import DEPTH, PATCHES
 from nnkit.prims.block_cuda import divided, row_share
-from nnkit.prims.matmul_cuda import LINE, line_and_column, slice_product, slices
+from nnkit.prims.cores_cuda import WAYS
+from nnkit.prims.matmul_cuda import ARITHMETIC, FOUR, Product, Way, slice_bounds, slices
 from nnkit.scalar import maximum
 
 __all__ = [
-    "axis_phase", "implicit_forward", "implicit_forward_64", "implicit_forward_128", "implicit_forward_narrow", "implicit_input", "implicit_input_64",
-    "implicit_input_128", "implicit_input_narrow", "implicit_weight", "implicit_weight_64", "implicit_weight_128", "implicit_weight_narrow",
+    "axis_phase", "implicit_forward", "implicit_forward_64", "implicit_forward_64_bfloat16", "implicit_forward_64_tf32", "implicit_forward_128",
+    "implicit_forward_128_bfloat16", "implicit_forward_128_tf32", "implicit_forward_narrow", "implicit_forward_narrow_bfloat16",
+    "implicit_forward_narrow_tf32", "implicit_input", "implicit_input_64", "implicit_input_64_bfloat16", "implicit_input_64_tf32",
+    "implicit_input_128", "implicit_input_128_bfloat16", "implicit_input_128_tf32", "implicit_input_narrow", "implicit_input_narrow_bfloat16",
+    "implicit_input_narrow_tf32", "implicit_weight", "implicit_weight_64", "implicit_weight_64_bfloat16", "implicit_weight_64_tf32",
+    "implicit_weight_128", "implicit_weight_128_bfloat16", "implicit_weight_128_tf32", "implicit_weight_narrow", "implicit_weight_narrow_bfloat16",
+    "implicit_weight_narrow_tf32",
 ]
 
 NOWHERE = -(1 << 30)                                     # outside of every image, whatever part of a window is added
 FIRST, DEEP, HIGH, ACROSS, ENTRY = range(5)              # what is kept of a row's patch; numbers of an entry
 GAP = THREADS // DEPTH                                   # rows between those of a slice that a thread brings
 COUNTS, FIRSTS, GAPS, STEPS = range(0, 12, 3)            # of a phase, for each axis: see `axis_phase`
+OWN, EACH, FILTER, CHANNEL = range(12, 16)               # filters and channels of a group, the tile's first ones: filter of all, channel of the group
 
 
 # Where the patches lie.
@@ -91,24 +101,39 @@ def place_in(table, row, ahead, d, h, w, D, H, W):
     return np.int64(np.int32(table[at + FIRST] + ahead)), inside
 
 
-def patches(tall: int) -> Any:
-    """How a block brings a slice of patches: the thread's k is one place of the window and one channel, its rows are GAP apart."""
+@routine
+def own_k(fours):
+    """Which of a slice's steps along k the thread brings, or the first of four."""
+    return thread() % (DEPTH // FOUR) * FOUR if fours else thread() % DEPTH
+
+
+def patches(way: Way, tall: int) -> Any:
+    """How a block brings a slice of patches: the thread's k is one place of the window and one channel, or four of them; its rows are GAP apart, or
+    four times as far."""
+    index, by_four = way.index(tall, True), way.by_four
+
     @routine
-    def fetch(place, begin, table, source, channels, c, d, h, w, D, H, W):
+    def fetch(place, begin, table, source, channels, c, d, h, w, D, H, W, fours):
         """The slice from place[begin] on: of each row channel c of the place (d, h, w) behind the patch's first; 0 outside of the image."""
-        t = thread()
-        near, far = t % DEPTH, t // DEPTH
+        near, t = own_k(fours), anew(thread())
         ahead = (d * H + h) * W + w
-        for u in range(tall // GAP):
-            at, inside = place_in(table, far + u * GAP, ahead, d, h, w, D, H, W)
-            copy_later(place, begin + near * (tall + PAD) + far + u * GAP, source, at * channels + c if inside else 0, inside)
+        if by_four and fours:
+            for u in range(tall // (FOUR * GAP)):
+                row = t // (DEPTH // FOUR) + u * FOUR * GAP
+                at, inside = place_in(table, row, ahead, d, h, w, D, H, W)
+                copy_four_later(place, begin + index(row, near), source, at * channels + c if inside else 0, FOUR if inside else 0)
+            return
+        for u in range(anew(tall // GAP) if by_four else tall // GAP):
+            row = t // DEPTH + u * GAP
+            at, inside = place_in(table, row, ahead, d, h, w, D, H, W)
+            copy_later(place, begin + index(row, near), source, at * channels + c if inside else 0, inside)
     return fetch
 
 
-def sums_by_slices(tall: int, wide: int, fetch: Any) -> Any:
-    """The routine that sums products for a tile. fetch(place, begin, k0, K, factors) brings the slices of both factors from k0 on."""
-    add_products, _, _ = slice_product(tall, wide)
-    room = DEPTH * (tall + wide + 2 * PAD)               # of a slice of both factors
+def sums_by_slices(way: Way, tall: int, wide: int, product: Product, fetch: Any) -> Any:
+    """The routine that sums products for a tile. fetch(place, begin, start, k0, K, factors) brings the slices of both factors from k0 on."""
+    add_products, line_and_column = product.add_products, product.line_and_column
+    room = way.size(tall) + way.size(wide)               # of a slice of both factors
     own = tall * wide // THREADS
 
     @routine
@@ -131,24 +156,24 @@ def sums_by_slices(tall: int, wide: int, fetch: Any) -> Any:
     return sums
 
 
-def storing(tall: int, wide: int) -> Any:
+def storing(tall: int, product: Product) -> Any:
     """The routine that writes a tile of places."""
-    _, row_of, column_of = slice_product(tall, wide)
-    columns = wide // LINE
+    row_of, column_of, line_and_column = product.row_of, product.column_of, product.line_and_column
+    rows, columns = product.rows, product.columns
 
     @routine
-    def store(accumulators, y, width, table, start, stop, bias, relu):
-        """y[place width + column] = the sum (+ bias), with relu max(that, 0); columns begin at `start`. The rows' places stand behind their entries;
-        -1 where a row is not there."""
+    def store(accumulators, y, offset, width, table, start, stop, bias, relu):
+        """y[offset + place width + column] = the sum (+ bias), with relu max(that, 0); columns begin at `start`. The rows' places stand behind their
+        entries; -1 where a row is not there. Only what begins at offset 0 has a bias: behind it are the sums of further slices of k."""
         line, column = line_and_column(thread())
-        ys, shifts, least = data(y), data(bias), y.dtype.type(0 if relu else -math.inf)
-        for i in range(tall // LINE):
-            row = np.int64(table[tall * ENTRY + row_of(line, i)])
-            for j in range(columns):
-                c = start + column_of(column, j)
+        ys, shifts, least, T = data(y), data(bias), y.dtype.type(0 if relu else -math.inf), y.dtype.type
+        for j in range(columns):
+            c = start + column_of(column, j)
+            shift = shifts[c] if bias.size and offset == 0 and c < stop else T(0)
+            for i in range(rows):
+                row = np.int64(table[tall * ENTRY + row_of(line, i)])
                 if row >= 0 and c < stop:
-                    value = accumulators[i * columns + j]
-                    ys[row * width + c] = maximum(value + shifts[c] if bias.size else value, least)
+                    ys[offset + row * width + c] = maximum(accumulators[i * columns + j] + shift, least)
     return store
 
 
@@ -158,44 +183,64 @@ def channels_of(windows):
     return divided(windows[18], windows[20])[0], divided(windows[19], windows[20])[0]
 
 
+@routine
+def numbers_of(number, phases, groups, down, across):
+    """(slice, phase, group, row of tiles, column of tiles) of a tile."""
+    rest, right = divided(number, across)
+    rest, top = divided(rest, down)
+    rest, group = divided(rest, groups)
+    part, phase = divided(rest, phases)
+    return part, phase, group, top, right
+
+
+@routine
+def slices_in(results, images):
+    """How many slices' sums an array of results has of so many images."""
+    return divided(results, max(1, images))[0]
+
+
 # Forward.
 
-def forward_slices(tall: int, wide: int) -> Any:
+def forward_slices(way: Way, tall: int, wide: int) -> Any:
     """Slices of patches of x, and of W."""
-    fetch_patches, fetch_weight = patches(tall), slices(wide, False)
+    fetch_patches, fetch_weight = patches(way, tall), slices(way, wide, False)
+    left, by_four = way.size(tall), way.by_four
 
     @routine
     def fetch(place, begin, start, k0, K, factors):
         table, x, weight, each, first_channel, first_filter, stop_filter, windows = factors
         D, H, W, _, R, S, _, _, _, step_d, step_h, step_w, _, _, _, _, _, _, C, O, _ = windows
-        k = k0 + thread() % DEPTH
+        fours = by_four and four_aligned(x) and each % FOUR == 0          # neighbouring channels of one place
+        k = k0 + own_k(fours)
         tap, c = divided(k, each)
         rest, s = divided(tap, S)
         t, r = divided(rest, R)
-        fetch_patches(place, begin, table, x, C, first_channel + c, t * step_d if k < K else NOWHERE, r * step_h, s * step_w, D, H, W)
-        fetch_weight(place, begin + DEPTH * (tall + PAD), weight, O, first_filter, stop_filter, k0, K)
+        fetch_patches(place, begin, table, x, C, first_channel + c, t * step_d if k < K else NOWHERE, r * step_h, s * step_w, D, H, W,
+                      fours)
+        fetch_weight(place, begin + left, weight, O, first_filter, stop_filter, k0, K)
     return fetch
 
 
-def forward_tiles(tall: int, wide: int) -> Any:
+def forward_tiles(way: Way, tall: int, wide: int) -> Any:
     """The routine that makes y by tiles."""
-    sums, store = sums_by_slices(tall, wide, forward_slices(tall, wide)), storing(tall, wide)
-    behind = 2 * DEPTH * (tall + wide + 2 * PAD)
+    product = way.product(tall, wide, True, False)
+    sums, store = sums_by_slices(way, tall, wide, product, forward_slices(way, tall, wide)), storing(tall, product)
+    behind = 2 * (way.size(tall) + way.size(wide))
     tile = registers(tall * wide // THREADS)
 
     @routine
-    def tiles(first, step, first_image, images, y, x, weight, bias, windows, relu):
-        """The tiles first, first + step, ... of y of the images [first_image, first_image + images)."""
+    def tiles(first, step, first_image, images, results, y, x, weight, bias, windows, relu):
+        """The tiles first, first + step, ... of y of the images [first_image, first_image + images). results: as many, or as many for each of several
+        slices: then y holds the sums over each part of k, one behind the other, and the images are all."""
         E, P, Q, O, G = windows[15], windows[16], windows[17], windows[19], windows[20]
         each, own = channels_of(windows)
         K = windows[3] * windows[4] * windows[5] * each
         accumulators, place = tile(y), scratch(y)
         table = whole_numbers(place, behind)
-        rows = images * E * P * Q
+        rows, slices = images * E * P * Q, slices_in(results, images)
         high, across = divided(rows + tall - 1, tall)[0], divided(own + wide - 1, wide)[0]
-        for number in range(first, high * across * G, step):
-            rest, right = divided(number, across)
-            group, down = divided(rest, high)
+        for number in range(first, high * across * G * slices, step):
+            part, _, group, down, right = numbers_of(number, 1, G, high, across)
             start, t, m = group * own + right * wide, thread(), down * tall + thread()
             barrier()                                    # whoever used the scratch before is done
             if t < tall:
@@ -205,23 +250,24 @@ def forward_tiles(tall: int, wide: int) -> Any:
                     no_entry(table, t)
                 table[tall * ENTRY + t] = np.int32(first_image * E * P * Q + m if m < rows else -1)
             barrier()
-            sums(accumulators, place, 0, K, (table, data(x), data(weight), each, group * each, start, (group + 1) * own, windows), y)
-            store(accumulators, y, O, table, start, (group + 1) * own, bias, relu)
+            begin, end = slice_bounds(part, slices, K)
+            sums(accumulators, place, begin, end, (table, data(x), data(weight), each, group * each, start, (group + 1) * own, windows), y)
+            store(accumulators, y, part * rows * O, O, table, start, (group + 1) * own, bias, relu)
     return tiles
 
 
-def forward_by_tiles(end: str) -> Kernel:
-    """implicit_forward by tiles of which each is any task's."""
-    tiles = forward_tiles(*PATCHES[end])
+def forward_by_tiles(end: str, way: Way) -> Kernel:
+    """implicit_forward by tiles of which each is any task's. y may hold the sums of slices of k, one behind the other."""
+    tiles = forward_tiles(way, *PATCHES[end])
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector, windows: Windows, relu: Int) -> None:
         """y = x * W + b."""
-        tiles(task, tasks, 0, y.shape[0], y, x, weight, bias, windows, relu)
+        tiles(task, tasks, 0, x.shape[0], y.shape[0], y, x, weight, bias, windows, relu)
     return forward
 
 
-whole_forward = forward_tiles(*PATCHES[""])
+whole_forward = forward_tiles(ARITHMETIC, *PATCHES[""])
 
 
 @kernel
@@ -231,10 +277,14 @@ def implicit_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix
     Row-local. Writes y (=).
     """
     start, stop = row_share(y.shape[0], tasks, task)
-    whole_forward(0, 1, start, stop - start, y, x, weight, bias, windows, relu)
+    whole_forward(0, 1, start, stop - start, stop - start, y, x, weight, bias, windows, relu)
 
 
-implicit_forward_narrow, implicit_forward_64, implicit_forward_128 = (forward_by_tiles(end) for end in ("_narrow", "_64", "_128"))
+ENDS = ("_narrow", "_64", "_128")
+implicit_forward_narrow, implicit_forward_64, implicit_forward_128 = (forward_by_tiles(end, ARITHMETIC) for end in ENDS)
+implicit_forward_narrow_tf32, implicit_forward_64_tf32, implicit_forward_128_tf32 = (forward_by_tiles(end, WAYS["_tf32"]) for end in ENDS)
+implicit_forward_narrow_bfloat16, implicit_forward_64_bfloat16, implicit_forward_128_bfloat16 = (
+    forward_by_tiles(end, WAYS["_bfloat16"]) for end in ENDS)
 
 
 # Gradient by the input.
@@ -276,44 +326,69 @@ def put_phase(header, axis, phase):
     header[STEPS + axis] = np.int32(phase[3])
 
 
-def input_slices(tall: int, wide: int) -> Any:
-    """Slices of patches of dy, and of the transpose of W."""
-    fetch_patches = patches(tall)
+def rows_along(way: Way, side: int) -> Any:
+    """How a block brings a slice of a factor whose rows lie any distance apart, the thread's steps along k anywhere."""
+    index, by_four, turns = way.index(side, True), way.by_four, max(1, side // (FOUR * GAP))
 
     @routine
-    def fetch(place, begin, start, k0, K, factors):
-        table, header, dy, weight, own, first_filter, each, first, windows = factors
-        R, S, E, P, Q, O = windows[4], windows[5], windows[15], windows[16], windows[17], windows[19]
-        near, far = thread() % DEPTH, thread() // DEPTH
-        tap, o = divided(k0 + near, own)
-        rest, s = divided(tap, np.int64(header[COUNTS + 2]))
-        t, r = divided(rest, np.int64(header[COUNTS + 1]))
-        exists = k0 + near < K
-        d, h, w = -t * header[STEPS], -r * header[STEPS + 1], -s * header[STEPS + 2]
-        fetch_patches(place, begin, table, dy, O, first_filter + o, d if exists else NOWHERE, h, w, E, P, Q)
-        t, r, s = header[FIRSTS] + t * header[GAPS], header[FIRSTS + 1] + r * header[GAPS + 1], header[FIRSTS + 2] + s * header[GAPS + 2]
-        at = (((t * R + r) * S + s) * each + first + far) * O + first_filter + o
-        for u in range(wide // GAP):
-            inside = (first + far + u * GAP < each) & exists
-            to = begin + DEPTH * (tall + PAD) + near * (wide + PAD) + far + u * GAP
-            copy_later(place, to, weight, at + u * (GAP * O) if inside else 0, inside)
+    def fetch(place, begin, source, at, stride, rows, exists, fours):
+        """The slice from place[begin] on: row r of k is source[at + r stride], 0 from `rows` on, or where the thread's k does not exist."""
+        near, t = own_k(fours), anew(thread())
+        if by_four and fours:
+            for u in range(turns):
+                row = t // (DEPTH // FOUR) + u * FOUR * GAP
+                if row < side:                           # of a narrow slice not all threads bring
+                    inside = (row < rows) & exists
+                    copy_four_later(place, begin + index(row, near), source, at + row * stride if inside else 0, FOUR if inside else 0)
+            return
+        for u in range(anew(side // GAP) if by_four else side // GAP):
+            row = t // DEPTH + u * GAP
+            inside = (row < rows) & exists
+            copy_later(place, begin + index(row, near), source, at + row * stride if inside else 0, inside)
     return fetch
 
 
-def input_tiles(tall: int, wide: int) -> Any:
+def input_slices(way: Way, tall: int, wide: int) -> Any:
+    """Slices of patches of dy, and of the transpose of W."""
+    fetch_patches, fetch_weight, left, by_four = patches(way, tall), rows_along(way, wide), way.size(tall), way.by_four
+
+    @routine
+    def fetch(place, begin, start, k0, K, factors):
+        table, header, dy, weight, windows = factors
+        own, first_filter, first = np.int64(header[OWN]), np.int64(header[FILTER]), np.int64(header[CHANNEL])
+        R, S, E, P, Q, O = windows[4], windows[5], windows[15], windows[16], windows[17], windows[19]
+        fours = by_four and four_aligned(dy) and four_aligned(weight) and own % FOUR == 0       # neighbouring filters of one place
+        k = k0 + own_k(fours)
+        tap, o = divided(k, own)
+        rest, s = divided(tap, np.int64(header[COUNTS + 2]))
+        t, r = divided(rest, np.int64(header[COUNTS + 1]))
+        exists = k < K
+        d, h, w = -t * header[STEPS], -r * header[STEPS + 1], -s * header[STEPS + 2]
+        fetch_patches(place, begin, table, dy, O, first_filter + o, d if exists else NOWHERE, h, w, E, P, Q, fours)
+        t, r, s = header[FIRSTS] + t * header[GAPS], header[FIRSTS + 1] + r * header[GAPS + 1], header[FIRSTS + 2] + s * header[GAPS + 2]
+        at = (((t * R + r) * S + s) * header[EACH] + first) * O + first_filter + o
+        fetch_weight(place, begin + left, weight, at, O, header[EACH] - first, exists, fours)
+    return fetch
+
+
+def input_tiles(way: Way, tall: int, wide: int) -> Any:
     """The routine that makes dx by tiles."""
-    sums, store = sums_by_slices(tall, wide, input_slices(tall, wide)), storing(tall, wide)
-    behind = 2 * DEPTH * (tall + wide + 2 * PAD)
+    product = way.product(tall, wide, True, True)
+    sums, store = sums_by_slices(way, tall, wide, product, input_slices(way, tall, wide)), storing(tall, product)
+    behind = 2 * (way.size(tall) + way.size(wide))
     tile = registers(tall * wide // THREADS)
 
     @routine
-    def prepare(table, header, phase, t, m, rows, first_image, windows):
-        """Say where the patches of the rows from m - t on lie, and what of the window the phase has; returns how much that is."""
+    def prepare(table, header, phase, t, m, rows, first_image, group, first, windows):
+        """Say where the patches of the rows from m - t on lie, and what of the window the phase has; returns how much that is. first: channel of dx
+        with which the tile begins in its group."""
         D, H, W, T, R, S, stride_d, stride_h, stride_w, step_d, step_h, step_w, before_d, before_h, before_w, E, P, Q, _, _, _ = windows
         d, h, w, _, high, wide_ = phase_sizes(phase, windows)
         deep, down, across = (axis_phase(d, T, stride_d, step_d, before_d), axis_phase(h, R, stride_h, step_h, before_h),
                               axis_phase(w, S, stride_w, step_w, before_w))
         if t == 0:
+            each, own = channels_of(windows)
+            header[OWN], header[EACH], header[FILTER], header[CHANNEL] = np.int32(own), np.int32(each), np.int32(group * own), np.int32(first)
             put_phase(header, 0, deep)
             put_phase(header, 1, down)
             put_phase(header, 2, across)
@@ -330,44 +405,53 @@ def input_tiles(tall: int, wide: int) -> Any:
         return deep[0] * down[0] * across[0]
 
     @routine
-    def tiles(first, step, first_image, images, dx, dy, weight, bias, windows, relu):
-        """The tiles first, first + step, ... of dx of the images [first_image, first_image + images)."""
-        C, G, phases = windows[18], windows[20], windows[6] * windows[7] * windows[8]
-        each, own = channels_of(windows)
+    def numbers(number, images, windows):
+        """(slice, phase, group, row of tiles, column of tiles) of a tile, and how many tiles a slice has."""
+        _, _, _, deep, high, broad = phase_sizes(0, windows)                       # the largest phase
+        G, phases, each = windows[20], windows[6] * windows[7] * windows[8], channels_of(windows)[0]
+        down, across = divided(images * deep * high * broad + tall - 1, tall)[0], divided(each + wide - 1, wide)[0]
+        part, phase, group, top, right = numbers_of(number, phases, G, down, across)
+        return part, phase, group, top, right, down * across * G * phases
+
+    @routine
+    def tiles(first, step, first_image, images, results, dx, dy, weight, bias, windows, relu):
+        """The tiles first, first + step, ... of dx of the images [first_image, first_image + images). results: as many, or as many for each of
+        several slices: then dx holds the sums over each part of k, one behind the other, and the images are all."""
+        C = windows[18]
         accumulators, place = tile(dx), scratch(dx)
         table = whole_numbers(place, behind)
         header = whole_numbers(place, behind + tall * (ENTRY + 1))
-        _, _, _, deep, high, broad = phase_sizes(0, windows)                       # the largest phase
-        down, across = divided(images * deep * high * broad + tall - 1, tall)[0], divided(each + wide - 1, wide)[0]
-        for number in range(first, down * across * G * phases, step):
-            rest, right = divided(number, across)
-            rest, top = divided(rest, down)
-            phase, group = divided(rest, G)
+        number = first
+        while number < numbers(0, anew(images), windows)[5] * slices_in(results, anew(images)):    # counted anew, so that registers are free below
+            part, phase, group, top, right, _ = numbers(number, anew(images), windows)
             _, _, _, deep, high, broad = phase_sizes(phase, windows)
             rows = images * deep * high * broad
             if top * tall < rows:
                 barrier()                                # whoever used the scratch before is done
-                taps = prepare(table, header, phase, thread(), top * tall + thread(), rows, first_image, windows)
+                taps = prepare(table, header, phase, thread(), top * tall + thread(), rows, first_image, group, right * wide, windows)
                 barrier()
-                sums(accumulators, place, 0, taps * own,
-                     (table, header, data(dy), data(weight), own, group * own, each, right * wide, windows), dx)
+                begin, end = slice_bounds(part, slices_in(results, images), taps * header[OWN])
+                sums(accumulators, place, begin, end, (table, header, data(dy), data(weight), windows), dx)
+                part, _, group, _, right, _ = numbers(number, anew(images), windows)
+                each = channels_of(windows)[0]
                 start = group * each + right * wide
-                store(accumulators, dx, C, table, start, (group + 1) * each, bias, relu)
+                store(accumulators, dx, part * images * dx.shape[1], C, table, start, (group + 1) * each, bias, relu)
+            number += step
     return tiles
 
 
-def input_by_tiles(end: str) -> Kernel:
-    """implicit_input by tiles of which each is any task's."""
-    tiles = input_tiles(*PATCHES[end])
+def input_by_tiles(end: str, way: Way) -> Kernel:
+    """implicit_input by tiles of which each is any task's. dx may hold the sums of slices of k, one behind the other."""
+    tiles = input_tiles(way, *PATCHES[end])
 
     @kernel
     def input_gradient(task: Int, tasks: Int, dx: Matrix, dy: Matrix, weight: Matrix, bias: Vector, windows: Windows, relu: Int) -> None:
         """dx = dy spread over the windows (+ b)."""
-        tiles(task, tasks, 0, dx.shape[0], dx, dy, weight, bias, windows, relu)
+        tiles(task, tasks, 0, dy.shape[0], dx.shape[0], dx, dy, weight, bias, windows, relu)
     return input_gradient
 
 
-whole_input = input_tiles(*PATCHES[""])
+whole_input = input_tiles(ARITHMETIC, *PATCHES[""])
 
 
 @kernel
@@ -377,25 +461,36 @@ def implicit_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, weight: Matrix
     weight [T R S C/G, O], bias [C] or empty. Row-local. Writes dx (=).
     """
     start, stop = row_share(dx.shape[0], tasks, task)
-    whole_input(0, 1, start, stop - start, dx, dy, weight, bias, windows, relu)
+    whole_input(0, 1, start, stop - start, stop - start, dx, dy, weight, bias, windows, relu)
 
 
-implicit_input_narrow, implicit_input_64, implicit_input_128 = (input_by_tiles(end) for end in ("_narrow", "_64", "_128"))
+implicit_input_narrow, implicit_input_64, implicit_input_128 = (input_by_tiles(end, ARITHMETIC) for end in ENDS)
+implicit_input_narrow_tf32, implicit_input_64_tf32, implicit_input_128_tf32 = (input_by_tiles(end, WAYS["_tf32"]) for end in ENDS)
+implicit_input_narrow_bfloat16, implicit_input_64_bfloat16, implicit_input_128_bfloat16 = (input_by_tiles(end, WAYS["_bfloat16"]) for end in ENDS)
 
 
 # Gradient by the weight.
 
-def weight_slices(tall: int, wide: int) -> Any:
+def own_row(tall: int) -> Any:
+    """The routine that says which row of a slice that lies along its rows the thread brings, or the first of four."""
+    @routine
+    def own(fours):
+        return thread() % (tall // FOUR) * FOUR if fours else thread() % tall
+    return own
+
+
+def weight_slices(way: Way, tall: int, wide: int) -> Any:
     """Slices of the transpose of patches of x, and of dy. k counts the places of y; where those of THREADS of them lie is written at a time."""
-    fetch_dy = slices(wide, False)
+    fetch_dy, left = slices(way, wide, False), way.size(tall)
+    index, by_four, own = way.index(tall, False), way.by_four, own_row(tall)
     gap = THREADS // tall
 
     @routine
     def fetch(place, begin, start, k0, K, factors):
-        table, x, dy, channel, d, h, w, first_filter, stop_filter, windows = factors
+        table, x, dy, channel, d, h, w, first_filter, stop_filter, fours, windows = factors
         D, H, W, C, O = windows[0], windows[1], windows[2], windows[18], windows[19]
         since = (k0 - start) & (THREADS - 1)
-        near, far = thread() % tall, thread() // tall
+        near, t = own(fours), anew(thread()) if by_four else thread()
         if since == 0:                                   # nobody reads the entries before: the barrier of the slice is behind all
             if k0 + thread() < K:
                 put_window(table, thread(), k0 + thread(), 0, windows)
@@ -403,26 +498,34 @@ def weight_slices(tall: int, wide: int) -> Any:
                 no_entry(table, thread())
             barrier()
         ahead = (d * H + h) * W + w
-        for u in range(tall // GAP):
-            at, inside = place_in(table, since + far + u * gap, ahead, d, h, w, D, H, W)
-            copy_later(place, begin + (far + u * gap) * (tall + PAD) + near, x, at * C + channel if inside else 0, inside)
-        fetch_dy(place, begin + DEPTH * (tall + PAD), dy, O, first_filter, stop_filter, k0, K)
+        if by_four and fours:
+            for u in range(DEPTH // (FOUR * gap)):
+                k = t // (tall // FOUR) + u * FOUR * gap
+                at, inside = place_in(table, since + k, ahead, d, h, w, D, H, W)
+                copy_four_later(place, begin + index(near, k), x, at * C + channel if inside else 0, FOUR if inside else 0)
+        else:
+            for u in range(anew(DEPTH // gap) if by_four else DEPTH // gap):
+                k = t // tall + u * gap
+                at, inside = place_in(table, since + k, ahead, d, h, w, D, H, W)
+                copy_later(place, begin + index(near, k), x, at * C + channel if inside else 0, inside)
+        fetch_dy(place, begin + left, dy, O, first_filter, stop_filter, k0, K)
     return fetch
 
 
-def weight_by_tiles(end: str) -> Kernel:
+def weight_by_tiles(end: str, way: Way) -> Kernel:
     """implicit_weight by tiles of that size."""
     tall, wide = PATCHES[end]
-    sums = sums_by_slices(tall, wide, weight_slices(tall, wide))
-    _, row_of, column_of = slice_product(tall, wide)
+    product, by_four, own_place = way.product(tall, wide, False, False), way.by_four, own_row(tall)
+    sums = sums_by_slices(way, tall, wide, product, weight_slices(way, tall, wide))
+    row_of, column_of, line_and_column, rows, columns = (product.row_of, product.column_of, product.line_and_column, product.rows, product.columns)
     tile = registers(tall * wide // THREADS)
-    behind, columns = 2 * DEPTH * (tall + wide + 2 * PAD), wide // LINE
+    behind = 2 * (way.size(tall) + way.size(wide))
 
     @routine
     def store(accumulators, parts, at, first, M, start, stop, O):
         """parts[at + row O + column] = the sum."""
         line, column = line_and_column(thread())
-        for i in range(tall // LINE):
+        for i in range(rows):
             row = first + row_of(line, i)
             for j in range(columns):
                 c = start + column_of(column, j)
@@ -440,21 +543,24 @@ def weight_by_tiles(end: str) -> Kernel:
         M, places = T * R * S * each, x.shape[0] * E * P * Q
         accumulators, place = tile(x), scratch(x)
         table = whole_numbers(place, behind)
+        fours = by_four and four_aligned(data(x)) and each % FOUR == 0             # neighbouring channels of one place
         down, across = divided(M + tall - 1, tall)[0], divided(own + wide - 1, wide)[0]
         for number in range(task, dweight.shape[0] * G * down * across, tasks):
             rest, right = divided(number, across)
             rest, top = divided(rest, down)
             part, group = divided(rest, G)
-            row = top * tall + thread() % tall
+            row = top * tall + own_place(fours)
             tap, c = divided(min(row, M - 1), each)
             rest, s = divided(tap, S)
             t, r = divided(rest, R)
             barrier()                                    # whoever used the scratch before is done
             start, first = group * own + right * wide, part * chunk
             sums(accumulators, place, first, min(places, first + chunk), (table, data(x), data(dy), group * each + c,
-                 t * step_d if row < M else NOWHERE, r * step_h, s * step_w, start, (group + 1) * own, windows), x)
+                 t * step_d if row < M else NOWHERE, r * step_h, s * step_w, start, (group + 1) * own, fours, windows), x)
             store(accumulators, data(dweight), part * M * O, top * tall, M, start, (group + 1) * own, O)
     return weight_gradient
 
 
-implicit_weight, implicit_weight_narrow, implicit_weight_64, implicit_weight_128 = (weight_by_tiles(end) for end in PATCHES)
+implicit_weight, implicit_weight_narrow, implicit_weight_64, implicit_weight_128 = (weight_by_tiles(end, ARITHMETIC) for end in ("", *ENDS))
+implicit_weight_narrow_tf32, implicit_weight_64_tf32, implicit_weight_128_tf32 = (weight_by_tiles(end, WAYS["_tf32"]) for end in ENDS)
+implicit_weight_narrow_bfloat16, implicit_weight_64_bfloat16, implicit_weight_128_bfloat16 = (weight_by_tiles(end, WAYS["_bfloat16"]) for end in ENDS)
