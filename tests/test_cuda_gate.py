@@ -83,12 +83,13 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_launches_of_a_plan_assemble(name, tmp_path):
+@pytest.mark.parametrize(("name", "precision"), [*((name, "float32") for name in NETWORKS), ("large", "tf32"), ("large convolutions", "tf32"),
+                                                 ("large convolutions", "bfloat16")])
+def test_the_launches_of_a_plan_assemble(name, precision, tmp_path):
     spec, batch, loss = NETWORKS[name]
     model = nnkit.compile(spec, optimizer="adam", loss=loss)
     plan = build(model.graph, model.layout, "train", batch, losses=[(output.loss, output.weight) for output in model.outputs],
-                 optimizer=model.optimizer, backend="cuda")
+                 optimizer=model.optimizer, backend="cuda", precision=precision)
     for lanes in lanes_of(plan):
         check(code_of(tuple(tuple(step.kernel for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
 

@@ -31,10 +31,11 @@ from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.training.data import Data
 
 
-def device_plan(spec, batch, mode="train", sizes=None, **named):
+def device_plan(spec, batch, mode="train", sizes=None, precision="float32", **named):
     model = nnkit.compile(spec, **named)
     losses = [(output.loss, output.weight) for output in model.outputs]
-    return build(model.graph, model.layout, mode, batch, losses=losses, optimizer=model.optimizer, backend="cuda", sizes=sizes)
+    return build(model.graph, model.layout, mode, batch, losses=losses, optimizer=model.optimizer, backend="cuda", sizes=sizes,
+                 precision=precision)
 
 
 def small_network():
@@ -114,6 +115,9 @@ PLANS = {
                                  optimizer="adam", loss="sparse_categorical_crossentropy"),
     "attention": lambda: device_plan(attentive_graph(), 300, sizes=Sizes(300, (("x1/plain_loops", 2000), ("x1/plain", 1700))), optimizer="adam",
                                      loss="sparse_categorical_crossentropy"),
+    "slices": lambda: device_plan(Sequential([Input((7, 7, 512)), nnkit.Conv2D(512, 3, padding="same", activation="relu"),
+                                              nnkit.Conv2D(512, 3, strides=2, activation="relu"), Flatten(), Dense(2048, "relu"), Dense(2)]), 4,
+                                  precision="tf32", optimizer="adam", loss="mse"),
     "few large images": lambda: device_plan(Sequential([Input((64, 64, 8)), nnkit.MaxPooling2D(2), nnkit.UpSampling2D(2), nnkit.GlobalMaxPooling2D(),
                                                         Dense(2)]), 4, optimizer="adam", loss="mse"),
 }

@@ -48,6 +48,9 @@ FULL = 100                                               # tiles that keep the d
 CORES = ("_tf32", "_bfloat16")                           # ends of the names of their kernels on tensor cores
 PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", "layers.dense.dense_backward_input_whole")
 
+# Steps that are a launch of their own: they need all the registers that a thread can have, and beside another lane would lack some.
+ALONE = tuple(f"_128{core}" for core in CORES)
+
 # Convolutions: rows and columns of the tile that a block makes, by the end of the kernel's name. Those without an end go into chains.
 CONVOLUTIONS = ("prims.implicit.implicit_forward", "prims.implicit.implicit_input", "prims.implicit.implicit_weight")
 PATCHES = {"": (64, 16), "_narrow": (128, 32), "_64": (64, 64), "_128": (128, 128)}
@@ -284,6 +287,10 @@ def _next_launch(plan: Plan, before: Sequence[set[int]], done: set[int]) -> list
         step = plan.steps[index]
         needed = before[index] - done
         chain = chains.setdefault(step.rows, []) if step.rows else []
+        if step.kernel.endswith(ALONE):
+            if taken or needed:
+                continue
+            return [[index]]
         if not needed <= set(chain) or (taken and (words + step_words(step) + len(lanes) + 1 > MOST_WORDS or count == MOST_STEPS)):
             continue
         if not chain:

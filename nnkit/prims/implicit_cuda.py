@@ -525,10 +525,10 @@ def weight_by_tiles(end: str, way: Way) -> Kernel:
     def store(accumulators, parts, at, first, M, start, stop, O):
         """parts[at + row O + column] = the sum."""
         line, column = line_and_column(thread())
-        for i in range(rows):
-            row = first + row_of(line, i)
-            for j in range(columns):
-                c = start + column_of(column, j)
+        for j in range(columns):
+            c = start + column_of(column, j)
+            for i in range(rows):
+                row = first + row_of(line, i)
                 if row < M and c < stop:
                     parts[at + row * O + c] = accumulators[i * columns + j]
 
