@@ -11,8 +11,8 @@ A few cells of shared memory are all that leader and helpers tell each other: se
 since the generation differs for every opening nobody takes a task of a group that has been left.
 
 While a tape runs, numbers below the least normal one (1.2e-38 in float32) count as 0. Training makes many: moments of a unit that is dead, gradients
-of what is learned by heart. They matter to nobody, and processors take many times longer for them (a small network that has been trained for long: 150
-us an epoch, 116 without them).
+of what is learned by heart. They matter to nobody, and processors take many times longer for them (a small network that has been trained for long:
+150 us an epoch, 116 without them).
 """
 
 from __future__ import annotations
