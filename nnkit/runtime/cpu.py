@@ -118,7 +118,6 @@ class Tape:
         kernels = store.entries(plan.kernels, plan.dtype, self.debug)
         self._lead = self._runner("lead")
         self._assist = self._runner("assist") if self.helpers else None
-        self._alone = self._runner("alone") if self.debug else None
         for step in plan.steps:
             check_signature(step, kernels[step.kernel].signature, plan.dtype)
         self.first = np.array([start for start, _ in bounds] + [len(plan.steps)], np.int64)
@@ -209,10 +208,10 @@ class Tape:
         zones = self._red_zones()
         for zone in zones.values():
             zone[:] = RED_BYTE
-        status = np.zeros(1, np.int64)
+        alone, status = self._runner("alone"), np.zeros(1, np.int64)
         for index, step in enumerate(self.plan.steps):
             for task in range(step.tasks):
-                self._alone(*self._arguments, int(self.kernels[index]), int(self.starts[index]), task, step.tasks, status.ctypes.data, 0, 0)
+                alone(*self._arguments, int(self.kernels[index]), int(self.starts[index]), task, step.tasks, status.ctypes.data, 0, 0)
                 if status[0] > 0:
                     raise IndexError(f"step {index} ({step.kernel}, layer {step.layer!r}) used an index outside of its array")
             for name, zone in zones.items():
