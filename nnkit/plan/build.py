@@ -478,7 +478,7 @@ class Builder:
 
 def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequence[tuple[Loss | None, float]] = (),
           optimizer: Optimizer | None = None, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes | None = None,
-          gap: int = 0, backend: str = "cpu", precision: str = "float32") -> Plan:
+          gap: int = 0, backend: str = "cpu", precision: str = "float32", blas: bool = False) -> Plan:
     """The plan of one step.
 
     mode: 'train' (gather, forward, loss, backward, update), 'gradients' (the same without update), 'evaluate' (inference and loss),
@@ -486,7 +486,7 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     keep_predictions: write every batch's outputs to the external arrays "predictions", "predictions_1", ..., and, where a loss is asked for, the
     masks of their time steps to "mask", "mask_1", ...
     input_gradients: the plan's outputs are the gradients of the inputs: see `differentiable`. sizes: where a graph comes in. gap: see `arena.place`.
-    precision: of large products on a GPU: see `products.size_products`. Raises ValueError where it is none, or the plan cannot have it.
+    precision, blas: of large products on a GPU: see `products.size_products` and `by_library`. Raises ValueError where the plan cannot have them.
     """
     g = Builder(layout, batch, mode, optimizer, sizes, backend)
     inputs = [_enter(g, graph, position) for position in range(len(graph.input_shapes))]
@@ -511,7 +511,7 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     if mode != "gradients":
         g.step("prims.feed.advance", updates=[g.state("counters")], scalars=[batch, int(mode == "train")])
     return optimise(Plan(mode=mode, batch=batch, dtype=layout.dtype, steps=tuple(g.steps), outputs=kept, terms=tuple(g.terms)), gap, backend,
-                    precision)
+                    precision, blas)
 
 
 def lowered(graph: Graph, layout: Layout, batch: int, mode: str) -> tuple[list[Step], list[tuple[Buffer, Buffer | None]]]:

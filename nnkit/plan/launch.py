@@ -16,9 +16,9 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES",
-    "PRODUCTS", "SHARED_BYTES", "SIDES", "TAPS", "THREADS", "TILED_FLOPS", "WARPS", "dependences", "image_pieces", "into_launches", "joined_strip",
-    "lanes_of", "patch_bytes", "regions", "scratch_bytes", "slices_bytes", "step_words", "strip",
+    "CHUNK", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "LIBRARY", "MANY", "MOST_TASKS", "NARROW", "PAD",
+    "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "TAPS", "THREADS", "TILED_FLOPS", "WARPS", "dependences", "image_pieces", "into_launches",
+    "joined_strip", "lanes_of", "patch_bytes", "regions", "scratch_bytes", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
@@ -49,6 +49,7 @@ CORES = ("_tf32", "_bfloat16")                           # ends of the names of 
 PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", "layers.dense.dense_backward_input_whole")
 
 # Steps that are a launch of their own: they need all the registers that a thread can have, and beside another lane would lack some.
+LIBRARY = "blas.product"                                 # products that are calls of a library, nodes between launches: see runtime/blas.py
 ALONE = tuple(f"_128{core}" for core in CORES)
 
 # Convolutions: rows and columns of the tile that a block makes, by the end of the kernel's name. Those without an end go into chains.
@@ -287,7 +288,7 @@ def _next_launch(plan: Plan, before: Sequence[set[int]], done: set[int]) -> list
         step = plan.steps[index]
         needed = before[index] - done
         chain = chains.setdefault(step.rows, []) if step.rows else []
-        if step.kernel.endswith(ALONE):
+        if step.kernel.endswith(ALONE) or step.kernel.startswith(LIBRARY):
             if taken or needed:
                 continue
             return [[index]]

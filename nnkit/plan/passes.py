@@ -12,7 +12,7 @@ from nnkit.plan.arena import in_arena, place
 from nnkit.plan.cells import fuse_cells
 from nnkit.plan.launch import image_pieces, into_launches
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
-from nnkit.plan.products import check_precision, size_products
+from nnkit.plan.products import by_library, check_precision, size_products
 
 __all__ = [
     "drop_dead_steps", "fold_normalization", "fuse_dropout", "fuse_loss", "fuse_pooling", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise",
@@ -33,14 +33,15 @@ NORMALIZE, MOVING = "layers.norm.batch_norm_normalize", "layers.norm.batch_norm_
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 
-def optimise(plan: Plan, gap: int = 0, backend: str = "cpu", precision: str = "float32") -> Plan:
-    """All passes in their order, then the arena. precision: see `products.size_products`."""
-    check_precision(precision, plan.dtype, backend)
+def optimise(plan: Plan, gap: int = 0, backend: str = "cpu", precision: str = "float32", blas: bool = False) -> Plan:
+    """All passes in their order, then the arena. precision: see `products.size_products`; blas: `products.by_library`."""
+    check_precision(precision, plan.dtype, backend, blas)
     passes: list[Callable[[Plan], Plan]] = [fuse_loss, drop_dead_steps, fold_normalization, fuse_dropout]
     if backend == "cpu":
         passes += [fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks]
     else:
-        passes += [fuse_relu, in_place, functools.partial(size_products, precision=precision), into_launches]
+        library = [functools.partial(by_library, precision=precision)] if blas else []
+        passes += [fuse_relu, *library, in_place, functools.partial(size_products, precision=precision), into_launches]
     for step in passes:
         plan = step(plan)
     return place(plan, gap)

@@ -1,6 +1,6 @@
 """How a plan for a device does its large products: by tiles of which size, on tensor cores or not, in how many slices of a sum.
 
-`size_products` is the pass. Everything follows from shapes, so that a sum's order does, too.
+`size_products` is the pass, `by_library` another one for who asks for it. Everything follows from shapes, so that a sum's order does, too.
 """
 
 from __future__ import annotations
@@ -9,26 +9,44 @@ from collections.abc import Sequence
 
 import attrs
 
-from nnkit.plan.launch import CONVOLUTIONS, CORES, DEPTH, DEVICE, FULL, MOST_TASKS, PATCHES, PRODUCTS, SHARED_BYTES, SIDES, TILED_FLOPS, slices_bytes
+from nnkit.plan.arena import in_arena
+from nnkit.plan.launch import (
+    CONVOLUTIONS,
+    CORES,
+    DEPTH,
+    DEVICE,
+    FULL,
+    LIBRARY,
+    MOST_TASKS,
+    PATCHES,
+    PRODUCTS,
+    SHARED_BYTES,
+    SIDES,
+    TILED_FLOPS,
+    slices_bytes,
+)
 from nnkit.plan.plan import Buffer, Plan, Step
 
-__all__ = ["PRECISIONS", "check_precision", "size_products", "slices_worth", "tile_side"]
+__all__ = ["PRECISIONS", "by_library", "check_precision", "size_products", "slices_worth", "tile_side"]
 
 PRECISIONS = {"float32": "", **{end[1:]: end for end in CORES}}          # and the end of the kernels' names
 SHORTEST = 16 * DEPTH                                    # fewest elements of a sum that a slice of it goes over
 BLOCKS = 2 * DEVICE                                      # that share a product of few tiles: two for each multiprocessor
 PADDED = 1.5                                             # times the result that its tiles may cover
+RELU = "layers.activation.relu_forward"
 LARGE = {f"{name}{end}" for name in CONVOLUTIONS for end in PATCHES if end}
 
 
-def check_precision(precision: str, dtype: str, backend: str) -> None:
-    """Raises ValueError where products of a plan of this dtype for this backend cannot have the precision."""
+def check_precision(precision: str, dtype: str, backend: str, blas: bool = False) -> None:
+    """Raises ValueError where products of a plan of this dtype for this backend cannot have the precision, or not be the library's."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision: must be 'float32', 'tf32' or 'bfloat16', received {precision!r}")
     if precision != "float32" and backend != "cuda":
         raise ValueError(f"precision {precision!r} needs backend 'cuda', received backend {backend!r}")
     if precision != "float32" and dtype != "float32":
         raise ValueError(f"precision {precision!r} needs dtype 'float32', received dtype {dtype!r}")
+    if blas and (backend != "cuda" or dtype != "float32"):
+        raise ValueError(f"blas=True needs backend 'cuda' and dtype 'float32', received backend {backend!r} and dtype {dtype!r}")
 
 
 def size_products(plan: Plan, precision: str = "float32") -> Plan:
@@ -37,7 +55,6 @@ def size_products(plan: Plan, precision: str = "float32") -> Plan:
     precision: 'float32'; 'tf32' or 'bfloat16': the factors of large products are rounded to that as they are multiplied, on tensor cores; sums, and
     all that lies in memory, stay float32.
     """
-    check_precision(precision, plan.dtype, "cuda")
     return plan.replaced({id(step): _sized(step, PRECISIONS[precision]) for step in plan.steps if step.kernel in PRODUCTS or step.kernel in LARGE})
 
 
@@ -57,6 +74,36 @@ def _sized(step: Step, end: str) -> Sequence[Step]:
     total = Step(kernel="prims.reduce.sum_middle", layer=step.layer, phase=step.phase, writes=(y.reshaped(1, y.size),),
                  reads=(parts.reshaped(1, slices, y.size),), flops=parts.size)
     return [attrs.evolve(step, writes=(parts,)), total]
+
+
+def by_library(plan: Plan, precision: str = "float32") -> Plan:
+    """Large products of matrices as calls of cuBLASLt, see runtime/blas.py: forward with its bias, and a ReLU that is all that reads it; a bias's
+    gradient is a sum of its own. It comes before buffers take over one another's memory."""
+    from nnkit.prims.reduce import sum_rows_steps  # which is made of passes
+
+    changes: dict[int, list[Step]] = {}
+    readers = plan.readers
+    for step in plan.steps:
+        if step.kernel not in PRODUCTS or step.flops < TILED_FLOPS or min(step.writes[0].shape) < SIDES[-1]:
+            continue
+        if any(buffer.role == "external" for buffer in step.buffers):
+            continue                                     # bound later, which a call cannot be
+        y, (a, b, *more) = step.writes[0], step.reads
+        bias, scalars = a.piece(0), PRODUCTS.index(step.kernel)
+        rest: list[Step] = []
+        relu = 0
+        if scalars == 0:
+            bias, found = more[0], readers[y.name]
+            if len(found) == 1 and found[0] is not None and found[0].kernel == RELU and in_arena(y):
+                y, relu = found[0].writes[0].reshaped(*y.shape), 1
+                changes[id(found[0])] = []
+        elif len(step.writes) > 1 and step.writes[1].size:
+            rest = [attrs.evolve(each, layer=step.layer, phase=step.phase)
+                    for each in sum_rows_steps(step.writes[1], b, f"{step.writes[1].name}/row_sums", True)]
+        call = attrs.evolve(step, kernel=f"{LIBRARY}{PRECISIONS[precision]}", writes=(y,), reads=(a, b, bias), rows=0, tasks=1, filters=None,
+                            scalars=(int(scalars == 1), int(scalars == 2), relu))
+        changes[id(step)] = [call, *rest]
+    return plan.replaced(changes)
 
 
 def _tiles(rows: int, columns: int, side: int) -> int:

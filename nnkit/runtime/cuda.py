@@ -17,8 +17,9 @@ import attrs
 import numpy as np
 
 from nnkit.plan.build import Layout
-from nnkit.plan.launch import lanes_of, scratch_bytes
+from nnkit.plan.launch import LIBRARY, lanes_of, scratch_bytes
 from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.runtime.blas import Call, call_of
 from nnkit.runtime.cpu import Memory, check_signature, persistent_offset
 
 __all__ = ["Code", "Device", "DeviceMemory", "DeviceTape", "Graph", "Node", "bits", "code_of"]
@@ -69,7 +70,7 @@ class Device(Protocol):
     def load(self, ptx: str) -> Any:
         """The function of a launch."""
 
-    def graph(self, nodes: Sequence[Node], copies: int) -> Graph:
+    def graph(self, nodes: Sequence[Node | Call], copies: int) -> Graph:
         """A graph of so many copies of the nodes, one after the other."""
 
 
@@ -140,8 +141,10 @@ class DeviceTape:
         self.nodes = [self._node(index, lanes) for index, lanes in enumerate(lanes_of(plan))]
         self._graphs: dict[int, Graph] = {}
 
-    def _node(self, index: int, lanes: Sequence[Sequence[Step]]) -> Node:
-        """The launch of these lanes: first the tasks of each, then the words of all steps."""
+    def _node(self, index: int, lanes: Sequence[Sequence[Step]]) -> Node | Call:
+        """The launch of these lanes: first the tasks of each, then the words of all steps. Or a call of a library."""
+        if lanes[0][0].kernel.startswith(LIBRARY):
+            return call_of(lanes[0][0], [self.memory.address(buffer, self.plan) for buffer in lanes[0][0].buffers])
         code = code_of(tuple(tuple(step.kernel for step in lane) for lane in lanes), self.plan.dtype)
         words = [lane[0].tasks for lane in lanes]
         steps = [step for lane in lanes for step in lane]
@@ -163,8 +166,10 @@ class DeviceTape:
         for name, (address, shape) in arrays.items():
             for index, position, ndim in self._externals.get(name, ()):
                 words = [address, shape[0], int(np.prod(shape[1:]))] if ndim == 2 else [address, shape[0]]
-                if self.nodes[index].words[position:position + 1 + ndim].tolist() != words:
-                    self.nodes[index].words[position:position + 1 + ndim] = words
+                node = self.nodes[index]
+                assert isinstance(node, Node)            # calls have no external arrays
+                if node.words[position:position + 1 + ndim].tolist() != words:
+                    node.words[position:position + 1 + ndim] = words
                     changed.add(index)
         for graph in self._graphs.values():
             for index in changed:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnkit.plan.launch import ENTRY, THREADS
+from nnkit.runtime.blas import Call, Library, Product
 from nnkit.runtime.cuda import Node
 
 __all__ = ["CudaDevice", "CudaGraph", "device"]
@@ -82,23 +83,38 @@ class CudaDevice:
             self._functions[ptx] = call("cuModuleGetFunction", module, ENTRY.encode())
         return self._functions[ptx]
 
-    def graph(self, nodes: Sequence[Node], copies: int) -> CudaGraph:
+    def graph(self, nodes: Sequence[Node | Call], copies: int) -> CudaGraph:
         """A graph of so many copies of the nodes, one after the other."""
         return CudaGraph(self, nodes, copies)
 
+    @functools.cached_property
+    def library(self) -> Library:
+        """cuBLASLt on this GPU."""
+        return Library(self)
+
+    def captured(self, product: Product) -> Any:
+        """The graph of what a call of the library launches."""
+        self.synchronize()
+        call("cuStreamBeginCapture", self.stream, _driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        product.enqueue(int(self.stream))
+        return call("cuStreamEndCapture", self.stream)
+
 
 class CudaGraph:
-    """An executable graph of kernel nodes, each of which waits for the one before."""
+    """An executable graph of kernel nodes and calls of a library, each of which waits for the one before."""
 
-    def __init__(self, device: CudaDevice, nodes: Sequence[Node], copies: int) -> None:
+    def __init__(self, device: CudaDevice, nodes: Sequence[Node | Call], copies: int) -> None:
         self.device = device
         graph = call("cuGraphCreate", 0)
-        self._parameters = [_parameters(node) for node in nodes]
+        self._products = [device.library.product(node) if isinstance(node, Call) else None for node in nodes]       # kept as long as the graph
+        self._parameters = [_parameters(node) if product is None else (device.captured(product), None)
+                            for node, product in zip(nodes, self._products, strict=True)]
         self._nodes: list[list[Any]] = [[] for _ in nodes]
         before: list[Any] = []
         for _ in range(copies):
-            for own, (parameters, _) in zip(self._nodes, self._parameters, strict=True):
-                before = [call("cuGraphAddKernelNode", graph, before, len(before), parameters)]
+            for own, product, (parameters, _) in zip(self._nodes, self._products, self._parameters, strict=True):
+                add = "cuGraphAddKernelNode" if product is None else "cuGraphAddChildGraphNode"
+                before = [call(add, graph, before, len(before), parameters)]
                 own.append(before[0])
         self._executable = call("cuGraphInstantiate", graph, 0)
         self._launch = functools.partial(_driver().cuGraphLaunch, self._executable, device.stream)
@@ -116,7 +132,7 @@ class CudaGraph:
             call("cuGraphExecKernelNodeSetParams", self._executable, node, self._parameters[index][0])
 
 
-def _parameters(node: Node) -> tuple[Any, np.ndarray]:
+def _parameters(node: Any) -> tuple[Any, np.ndarray]:
     """The node as the driver takes it; the second part are the addresses of its words, which must stay where they are."""
     addresses = node.words.ctypes.data + 8 * np.arange(node.words.size, dtype=np.int64)
     parameters = _driver().CUDA_KERNEL_NODE_PARAMS()
