@@ -50,6 +50,8 @@ class CudaDevice:
             raise RuntimeError(f"backend 'cuda' needs an NVIDIA GPU and its driver, found none ({error})") from None
         self.context = call("cuDevicePrimaryCtxRetain", number)
         call("cuCtxSetCurrent", self.context)
+        attribute = _driver().CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        self.most_shared = call("cuDeviceGetAttribute", attribute, number)         # of a block; without asking it is 48 KB
         self.stream = call("cuStreamCreate", 1)          # 1: does not wait for the legacy default stream
         self._functions: dict[str, Any] = {}
 
@@ -80,6 +82,8 @@ class CudaDevice:
         if ptx not in self._functions:
             module = call("cuModuleLoadData", ptx.encode() + b"\0")
             self._functions[ptx] = call("cuModuleGetFunction", module, ENTRY.encode())
+            call("cuFuncSetAttribute", self._functions[ptx], _driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                 self.most_shared)
         return self._functions[ptx]
 
     def graph(self, nodes: Sequence[Node], copies: int) -> CudaGraph:
