@@ -38,8 +38,8 @@ from nnkit.jit import I64, Argument, declared_arguments
 from nnkit.plan.launch import ENTRY, THREADS
 
 __all__ = [
-    "THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "quartet_at", "registers", "routine",
-    "scratch", "thread", "wait_for_copies", "whole_numbers",
+    "THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "quartet_at",
+    "registers", "routine",    "scratch", "thread", "wait_for_copies", "whole_numbers",
 ]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.

@@ -23,7 +23,8 @@ __all__ = ["CASES", "KernelCase"]
 class KernelCase:
     """kernel: a step's name. written: how many of the arguments, from the first, the kernel changes. tasks: into how many its work is cut. twin: the
     CPU's kernel where it has another name, or None where the result is `expected` (a function of the arguments, which gives the changed ones).
-    counts: what of the changed arrays is of use. scratch: how many of the last arrays may hold anything afterwards. single, double: the tolerances of float32 and float64, relative to the largest entry."""
+    counts: what of the changed arrays is of use. scratch: how many of the last arrays may hold anything afterwards.
+    single, double: the tolerances of float32 and float64, relative to the largest entry."""
 
     id: str
     kernel: str
@@ -679,7 +680,7 @@ def embedded() -> Iterator[KernelCase]:
 
 
 def walks() -> Iterator[KernelCase]:
-    """Recurrent layers: see cuda_cases_recurrent.py. Rows in three tasks, which are more than there are groups of rows, and what is packed for them."""
+    """Recurrent layers: see cuda_cases_recurrent.py. More tasks than groups of rows; and what is packed for them."""
     for name, kernel, arguments, written, expected, case in recurrent_cases():
         yield KernelCase(name, kernel, arguments, written=written, scratch=1, expected=lambda *_, made=expected: made(), dtypes=case.dtypes,
                          tasks=(1, 3) if len(case.dtypes) == 2 else (2,))

@@ -237,8 +237,8 @@ def walk(case: WalkCase, cell: str, end: str) -> Iterator[tuple[str, str, tuple[
         return [*(value if len(array) else array for value, array in zip(values, written, strict=True)), planes]
     yield (f"{cell}{end}-backward-{case.id}", f"{kernel}_backward",
            (*written, rows_of(kept["planes"]), rows_of(kept["hidden"]) if gru and case.dropped else none, rows_of(kept["cells"]) if lstm else none,
-            rows_of(kept["left"]), rows_of(kept["inner"]) if gru else none, rows_of(dy), *dends, turned(way.weight), case.mask, drop, state, *scalars),
-           5, backward, case)
+            rows_of(kept["left"]), rows_of(kept["inner"]) if gru else none, rows_of(dy), *dends, turned(way.weight), case.mask, drop, state,
+            *scalars), 5, backward, case)
 
 
 WALKS = (

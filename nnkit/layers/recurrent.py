@@ -162,7 +162,7 @@ class Recurrent(Layer):
         """Emit one pass, with parameters whose names begin with `prefix`; returns the output and, where they are wanted, the states."""
         x = drop(g, x, self.dropout, (None, 1, None), self.seed)
         N, T, _ = x.shape
-        kind = Walk if g.backend == "cuda" else Pass
+        kind: Any = Walk if g.backend == "cuda" else Pass
         way = kind(self._cell(), x, self.units, g.training, self.go_backwards, aligned, self.return_sequences, zero_masked)
         factors = self._recurrent_mask(g, N)
         kept: list[Buffer] = [g.parameter(prefix + name) for name in self.state_names] if self.stateful else []

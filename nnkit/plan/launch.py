@@ -17,8 +17,8 @@ from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
     "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD", "PATCHES",
-    "SHARED_BYTES", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions",
-    "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
+    "SHARED_BYTES", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "dependences", "image_pieces", "into_launches", "joined_strip",
+    "lanes_of", "patch_bytes", "regions",    "scratch_bytes", "size_products", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block

@@ -1,13 +1,14 @@
 """What goes through time in recurrent layers on a GPU: the walks forward and backward are made of a cell's functions for one number.
 
-N batch, T time steps, U units, G gates. What x gives to the gates of all steps, x W + b, is one product before the walk (kernels of Dense), and so are
-the gradients of W, R and x behind it. Between them one launch walks through all steps: a block owns B = 4 Q rows of the batch and shares nothing
+N batch, T time steps, U units, G gates. What x gives to the gates of all steps, x W + b, is one product before the walk (kernels of Dense), and so
+are the gradients of W, R and x behind it. Between them one launch walks through all steps: a block owns B = 4 Q rows of the batch and shares nothing
 with other blocks, so nothing waits for anything but its barriers. Arrays of steps stand as x does, [N T, ...], each step at the place of its input:
 
     planes [N T, G U]   comes in as x W + b, leaves as the gates' values; backward these become the gradients of what went into them
-    left  [N T, U]      h before the step as it is multiplied with the recurrent kernel R; hidden [N T, U] the same without dropout, where there is any
+    left  [N T, U]      h before the step as it is multiplied with the recurrent kernel R
+    hidden [N T, U]     the same without dropout, of a GRU where there is any
     cells [N T, U]      c before the step
-    inner [N T, U]      of a GRU what its reset gate is multiplied with, or gives
+    inner [N T, U]      of a GRU what its reset gate is multiplied with (p R + b'), or gives (r p)
 
 A thread has a unit u and four rows, and where there are more units than threads several units, one after the other. It adds up the products of all
 gates for these in registers, k ascending, and makes the new h of them by itself; what it needs of others is h before the step, which lies in
@@ -21,15 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from nnkit.cuda_jit import THREADS, Kernel, anew, barrier, data, kernel, quartet_at, registers, routine, scratch, thread
 from nnkit.jit import Int, Matrix, Real, Sequence, Vector
 from nnkit.prims.block_cuda import WARPS, divided, row_share, share
 from nnkit.prims.rows_cuda import row_of_warp, smallest_over_warp, warp_lane
 
 __all__ = [
-    "ACTIVATION", "GATE", "ROWS", "backward_kernel", "backward_twice_kernel", "forward_kernel", "forward_twice_kernel", "keep_state", "pack_quartets", "pack_quartets_turned",
+    "ACTIVATION", "GATE", "ROWS", "backward_kernel", "backward_twice_kernel", "forward_kernel", "forward_twice_kernel", "keep_state",
+    "pack_quartets", "pack_quartets_turned",
 ]
 
 # What follows is the order of `Sequence`: see prims/recurrent.py, Walk. AT_ONCE: rows of R in shared memory; STEPS: T.
@@ -115,8 +115,8 @@ def clear_padding(place, runs, units, like):
 
 
 def sums(gates: int, at_once: int) -> Any:
-    """The routine that adds packed rows of a factor to a thread's sums: sums[4 g + r] += sum over k of left(k, r) w(k, g), so many quartets of rows on
-    their way at a time.
+    """The routine that adds packed rows of a factor to a thread's sums: sums[4 g + r] += sum over k of left(k, r) w(k, g), so many quartets of rows
+    on their way at a time.
 
     w(4 k + i, g) = weights[4 (at + k width + g apart) + i]; left(k, r) = place[4 (left + k) + r].
     """
@@ -265,8 +265,10 @@ def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                 a: Real, g: Real) -> None:
         """y [N T, U] of all steps, or [N, U] of the last; last, last_cell [N, U]: h and c at the end. What the way back reads, see above.
 
-        Reads recurrent: R packed by quartets of rows, bias [3 U] of h, h0, c0 [N, U], mask [N, T], drop [N, U]: the factors of h. Arrays that are not there have no rows.
-        state [2 N, U]. Task t covers its share of the groups of 4 Q rows. Writes y, last, last_cell, hidden, cells, left, inner (=); updates planes.
+        Reads recurrent: R packed by quartets of rows, bias [3 U] of h, h0, c0 [N, U], mask [N, T], drop [N, U]: the factors of h. Arrays that are
+        not there have no rows. state [2 N, U]. Task t covers its share of the groups of 4 Q rows.
+
+        Writes y, last, last_cell, hidden, cells, left, inner (=); updates planes.
         """
         U, Q, T, N = shape[UNITS], shape[QUARTETS], shape[STEPS], shape[BATCH]
         place, width = scratch(y), gates * U
@@ -335,7 +337,7 @@ def forward_twice_kernel(act: Callable[..., Any], sig: Callable[..., Any]) -> Ke
     @routine
     def finish(r, total, first, u, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, mask, drop, state, planes,
                shape, a):
-        (U, Q, T, N), n = sizes(shape), first + r
+        (U, Q, T, _), n = sizes(shape), first + r
         at = (n * T + source) * 3 * U + u
         v, before = data(planes)[at], data(state)[n * U + u]
         value = act(data(planes)[at + 2 * U] + chosen(total, 0, r), shape[ACTIVATION], a)
@@ -463,13 +465,14 @@ def incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, 
 
 
 def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
-    """The walk backward of a cell. cell(dh, dc, values of the gates, inner, p, q, shape, a, g) -> (gradients of the gates, the last one's for R, dp, dc):
-    gates as tuples of four, dp without what goes through R."""
+    """The walk backward of a cell. cell(dh, dc, values of the gates, inner, p, q, shape, a, g) -> (gradients of the gates, the last one's for R, dp,
+    dq): gates as tuples of four, dp without what goes through R."""
     add_product, own_sums = product(1), registers(ROWS)
 
     @routine
-    def differentiate(r, first, u, t, source, counts, place, begins, quartet, through, planes, hidden, cells, left, inner, dy, mask, state, shape, a, g):
-        (U, Q, T, N), n = sizes(shape), first + r
+    def differentiate(r, first, u, t, source, counts, place, begins, quartet, through, planes, hidden, cells, left, inner, dy, mask, state, shape, a,
+                      g):
+        (U, _, T, N), n = sizes(shape), first + r
         zero = state.dtype.type(0)
         row = n * T + source
         at = row * gates * U + u
@@ -480,7 +483,8 @@ def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
         if gates == 3:
             p = data(hidden)[row * U + u] if hidden.shape[0] else data(left)[row * U + u]
         q = data(cells)[row * U + u] if gates == 4 else zero
-        dh, dc = incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T), data(state)[(N + n) * U + u] if gates == 4 else zero
+        dh = incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T)
+        dc = data(state)[(N + n) * U + u] if gates == 4 else zero
         dz, ds, dp, dq = cell(dh, dc, values, within, p, q, shape, a, g)
         if not (counts >> r) & 1:                        # the state passed through unchanged
             dz, ds, dp, dq = (zero, zero, zero, zero), zero, dh, dc
@@ -567,7 +571,7 @@ def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[...
 
     @routine
     def differentiate(r, first, u, t, source, counts, place, begins, quartet, through, single, planes, hidden, left, dy, mask, state, shape, a, g):
-        (U, Q, T, _), n = sizes(shape), first + r
+        (U, _, T, _), n = sizes(shape), first + r
         one = state.dtype.type(1)
         row = n * T + source
         at = row * 3 * U + u
@@ -584,7 +588,7 @@ def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[...
 
     @routine
     def pass_reset(r, total, first, u, source, counts, place, quartet, through, planes, left, drop, state, shape, g):
-        (U, Q, T, _), n = sizes(shape), first + r
+        (U, _, T, _), n = sizes(shape), first + r
         row = n * T + source
         at = row * 3 * U + U + u
         reset, dm = data(planes)[at], chosen(total, 0, r)

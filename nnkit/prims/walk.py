@@ -73,8 +73,8 @@ class Walk:
         size = ITEMSIZE[self.x.dtype]
         own = ROWS * self.groups * runs * ROWS * quartets(self.units) + more
         if own * size > MOST_SHARED:
-            raise ValueError(f"layer {g.layer!r}: {self.units} units in {self.x.dtype} take {own * size} bytes of shared memory, a block of a GPU has "
-                             f"{MOST_SHARED}")
+            raise ValueError(f"layer {g.layer!r}: {self.units} units in {self.x.dtype} take {own * size} bytes of shared memory, a block of a GPU "
+                             f"has {MOST_SHARED}")
         kept = min(rows, (MOST_SHARED // size - own) // (ROWS * width))
         kept -= (kept - rows) % AT_ONCE if kept >= AT_ONCE else kept           # so that the others come in whole rounds
         room = own + kept * ROWS * width
@@ -136,7 +136,7 @@ class Walk:
             halves = [g.scratch("dbias", width), g.scratch("dbias", width)]
         products(g, dweight, halves[0] if halves else dbias.flat() if dbias is not None else none, self.x.rows(2), memory.planes)
         through, single = self.through(memory)
-        if cell.gates < 3 or cell.gates > 3:
+        if cell.gates != 3:
             products(g, drecurrent, none, memory.left, memory.planes)
         elif cell.after:
             products(g, drecurrent, halves[1] if halves else none, memory.left, through)
