@@ -323,6 +323,11 @@ def recurrent_network():
     return Network(x, Dense(4, "softmax")(nnkit.GRU(3, reset_after=False, recurrent_dropout=0.2)(h)))
 
 
+def padded_network():
+    """The same with one cell."""
+    return Sequential([Input((6,)), nnkit.Embedding(30, 5, mask_zero=True), nnkit.GRU(3, recurrent_dropout=0.2), Dense(4, "softmax")])
+
+
 def two_way_network():
     """Both directions side by side in launches; then a layer for each step, and states that a further layer begins with."""
     x = Input((5, 3))
@@ -343,9 +348,13 @@ def short_words(samples):
     return found.astype(np.int32)
 
 
+LONG = ("recurrent", "two ways")                         # a minute each
+
+
 TRAINED = {
     "recurrent": lambda: (recurrent_network(), "adam", "sparse_categorical_crossentropy", short_words(10), labels(10)),
     "two ways": lambda: (two_way_network(), nnkit.SGD(0.1), "sparse_categorical_crossentropy", batches(10, 5, 3), labels(10)),
+    "padded": lambda: (padded_network(), "adam", "sparse_categorical_crossentropy", short_words(10), labels(10)),
     "stateful": lambda: (stateful_network(), "adam", "sparse_categorical_crossentropy", batches(12, 4, 3), labels(12)),
     "normalized": lambda: (normalized_network(), nnkit.Adam(0.01, clipnorm=0.5), "bce", *small_data(24)),
     "clipped by value": lambda: (small_network(), nnkit.SGD(0.1, momentum=0.9, clipvalue=0.01), "hinge", *signed_data(24)),
@@ -511,7 +520,7 @@ def test_networks_on_graphs_train_ten_steps_as_on_the_cpu(name):
     train_a_graph_beside_the_cpu(name, interpreter().PtxDevice())
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.sweep) if name in LONG else name for name in TRAINED])
 def test_networks_train_ten_steps_as_on_the_cpu(name):
     train_beside_the_cpu(name, interpreter().PtxDevice())
 
