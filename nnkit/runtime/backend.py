@@ -1,7 +1,7 @@
 """Where a model lives and what runs it: the CPU, or a GPU.
 
-A backend makes memories, and a memory makes all else that a model asks for; `cpu.Memory` says what each of it does. Nothing but this module asks which
-backend it is. `import nnkit` imports nothing of CUDA's.
+A backend makes memories, and a memory makes all else that a model asks for; `cpu.Memory` says what each of it does. Nothing but this module asks
+which backend it is. `import nnkit` imports nothing of CUDA's.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Backend:
 
 
 def backend_of(name: Any, action: str) -> Backend:
-    """The backend of that name, for a function of the public face. Raises ValueError for another one, RuntimeError where what it needs is missing, in one sentence."""
+    """The backend of that name, for a function of the public face. Raises ValueError for another name, RuntimeError where there is no GPU for it, or
+    not the packages that it needs."""
     if name not in NAMES:
         raise ValueError(f"{action}: backend must be 'cpu' or 'cuda', received {name!r}")
     if name == "cpu":

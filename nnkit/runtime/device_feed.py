@@ -92,7 +92,7 @@ class DeviceFeed:
     def _place(self, name: str) -> Location:
         if name in self.held.arrays:
             return self.held.place(name)
-        array = self.written[name] if name in self.written else self.order
+        array = self.written.get(name, self.order)
         assert array is not None
         if name not in self._blocks:
             self._blocks[name] = Block(self.device, array.nbytes) if name in self.written else Block.of(self.device, array)

@@ -91,8 +91,8 @@ class DeviceMemory:
 
     def __init__(self, device: Device, layout: Layout, shared: DeviceMemory | None = None) -> None:
         self.device, self.layout = device, layout
-        self.host = cpu.Memory(layout, None if shared is None else shared.host)
-        self._state = _State(device, self.host) if shared is None else shared._state
+        self.host: cpu.Memory = cpu.Memory(layout, None if shared is None else shared.host)
+        self._state: _State = _State(device, self.host) if shared is None else shared._state
 
     def lay_out_anew(self, layout: Layout) -> None:
         """Use another layout with the same kept part; what belongs to training is then zeros."""

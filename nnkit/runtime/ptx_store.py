@@ -1,8 +1,8 @@
 """The store of PTX: launches of a plan, kept on disk beside the kernels of the CPU, and read without Numba.
 
-One file holds one launch for one dtype and one architecture, with the signatures of its kernels. Its folder is named by the sources of the package and
-the versions of what compiles them, so a stale launch is impossible. Files are written and checked as those of `store.py` are: many processes may share
-a folder, and a torn or foreign file is compiled anew.
+One file holds one launch for one dtype and one architecture, with the signatures of its kernels. Its folder is named by the sources of the package
+and the versions of what compiles them, so a stale launch is impossible. Files are written and checked as those of `store.py` are: many processes may
+share a folder, and a torn or foreign file is compiled anew.
 """
 
 from __future__ import annotations

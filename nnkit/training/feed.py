@@ -40,8 +40,7 @@ def as_samples(value: Any, shape: tuple[int, ...], dtype: str, what: str, check_
     """
     if type(value) is np.ndarray and value.dtype == dtype and value.shape[1:] == shape and value.flags.carray and len(value) and not check_finite:
         return value                                     # already right: predict of one row spends half of its time here otherwise
-    device = isinstance(value, DeviceArray)
-    array = value if device else _numbers(value, what)
+    array: Any = value if isinstance(value, DeviceArray) else _numbers(value, what)
     expected = f"{what} must have shape ({', '.join(['samples', *map(str, shape)])}{',' if not shape else ''})"
     if array.ndim == 1 and shape == (1,):
         array = array.reshape(len(array), 1)
@@ -51,7 +50,7 @@ def as_samples(value: Any, shape: tuple[int, ...], dtype: str, what: str, check_
         raise ValueError(f"{expected}, received {array.shape}")
     if len(array) == 0:
         raise ValueError(f"{what} must hold at least one sample, received shape {array.shape}")
-    if device:
+    if isinstance(array, DeviceArray):
         return _in_place(array, dtype, what, check_finite)
     with np.errstate(over="ignore" if check_finite else "warn"):
         samples = _cast(array, dtype, what)
