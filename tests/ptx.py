@@ -551,7 +551,9 @@ class PtxDevice:
         self._programs: dict[str, Program] = {}
         self._sizes: dict[int, int] = {}                 # of what is allocated
         self._sent: list[tuple[int, np.ndarray]] = []
-        self.done = self.bytes_written = self.bytes_read = 0
+        self.done = 0
+        self.written: list[int] = []                     # bytes of each copy to it
+        self.fetched: list[int] = []                     # and from it
 
     def allocate(self, nbytes: int) -> int:
         """Zeroed memory."""
@@ -593,13 +595,13 @@ class PtxDevice:
 
     def write(self, address: int, array: np.ndarray) -> None:
         """Copy there."""
-        self.bytes_written += array.nbytes
+        self.written.append(array.nbytes)
         assert self.memory.valid[address - BASE:address - BASE + array.nbytes].all()
         self.memory.array(address, array.nbytes)[:] = np.ascontiguousarray(array).view(np.uint8).ravel() if array.nbytes else 0
 
     def read(self, address: int, array: np.ndarray) -> None:
         """Copy from there."""
-        self.bytes_read += array.nbytes
+        self.fetched.append(array.nbytes)
         assert self.memory.valid[address - BASE:address - BASE + array.nbytes].all()
         if array.nbytes:
             array.view(np.uint8).reshape(-1)[:] = self.memory.array(address, array.nbytes)

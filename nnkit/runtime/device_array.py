@@ -117,7 +117,7 @@ def _by_interface(value: Any, device: Device, what: str) -> DeviceArray:
     if found.get("mask") is not None:
         raise ValueError(f"{what} must have no mask, received {type(value).__name__} with one")
     check_order(shape, None if strides is None else tuple(strides), dtype.itemsize, what)
-    if math.prod(shape) and not device.holds(address):
+    if address and not device.holds(address):
         raise ValueError(f"{what} must lie on the GPU that the model uses, the first one, received {type(value).__name__} that lies elsewhere")
     if found.get("version", 0) < 3:
         device.wait_for(None)                            # it does not say of which stream it is
@@ -128,8 +128,8 @@ def _by_interface(value: Any, device: Device, what: str) -> DeviceArray:
 
 def check_order(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int, what: str) -> None:
     """Refuse an array that is not C-contiguous. strides: in bytes."""
-    expected = itemsize
+    expected, elements = itemsize, math.prod(shape)
     for size, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
-        if size > 1 and stride != expected and math.prod(shape):
+        if size > 1 and stride != expected and elements:
             raise ValueError(f"{what} must be C-contiguous to be used where it lies, received strides {strides} for shape {shape}")
         expected *= size

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnkit.plan.build import COUNTERS
-from nnkit.runtime.cuda import Block, DeviceTape, Location
+from nnkit.runtime.cuda import Block, Device, DeviceTape, Location
 from nnkit.runtime.device_array import DeviceArray
 
 if TYPE_CHECKING:
@@ -32,25 +32,32 @@ CHUNK_BYTES = 1 << 26                                    # of a chunk: gathered 
 
 
 class DeviceHeld:
-    """Arrays that plans read, for one use. written: bytes of what will be written for them."""
+    """Arrays that plans read, for one use, with the memory that this use takes; one feed of it at a time. written: bytes of what will be written."""
 
     def __init__(self, memory: DeviceMemory, arrays: Mapping[str, Any], written: int = 0) -> None:
         self.memory, self.device = memory, memory.device
         self.arrays = arrays
         self._blocks: dict[str, Block] = {}
+        self.rooms: list[_Room] = []                     # for chunks
         own = sum(array.nbytes for array in arrays.values() if not isinstance(array, DeviceArray))
         free = self.device.free()
         self.streams = own + written > SHARE * free and len({len(array) for array in arrays.values()}) == 1
         self.chunk_bytes = int(min(CHUNK_BYTES, SHARE * free / 4))
 
     def place(self, name: str) -> Location:
-        """Where an array lies; uploaded when it is first asked for."""
+        """Where an array that plans read lies; uploaded when it is first asked for."""
         array = self.arrays[name]
         if isinstance(array, DeviceArray):
             return array.address, array.shape
         if name not in self._blocks:
             self._blocks[name] = Block.of(self.device, np.ascontiguousarray(array))
         return self._blocks[name].address, array.shape
+
+    def space(self, name: str, nbytes: int) -> Block:
+        """Memory for another array."""
+        if name not in self._blocks or self._blocks[name].nbytes != nbytes:
+            self._blocks[name] = Block(self.device, nbytes)
+        return self._blocks[name]
 
     def feed(self, written: Mapping[str, np.ndarray] | None = None, order: np.ndarray | None = None) -> DeviceFeed:
         """These arrays with others that are to be written, and the order in which training reads them."""
@@ -64,46 +71,45 @@ class DeviceFeed:
         self.held, self.memory, self.device = held, held.memory, held.device
         self.written, self.order = written, order
         self.counters = self.memory.view(self.memory.layout.buffers["counters"])
-        self._blocks: dict[str, Block] = {}
+        self._places: dict[str, Location] = {}           # of what is written, and of the order
         self._unread: tuple[int, int] | None = None      # rows that have been written and not fetched
 
     def run(self, tape: DeviceTape, steps: int = 1) -> None:
         """Run a tape so many times from the present position on."""
-        tape.bind({name: self._place(name) for name in tape.arrays if self._has(name)})
+        tape.bind({name: place for name in tape.arrays if (place := self._place(name)) is not None})
         begin = int(self.counters[POSITION])
         try:
             tape.run(steps)
         finally:
-            first = begin if self._unread is None else min(begin, self._unread[0])
-            self._unread = first, max(int(self.counters[POSITION]), first if self._unread is None else self._unread[1])
+            first, stop = self._unread or (begin, begin)
+            self._unread = min(begin, first), max(int(self.counters[POSITION]), stop)
 
     def fetch(self) -> None:
         """Bring home what has been written since the last time."""
         if self._unread is not None:
             first, stop = self._unread
             self._unread = None
-            for name, block in self._blocks.items():
-                if name in self.written:
-                    self._read_rows(name, block.address, first, stop, first)
+            for name in self.written.keys() & self._places.keys():
+                self._read_rows(name, self._places[name][0], first, stop, first)
 
-    def _has(self, name: str) -> bool:
-        return name in self.held.arrays or name in self.written or (name == "order" and self.order is not None)
-
-    def _place(self, name: str) -> Location:
+    def _place(self, name: str) -> Location | None:
+        """Where an array lies; None for one that is not there."""
         if name in self.held.arrays:
             return self.held.place(name)
-        array = self.written.get(name, self.order)
-        assert array is not None
-        if name not in self._blocks:
-            self._blocks[name] = Block(self.device, array.nbytes) if name in self.written else Block.of(self.device, array)
-        return self._blocks[name].address, array.shape
+        array = self.order if name == "order" else self.written.get(name)
+        if array is not None and name not in self._places:
+            address = self.held.space(name, array.nbytes).address
+            if name == "order":
+                self.device.write(address, array)
+            self._places[name] = address, array.shape
+        return self._places.get(name)
 
     def _read_rows(self, name: str, address: int, first: int, stop: int, row: int) -> None:
         """Fetch the rows [first, stop) of an array that is written, from row `row` of what lies at the address."""
         array = self.written[name]
         rows = array[first:stop]
         at = address + row * (array.nbytes // max(1, len(array)))
-        if rows.flags.c_contiguous and type(rows) is np.ndarray:
+        if type(rows) is np.ndarray:
             self.device.read(at, rows)
         else:                                            # a memory-mapped file
             found = np.empty(rows.shape, rows.dtype)
@@ -116,9 +122,9 @@ class StreamedFeed(DeviceFeed):
 
     def __init__(self, held: DeviceHeld, written: Mapping[str, np.ndarray], order: np.ndarray | None) -> None:
         super().__init__(held, written, order)
-        self.arrays = {**held.arrays, **written}
         self.n = len(next(iter(held.arrays.values())))
-        self._rooms: list[_Room] = []
+        for room in held.rooms:                          # another epoch has another order
+            room.start = room.stop = 0
 
     def run(self, tape: DeviceTape, steps: int = 1) -> None:
         """Run a tape so many times from the present position on; the next chunk comes while this one is worked on."""
@@ -133,7 +139,7 @@ class StreamedFeed(DeviceFeed):
             self.counters[POSITION] = position - room.start
             try:
                 tape.start(now)
-                if room.stop < self.n:
+                if room.stop < self.n:                   # what comes next is gathered while the device works
                     self._room_of(position + behind * batch, batch, room)
             finally:
                 tape.finish()
@@ -147,45 +153,50 @@ class StreamedFeed(DeviceFeed):
 
     def _room_of(self, position: int, batch: int, busy: _Room | None = None) -> _Room:
         """The room that holds the batch at this position; where none does, a chunk that begins there is sent to one that is not busy."""
-        if not self._rooms:                              # chunks are whole batches, as far as there are
-            row = sum(array.nbytes // max(1, len(array)) for array in self.arrays.values())
-            samples = min(self.n, batch * max(1, self.held.chunk_bytes // (row * batch)))
-            self._rooms = [_Room(self, samples) for _ in range(2)]
-        for room in self._rooms:
+        rooms = self._rooms(batch)
+        for room in rooms:
             if room is not busy and room.start <= position and position + batch <= room.stop:
                 return room
-        room = min((room for room in self._rooms if room is not busy), key=lambda room: room.start)
-        room.fill(position)
+        room = min((room for room in rooms if room is not busy), key=lambda room: room.start)
+        room.fill(position, self.n, self.order)
         return room
+
+    def _rooms(self, batch: int) -> list[_Room]:
+        """Two rooms of as many whole batches as fit, or of all samples; the same in every epoch."""
+        if not self.held.rooms:
+            arrays = {**self.held.arrays, **self.written}
+            row = sum(array.nbytes // max(1, len(array)) for array in arrays.values())
+            samples = min(self.n, batch * max(1, self.held.chunk_bytes // (row * batch)))
+            self.held.rooms = [_Room(self.device, self.held.arrays, arrays, samples) for _ in range(2)]
+        return self.held.rooms
 
 
 class _Room:
     """A place for a chunk of so many samples on the device, and one in pinned memory. start, stop: which samples of the epoch it holds."""
 
-    def __init__(self, feed: StreamedFeed, samples: int) -> None:
-        self.device, self.samples = feed.device, samples
-        self.n, self.order, self.sources = feed.n, feed.order, feed.held.arrays
+    def __init__(self, device: Device, sources: Mapping[str, Any], arrays: Mapping[str, Any], samples: int) -> None:
+        self.device, self.sources, self.samples = device, sources, samples
         self.start = self.stop = 0
         self.places: dict[str, Location] = {}
         self._blocks: dict[str, Block] = {}
         self._pinned: dict[str, np.ndarray] = {}
-        for name, array in feed.arrays.items():
+        for name, array in arrays.items():
             shape, dtype = (samples, *array.shape[1:]), array.dtype
             nbytes = math.prod(shape) * dtype.itemsize
-            self._blocks[name] = Block(self.device, nbytes)
+            self._blocks[name] = Block(device, nbytes)
             self.places[name] = self._blocks[name].address, shape
-            if name in self.sources:
-                self._pinned[name] = self.device.pinned(nbytes).view(dtype).reshape(shape)
-        weakref.finalize(self, self.device.sent).atexit = False              # before the memory goes
+            if name in sources:
+                self._pinned[name] = device.pinned(nbytes).view(dtype).reshape(shape)
+        weakref.finalize(self, device.sent).atexit = False       # before the memory goes
 
-    def fill(self, start: int) -> None:
-        """Send the samples from this one on, in the order of the epoch."""
+    def fill(self, start: int, n: int, order: np.ndarray | None) -> None:
+        """Send the samples from this one on, of n, in the order of the epoch."""
         self.device.sent()                               # what was in the pinned memory before
-        self.start, self.stop = start, min(start + self.samples, self.n)
+        self.start, self.stop = start, min(start + self.samples, n)
         for name, pinned in self._pinned.items():
             source, target = np.asarray(self.sources[name]), pinned[:self.stop - start]
-            if self.order is None:
+            if order is None:
                 target[...] = source[start:self.stop]
             else:
-                np.take(source, self.order[start:self.stop], axis=0, out=target, mode="clip")      # the other modes go through a buffer
+                np.take(source, order[start:self.stop], axis=0, out=target, mode="clip")      # the other modes go through a buffer
             self.device.send(self.places[name][0], target)

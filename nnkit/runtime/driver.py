@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import functools
 import threading
@@ -15,6 +16,8 @@ from nnkit.plan.launch import ENTRY, THREADS
 from nnkit.runtime.cuda import Node
 
 __all__ = ["CudaDevice", "CudaGraph", "device"]
+
+SMALL = 1 << 20                                          # bytes, of memory that is kept when it is given back
 
 
 @functools.cache
@@ -61,6 +64,8 @@ class CudaDevice:
         self.stream = call("cuStreamCreate", 1)          # 1: does not wait for the legacy default stream
         self.copies = call("cuStreamCreate", 1)
         self._functions: dict[str, Any] = {}
+        self._sizes: dict[int, int] = {}                 # of what is allocated
+        self._spare: dict[int, list[int]] = collections.defaultdict(list)      # small memory by size, to be given again
 
     def enter(self) -> None:
         """Make the context that of the calling thread."""
@@ -71,16 +76,26 @@ class CudaDevice:
     def allocate(self, nbytes: int) -> int:
         """Zeroed memory."""
         self.enter()
-        status, address = _driver().cuMemAlloc(max(1, nbytes))
+        size = max(256, 1 << (nbytes - 1).bit_length()) if nbytes <= SMALL else nbytes
+        address = self._spare[size].pop() if self._spare[size] else self._allocate(size)
+        self._sizes[address] = size
+        call("cuMemsetD8Async", address, 0, size, self.stream)
+        return address
+
+    def _allocate(self, size: int) -> int:
+        status, address = _driver().cuMemAlloc(size)
         if status == _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
-            raise MemoryError(f"the GPU has no {nbytes:,} bytes of memory left, {self.free():,} are free")
+            raise MemoryError(f"the GPU has no {size:,} bytes of memory left, {self.free():,} are free")
         if status:
             raise RuntimeError(f"cuMemAlloc: {status}")
-        call("cuMemsetD8Async", address, 0, max(1, nbytes), self.stream)
         return int(address)
 
     def release(self, address: int) -> None:
-        """Give memory back; waits for what uses it."""
+        """Give memory back; waits for what uses it. Small memory is kept: a batch takes some, and the driver's own way takes as long as a step."""
+        size = self._sizes.pop(address)
+        if size <= SMALL:
+            self._spare[size].append(address)
+            return
         self.enter()
         self.synchronize()
         call("cuMemFree", address)
