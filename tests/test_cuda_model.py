@@ -259,7 +259,7 @@ def test_a_stream_of_chunks_gives_the_bits_of_a_resident_data_set(device, monkey
         history = trained.fit(x, y, batch_size=4, epochs=3, verbose=0, validation_split=0.2)
         found = trained.evaluate(x, y, batch_size=8)
         results.append((dict(history), bits(trained), found, trained.predict(x, batch_size=3).tobytes()))
-        streamed = trained.data(x, y).held(trained.memory)
+        streamed = trained.memory.hold(trained.data(x, y).arrays, {})
         assert streamed.streams == (room == 40_000)
         assert not streamed.streams or streamed.chunk_bytes < x.nbytes
     assert results[0] == results[1]

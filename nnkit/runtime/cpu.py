@@ -12,7 +12,6 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import attrs
 import numpy as np
 
 from nnkit.plan.build import Layout
@@ -38,11 +37,13 @@ def aligned_zeros(nbytes: int) -> np.ndarray:
     return raw[start:start + nbytes]
 
 
-@attrs.frozen(eq=False)
 class Feed:
     """Arrays of the caller's, and the runs of tapes on them."""
 
-    arrays: Mapping[str, np.ndarray]
+    __slots__ = ("arrays",)
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = arrays
 
     def run(self, tape: Tape, steps: int = 1) -> None:
         """Run a tape so many times from the present position on."""
@@ -53,15 +54,20 @@ class Feed:
         """Have in the arrays what has been written into them: it is there."""
 
 
-@attrs.frozen(eq=False)
 class Held:
     """A data set for one use, such as one call of `fit`."""
 
-    arrays: Mapping[str, np.ndarray]
+    __slots__ = ("arrays",)
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = arrays
 
     def feed(self, written: Mapping[str, np.ndarray] | None = None, order: np.ndarray | None = None) -> Feed:
         """These arrays with others that are to be written, and the order in which training reads them."""
-        return Feed({**self.arrays, **(written or {}), **({} if order is None else {"order": order})})
+        arrays = {**self.arrays, **written} if written else {**self.arrays}
+        if order is not None:
+            arrays["order"] = order
+        return Feed(arrays)
 
 
 class Memory:
@@ -120,8 +126,8 @@ class Memory:
         """Have all that plans run compiled or loaded: asked for at once, kernels are compiled several at a time."""
         store.prepare((kernel, self.layout.dtype, debugging()) for plan in plans for kernel in plan.kernels)
 
-    def hold(self, arrays: Mapping[str, np.ndarray], written: int = 0) -> Held:
-        """Arrays that plans read, for one use; `written` bytes will be written for them."""
+    def hold(self, arrays: Mapping[str, np.ndarray], written: Mapping[str, np.ndarray], owner: object = None) -> Held:
+        """Arrays that plans read, for one use; arrays like `written` will be written for them. owner: as long as it lives they are the same."""
         return Held(arrays)
 
     def address(self, buffer: Buffer, plan: Plan | None = None) -> int:

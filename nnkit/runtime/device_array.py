@@ -76,7 +76,7 @@ def adopted(value: Any, device: Device | None, what: str) -> Any:
 
     Raises TypeError where there is no device, ValueError for an array that cannot be used where it is.
     """
-    if type(value) is np.ndarray:
+    if value is None or type(value) is np.ndarray:       # nearly always so, and on the way of one row
         return value
     if isinstance(value, Mapping):
         return {name: adopted(part, device, f"{what}[{name!r}]") for name, part in value.items()} if _any(value.values()) else value
@@ -93,6 +93,8 @@ def adopted(value: Any, device: Device | None, what: str) -> Any:
 
 def on_host(value: Any) -> Any:
     """What `adopted` gave, with copies on the host in the place of arrays on a device."""
+    if value is None or type(value) is np.ndarray:
+        return value
     if isinstance(value, DeviceArray):
         return np.asarray(value)
     if isinstance(value, dict):

@@ -32,16 +32,19 @@ CHUNK_BYTES = 1 << 26                                    # of a chunk: gathered 
 
 
 class DeviceHeld:
-    """Arrays that plans read, for one use, with the memory that this use takes; one feed of it at a time. written: bytes of what will be written."""
+    """Arrays that plans read, for one use, with the memory that this use takes; one feed of it at a time.
 
-    def __init__(self, memory: DeviceMemory, arrays: Mapping[str, Any], written: int = 0) -> None:
+    written: arrays like those that will be written for them.
+    """
+
+    def __init__(self, memory: DeviceMemory, arrays: Mapping[str, Any], written: Mapping[str, np.ndarray]) -> None:
         self.memory, self.device = memory, memory.device
         self.arrays = arrays
         self._blocks: dict[str, Block] = {}
         self.rooms: list[_Room] = []                     # for chunks
-        own = sum(array.nbytes for array in arrays.values() if not isinstance(array, DeviceArray))
+        own = sum(array.nbytes for array in (*arrays.values(), *written.values()) if not isinstance(array, DeviceArray))
         free = self.device.free()
-        self.streams = own + written > SHARE * free and len({len(array) for array in arrays.values()}) == 1
+        self.streams = own > SHARE * free and len({len(array) for array in arrays.values()}) == 1
         self.chunk_bytes = int(min(CHUNK_BYTES, SHARE * free / 4))
 
     def place(self, name: str) -> Location:

@@ -13,6 +13,7 @@ Views of the parameters are therefore read-only, and show what was fetched last.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -92,6 +93,7 @@ class DeviceMemory:
     def __init__(self, device: Device, layout: Layout, shared: DeviceMemory | None = None) -> None:
         self.device, self.layout = device, layout
         self.host: cpu.Memory = cpu.Memory(layout, None if shared is None else shared.host)
+        self._held: weakref.WeakKeyDictionary[Any, DeviceHeld] = weakref.WeakKeyDictionary()
         self._state: _State = _State(device, self.host) if shared is None else shared._state
 
     def lay_out_anew(self, layout: Layout) -> None:
@@ -182,9 +184,14 @@ class DeviceMemory:
     def prepare(self, plans: Iterable[Plan]) -> None:
         """Nothing: a tape has all of its launches compiled when it is made."""
 
-    def hold(self, arrays: Mapping[str, Any], written: int = 0) -> DeviceHeld:
-        """Arrays that plans read; `written` bytes will be written for them."""
-        return DeviceHeld(self, arrays, written)
+    def hold(self, arrays: Mapping[str, Any], written: Mapping[str, np.ndarray], owner: Any = None) -> DeviceHeld:
+        """Arrays that plans read, for one use; arrays like `written` will be written for them. owner: they stay on the device as long as it lives."""
+        held = self._held.get(owner) if owner is not None else None
+        if held is None:
+            held = DeviceHeld(self, arrays, written)
+            if owner is not None:
+                self._held[owner] = held
+        return held
 
     # Copies of the whole.
 

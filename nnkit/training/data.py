@@ -32,7 +32,6 @@ class Data:
     targets: tuple[np.ndarray | None, ...]
     weights: np.ndarray
     counted: np.ndarray | None = None
-    _held: list[Any] = attrs.field(factory=list, init=False, repr=False)
 
     @property
     def n(self) -> int:
@@ -59,12 +58,6 @@ class Data:
         """The external arrays of a plan by name."""
         targets = {f"{numbered('target', position)}/data": t for position, t in enumerate(self.targets) if t is not None}
         return {**input_arrays(self.inputs), **targets, "sample_weight/data": self.weights}
-
-    def held(self, memory: Any, written: int = 0) -> Any:
-        """The arrays for plans of a model with this memory, the same as long as there are these data. written: see `cpu.Memory.hold`."""
-        if not self._held:
-            self._held.append(memory.hold(self.arrays, written))
-        return self._held[0]
 
     @classmethod
     def of(cls, x: Any, y: Any, graph: Graph, outputs: Sequence[Output], dtype: str, sample_weight: Any = None,

@@ -634,7 +634,8 @@ class Model:
     def run_forward(self, inputs: Sequence[Any], predictions: Sequence[np.ndarray], batch: int, mode: str = "predict") -> None:
         """Write the outputs for checked inputs, from the present position on. mode: "predict" or "features"."""
         tapes = [*self.cut(len(predictions[0]), batch, mode, sizes=sizes_of(inputs))]
-        feed = self.memory.hold(input_arrays(inputs), sum(own.nbytes for own in predictions)).feed(output_arrays(predictions))
+        written = output_arrays(predictions)
+        feed = self.memory.hold(input_arrays(inputs), written).feed(written)
         for _, tape, steps in tapes:
             feed.run(tape, steps)
         feed.fetch()
@@ -763,7 +764,7 @@ class Model:
     def feed(self, data: Data, kept: Kept | None = None, order: np.ndarray | None = None) -> Any:
         """What runs tapes on a data set: with where they are to keep what metrics look at, and the order of samples."""
         written = {} if kept is None else kept.arrays()
-        return data.held(self.memory, sum(array.nbytes for array in written.values())).feed(written, order)
+        return self.memory.hold(data.arrays, written, data).feed(written, order)
 
     def cut(self, n: int, batch: int, mode: str, keep_predictions: bool = False, sizes: Sizes = NO_SIZES) -> Iterator[tuple[int, Any, int]]:
         """(batch size, tape, steps) for the whole batches, then for the rest."""
