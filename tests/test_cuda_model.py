@@ -8,6 +8,7 @@ import pytest
 
 import nnkit
 from nnkit import Dense, Dropout, Input, Network, Sequential
+from nnkit.plan.build import COUNTERS
 from nnkit.runtime import driver, ptx_store
 
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
@@ -248,6 +249,29 @@ def test_a_fit_that_resumes_has_the_bits_of_one_that_was_not_stopped(device, tmp
     assert dict(found) == dict(expected)
 
 
+def test_an_interrupted_run_leaves_host_and_device_agreed(device, monkeypatch):
+    """Ctrl-C while the device works: what it has done counts."""
+    x, y = data()
+    trained = model()
+    trained.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    run = ptx.PtxGraph.run
+
+    def interrupted(self, times):
+        run(self, times)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(ptx.PtxGraph, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    steps = 5 + 1                                        # of the first fit, and the first piece of the second
+    assert trained.counters[COUNTERS["step"]] == steps
+    trained.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    assert trained.counters[COUNTERS["step"]] == steps + 5
+    counted = np.zeros(1, np.int64)
+    device.read(trained.memory.address(trained.layout.buffers["counters"]), counted)
+    assert counted[0] == steps + 5
+
+
 def test_a_stream_of_chunks_gives_the_bits_of_a_resident_data_set(device, monkeypatch):
     x, y = data(31)
     results = []
@@ -354,11 +378,12 @@ def test_a_layer_without_kernels_is_refused_when_the_model_is_compiled(device, m
 
 
 def test_the_plan_shows_launches(device):
-    lines = str(model().plan).splitlines()
-    assert lines[0].startswith("plan train, batch 32, float32: ")
-    assert lines[0].endswith(" steps in 4 launches")
+    plan = model().plan
+    lines = str(plan).splitlines()
+    assert lines[0] == f"plan train, batch 32, float32: {len(plan.steps)} steps in {len(plan.groups)} launches"
     assert lines[1].split()[:2] == ["step", "launch.lane"]
-    assert [line.split()[1] for line in lines[2:4]] == ["0.0", "0.0"]
+    found = [line.split()[1] for line in lines[2:-1]]
+    assert (found[0], len(set(found)), len({each.split(".")[0] for each in found})) == ("0.0", len(plan.lanes), len(plan.groups))
 
 
 def test_backends_are_checked_first(monkeypatch):

@@ -104,7 +104,9 @@ def test_what_is_stored_needs_no_numba(tmp_path):
         return subprocess.run([sys.executable, "-c", RUN.format(path=path)], capture_output=True, text=True, check=True, env=env).stdout.split("] ")
     first, again = run(), run()
     assert first[0] == again[0]
-    assert (first[1], again[1]) == ("True 4\n", "False 0\n")
+    assert first[1].startswith("True ")
+    assert first[1] != "True 0\n"
+    assert again[1] == "False 0\n"
 
 
 # DLPack.

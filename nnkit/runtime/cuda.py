@@ -27,7 +27,7 @@ from nnkit.runtime.ptx_store import Code, Lanes
 if TYPE_CHECKING:
     from nnkit.runtime.device_memory import DeviceMemory
 
-__all__ = ["Block", "Code", "Device", "DeviceMemory", "DeviceTape", "Graph", "Location", "Node", "bits", "code_of"]
+__all__ = ["Block", "Code", "Device", "DeviceTape", "Graph", "Location", "Node", "bits", "code_of"]
 
 UNROLLED = 16                                            # steps of the larger of a tape's two graphs: launching a graph costs as much as two launches
 
@@ -232,12 +232,3 @@ class DeviceTape:
     def finish(self) -> None:
         """Wait for the runs; the host then has what they counted."""
         self.memory.after()
-
-
-def __getattr__(name: str) -> Any:
-    """`DeviceMemory` stands in a module that needs this one."""
-    if name == "DeviceMemory":
-        from nnkit.runtime.device_memory import DeviceMemory
-
-        return DeviceMemory
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

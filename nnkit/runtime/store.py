@@ -108,7 +108,6 @@ def fingerprint() -> str:
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:20]
 
 
-@functools.cache
 def sources() -> str:
     """A hash of the package's sources."""
     digest = hashlib.sha256()
