@@ -14,15 +14,9 @@ from typing import Any
 from nnkit.cuda_jit import THREADS, data, kernel, routine, thread
 from nnkit.jit import Int, Matrix
 from nnkit.prims.block_cuda import divided, row_share
+from nnkit.prims.recurrent_before_cuda import backward_twice_kernel, forward_twice_kernel
 from nnkit.prims.recurrent_cpu import ANY, STANDARD
-from nnkit.prims.recurrent_cuda import (
-    ACTIVATION,
-    GATE,
-    backward_kernel,
-    backward_twice_kernel,
-    forward_kernel,
-    forward_twice_kernel,
-)
+from nnkit.prims.recurrent_cuda import ACTIVATION, GATE, backward_kernel, forward_kernel
 
 __all__ = [
     "gru_any_walk_backward", "gru_any_walk_forward", "gru_before_any_walk_backward", "gru_before_any_walk_forward", "gru_before_walk_backward",
