@@ -36,10 +36,11 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, Argument, declared_arguments
 from nnkit.plan.launch import ENTRY, THREADS
+from nnkit.runtime.ptx_store import ARCHITECTURE
 
 __all__ = [
     "THREADS", "Kernel", "anew", "barrier", "bfloat16_pair", "compile_launch", "copy_four_later", "copy_later", "data", "find", "four_aligned",
-    "four_at", "from_lane", "kernel", "multiply_on_cores", "nothing", "registers", "routine", "scratch", "tf32_bits", "thread", "wait_for_copies",
+    "from_lane", "kernel", "multiply_on_cores", "nothing", "quartet_at", "registers", "routine", "scratch", "tf32_bits", "thread", "wait_for_copies",
     "whole_numbers",
 ]
 
@@ -47,7 +48,6 @@ __all__ = [
 # No fastmath: NaN, infinities and the order of sums keep their meaning; NVVM still makes one fma of a * b + c.
 DEVICE_OPTIONS: dict[str, Any] = {"device": True, "forceinline": True, "opt": True, "debug": False}
 BLOCKS = 2                                               # that a multiprocessor can hold at least: 128 registers for a thread
-ARCHITECTURE = (9, 0)                                    # compiled for, where no device says otherwise
 FORGETTING = 4                                           # steps of a chain after which what a step can make anew is not kept in registers
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
 
@@ -302,6 +302,22 @@ def nothing(typing_context: Any, like: Any) -> Any:
 
 
 @intrinsic
+def quartet_at(typing_context: Any, place: Any, index: Any) -> Any:
+    """place[index] and the three behind it, read in one go; the address must be a multiple of 16 bytes."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element, kind = context.get_data_type(place.dtype), types.UniTuple(place.dtype, 4)
+        width = 16 // context.get_abi_sizeof(element)    # numbers of a load
+        vector = ir.VectorType(element, width)
+        found = []
+        for first in range(0, 4, width):
+            pointer = builder.gep(values[0], [builder.add(values[1], ir.Constant(I64, first))])
+            loaded = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=16)
+            found += [builder.extract_element(loaded, ir.Constant(ir.IntType(32), number)) for number in range(width)]
+        return context.make_tuple(builder, kind, found)
+    return types.UniTuple(place.dtype, 4)(place, types.int64), codegen
+
+
+@intrinsic
 def copy_later(typing_context: Any, place: Any, index: Any, source: Any, at: Any, inside: Any) -> Any:
     """place[index] = source[at], or 0 where `inside` is false, between `wait_for_copies` and now: no register holds it on the way. place is shared
     memory, source global; elements of 4 or 8 bytes (cp.async)."""
@@ -343,17 +359,6 @@ def four_aligned(typing_context: Any, place: Any) -> Any:
         rest = builder.and_(builder.ptrtoint(pointer, I64), ir.Constant(I64, 15))
         return builder.icmp_unsigned("==", rest, ir.Constant(I64, 0))
     return types.boolean(place), codegen
-
-
-@intrinsic
-def four_at(typing_context: Any, place: Any, index: Any) -> Any:
-    """(place[index], ..., place[index + 3]), read at once; index is a multiple of 4."""
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        vector = ir.VectorType(context.get_data_type(place.dtype), 4)
-        read = builder.load(builder.bitcast(builder.gep(values[0], [values[1]]), vector.as_pointer()), align=16)
-        parts = [builder.extract_element(read, ir.Constant(ir.IntType(32), part)) for part in range(4)]
-        return context.make_tuple(builder, signature.return_type, parts)
-    return types.UniTuple(place.dtype, 4)(place, types.int64), codegen
 
 
 # Tensor cores.

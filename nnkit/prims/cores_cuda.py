@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnkit.cuda_jit import anew, bfloat16_pair, four_at, multiply_on_cores, registers, routine, tf32_bits
+from nnkit.cuda_jit import anew, bfloat16_pair, multiply_on_cores, quartet_at, registers, routine, tf32_bits
 from nnkit.plan.launch import DEPTH, WARPS
 from nnkit.prims.matmul_cuda import ARITHMETIC, FOUR, Product, Way
 
@@ -55,7 +55,7 @@ def fragment(side: int, along_k: bool, put: Any) -> Any:
     def read(words, at, place, begin, row, k):
         """words[at], ... = the numbers k to k + 3 of the row, rounded."""
         if along_k:
-            a, b, c, d = four_at(place, begin + index(row, k))
+            a, b, c, d = quartet_at(place, begin + index(row, k))
         else:
             at_row = begin + index(row, k)               # k is a multiple of 4: the four lie `side` apart
             a, b, c, d = place[at_row], place[at_row + side], place[at_row + 2 * side], place[at_row + 3 * side]
