@@ -687,6 +687,9 @@ class PtxDevice:
         if array.nbytes:
             array.view(np.uint8).reshape(-1)[:] = self.memory.array(address, array.nbytes)
 
+    def check_library(self) -> None:
+        """NumPy is there."""
+
     def load(self, ptx: str) -> Program:
         """Read PTX, the same only once."""
         if ptx not in self._programs:

@@ -259,7 +259,7 @@ def restart_rows(model: Model, step: int) -> None:
 
 
 def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any = FROM_FILE, metrics: Any = FROM_FILE, loss_weights: Any = FROM_FILE,
-         threads: int | None = None, backend: str = "cpu") -> Model:
+         threads: int | None = None, backend: str = "cpu", precision: str = "float32", blas: bool = False) -> Model:
     """The model that `Model.save` wrote: declaration, parameters, optimizer with its state, losses, metrics, seed, and what it has counted.
 
     It goes on as the model that was saved would have: the same calls give the same bits.
@@ -269,14 +269,14 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
         optimizer, loss, metrics, loss_weights: as for `nnkit.compile`, in place of what the file says; needed where that was a Python function. An
             optimizer that keeps the same states as the file's goes on with them and with the count of updates, any other begins anew. A loss
             replaces the loss weights, too. None is none.
-        threads, backend: as for `nnkit.compile`; a file does not say where the model was trained.
+        threads, backend, precision, blas: as for `nnkit.compile`; a file does not say where the model was trained.
 
     Raises:
         OSError: the file cannot be read.
         FormatError: it is none that `Model.save` wrote, is damaged, of a newer format, holds a layer of one's own whose module has not been
             imported, or a Python function in whose place nothing was passed. A ValueError.
         ValueError: a replacement that does not fit, or a layer that the backend does not have.
-        RuntimeError: for "cuda", without the extra or a GPU.
+        RuntimeError: for "cuda" and `blas`, without the extra or a GPU.
 
     >>> import nnkit, os, tempfile
     >>> from nnkit import Dense, Input, Sequential
@@ -289,7 +289,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
     """
     from nnkit.training.model import Model, resolved_optimizer
 
-    runtime = backend_of(backend, "load")
+    runtime = backend_of(backend, "load", precision, bool(blas))
     threads = None if threads is None else as_whole(threads, 1, "threads")
     with Saved.open(path) as saved:
         if "spec" not in saved.document:
@@ -297,6 +297,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
         dtype, seed = saved.get("dtype"), saved.whole("seed")
         if not isinstance(dtype, str) or dtype not in ITEMS:
             raise saved.fault(f"dtype must be 'float32' or 'float64', received {_short(dtype)}")
+        runtime.check_products(dtype)
         spec = saved.spec(saved.get("spec"), "network", "the network")
         kept = saved.get("optimizer")
         if optimizer is FROM_FILE:

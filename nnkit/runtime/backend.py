@@ -14,6 +14,7 @@ import attrs
 
 from nnkit.plan.build import Layout
 from nnkit.plan.plan import Plan
+from nnkit.plan.products import check_precision
 from nnkit.runtime import cpu
 from nnkit.runtime.device_array import adopted, on_host
 
@@ -24,11 +25,20 @@ NAMES = ("cpu", "cuda")
 
 @attrs.frozen
 class Backend:
-    """name: "cpu" or "cuda". memory(layout, shared): the memory of a model, where `shared` is given on that of another. device: None on the CPU."""
+    """name: "cpu" or "cuda". memory(layout, shared): the memory of a model, where `shared` is given on that of another. device: None on the CPU.
+    precision, blas: of large products, as for `nnkit.compile`."""
 
     name: str
     memory: Callable[[Layout, Any], Any]
     device: Any = None
+    precision: str = "float32"
+    blas: bool = False
+
+    def check_products(self, dtype: str) -> None:
+        """Refuse a precision that products of this dtype cannot have here, or a library that is not there. Raises ValueError, RuntimeError."""
+        check_precision(self.precision, dtype, self.name, self.blas)
+        if self.blas:
+            self.device.check_library()
 
     def adopt(self, value: Any, what: str) -> Any:
         """What a user passed as `what`, arrays that lie on a GPU already included. Raises TypeError, ValueError."""
@@ -50,15 +60,15 @@ class Backend:
                 raise ValueError(f"backend 'cuda' has no kernel {step.kernel!r} yet, which {of} needs: use backend 'cpu'")
 
 
-def backend_of(name: Any, action: str) -> Backend:
+def backend_of(name: Any, action: str, precision: str = "float32", blas: bool = False) -> Backend:
     """The backend of that name, for a function of the public face. Raises ValueError for another name, RuntimeError where there is no GPU for it, or
     not the packages that it needs."""
     if name not in NAMES:
         raise ValueError(f"{action}: backend must be 'cpu' or 'cuda', received {name!r}")
     if name == "cpu":
-        return Backend(name, cpu.Memory)
+        return Backend(name, cpu.Memory, None, precision, blas)
     from nnkit.runtime import driver
     from nnkit.runtime.device_memory import DeviceMemory
 
     device = driver.device()
-    return Backend(name, functools.partial(DeviceMemory, device), device)
+    return Backend(name, functools.partial(DeviceMemory, device), device, precision, blas)

@@ -91,6 +91,9 @@ class Device(Protocol):
     def holds(self, address: int) -> bool:
         """Whether memory of another library's lies on this device."""
 
+    def check_library(self) -> None:
+        """Raise RuntimeError where cuBLASLt cannot be called."""
+
     def load(self, ptx: str) -> Any:
         """The function of a launch."""
 

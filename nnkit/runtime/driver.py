@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnkit.plan.launch import ENTRY, THREADS
-from nnkit.runtime.blas import Call, Library, Product
+from nnkit.runtime.blas import Call, Library, Product, bindings
 from nnkit.runtime.cuda import Node
 
 __all__ = ["CudaDevice", "CudaGraph", "device"]
@@ -179,6 +179,10 @@ class CudaDevice:
         """A graph of so many copies of the nodes, one after the other."""
         self.enter()
         return CudaGraph(self, nodes, copies)
+
+    def check_library(self) -> None:
+        """Raise RuntimeError where cuBLASLt cannot be called: see `bindings`."""
+        bindings()
 
     @functools.cached_property
     def library(self) -> Library:

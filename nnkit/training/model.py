@@ -48,7 +48,8 @@ NO_SIZES = Sizes()
 
 
 def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: Any = None, metrics: Any = (), loss_weights: Any = None,
-            backend: str = "cpu", dtype: str = "float32", seed: int = 0, threads: int | None = None) -> Model:
+            backend: str = "cpu", dtype: str = "float32", seed: int = 0, threads: int | None = None, precision: str = "float32",
+            blas: bool = False) -> Model:
     """A `Model` of the declared network, with its parameters initialised from `seed`.
 
     Args:
@@ -65,10 +66,13 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
         seed: of initial parameters, the order of samples, dropout and noise. The same seed gives the same bits, for any number of threads.
         threads: most threads of the CPU that a step may use; None for as many as there are processors (or NUMBA_NUM_THREADS, which also is the
             most). On a GPU it does not matter.
+        precision: of large products on a GPU, of Dense and convolutions: "float32"; "tf32" or "bfloat16" round their factors to that and use tensor
+            cores. Sums, and all that lies in memory, stay float32.
+        blas: whether large products of Dense on a GPU are NVIDIA's cuBLASLt's (needs the extra nnkit[cuda-blas]).
 
     Raises:
         ValueError: an unknown name, a loss that does not fit the output, a layer that the backend does not have, or another wrong argument.
-        RuntimeError: for "cuda", without the extra or a GPU.
+        RuntimeError: for "cuda" and `blas`, without the extra or a GPU.
 
     >>> import nnkit
     >>> from nnkit import Dense, Input, Sequential
@@ -78,10 +82,11 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
     """
     if not is_of_family(spec, "network"):
         raise TypeError(f"compile: spec must be a network such as Sequential, received {spec!r}")
-    runtime = backend_of(backend, "compile")
+    runtime = backend_of(backend, "compile", precision, bool(blas))
     optimizer = resolved_optimizer(optimizer)
     if dtype not in ("float32", "float64"):
         raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
+    runtime.check_products(dtype)
     seed = as_whole(seed, 0, "seed")
     threads = None if threads is None else as_whole(threads, 1, "threads")
     graph = spec.graph()
@@ -104,7 +109,8 @@ class Model:
 
     Attributes:
         spec: the declared network; of a submodel, the whole one. graph: the same as nodes. outputs: name, shape, loss, weight and metrics of each
-            output. optimizer, dtype, seed, threads, backend: what it was compiled with. whole: the model whose memory a submodel uses, or itself.
+            output. optimizer, dtype, seed, threads, backend: what it was compiled with; runtime: the backend with its precision and blas. whole: the
+            model whose memory a submodel uses, or itself.
         stop_training: a callback sets it to end training after the present step.
     """
 
@@ -431,7 +437,8 @@ class Model:
         """The plan for a mode ("train", "gradients", "evaluate", "predict") and batch size; pure, nothing is compiled or allocated."""
         losses = [(output.loss, output.weight) for output in self.outputs]
         return build(self.graph, self.layout, mode, batch, losses=losses, optimizer=self.optimizer, keep_predictions=keep_predictions,
-                     input_gradients=input_gradients, sizes=sizes, gap=cpu.RED_ZONE if cpu.debugging() else 0, backend=self.backend)
+                     input_gradients=input_gradients, sizes=sizes, gap=cpu.RED_ZONE if cpu.debugging() else 0, backend=self.backend,
+                     precision=self.runtime.precision, blas=self.runtime.blas)
 
     def check_backend(self) -> None:
         """Refuse layers of which the backend has no kernel, as far as plans of the smallest sizes show it. Raises ValueError."""
