@@ -9,6 +9,7 @@ import attrs
 
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.cells import fuse_cells
+from nnkit.plan.chip import onto_chip, spare_counters
 from nnkit.plan.launch import image_pieces, into_launches, size_products
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 
@@ -36,7 +37,7 @@ def optimise(plan: Plan, gap: int = 0, backend: str = "cpu") -> Plan:
     if backend == "cpu":
         passes += [fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks]
     else:
-        passes += [fuse_relu, in_place, size_products, into_launches]
+        passes += [fuse_relu, in_place, spare_counters, onto_chip, size_products, into_launches]
     for step in passes:
         plan = step(plan)
     return place(plan, gap)

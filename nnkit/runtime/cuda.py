@@ -17,8 +17,8 @@ import attrs
 import numpy as np
 
 from nnkit.plan.build import Layout
-from nnkit.plan.launch import lanes_of, scratch_bytes
-from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.plan.launch import coded, lanes_of, shared_bytes
+from nnkit.plan.plan import CHIP, Buffer, Plan, Step
 from nnkit.runtime.cpu import Memory, check_signature, persistent_offset
 
 __all__ = ["Code", "Device", "DeviceMemory", "DeviceTape", "Graph", "Node", "bits", "code_of"]
@@ -88,8 +88,10 @@ class DeviceMemory:
             self.arena, self.arena_bytes = self.device.allocate(nbytes), nbytes
 
     def address(self, buffer: Buffer, plan: Plan) -> int:
-        """Where the buffer's first element lies."""
+        """Where the buffer's first element lies; of one on chip, its offset there."""
         storage = plan.storage(buffer.name)
+        if buffer.role in CHIP:
+            return plan.chip[storage]
         if buffer.inside is None and storage in plan.offsets:
             return self.arena + plan.offsets[storage]
         return self.block + persistent_offset(buffer, self.layout)
@@ -142,7 +144,7 @@ class DeviceTape:
 
     def _node(self, index: int, lanes: Sequence[Sequence[Step]]) -> Node:
         """The launch of these lanes: first the tasks of each, then the words of all steps."""
-        code = code_of(tuple(tuple(step.kernel for step in lane) for lane in lanes), self.plan.dtype)
+        code = code_of(tuple(tuple(coded(step) for step in lane) for lane in lanes), self.plan.dtype)
         words = [lane[0].tasks for lane in lanes]
         steps = [step for lane in lanes for step in lane]
         for step, signature in zip(steps, code.signatures, strict=True):
@@ -155,7 +157,7 @@ class DeviceTape:
             words += [bits(value, kind, self.plan.dtype)
                       for value, kind in zip(step.scalars, declared[len(declared) - len(step.scalars):], strict=True)]
         blocks = sum(lane[0].tasks for lane in lanes)
-        return Node(self.device.load(code.ptx), blocks, scratch_bytes(steps), np.array(words, np.int64))
+        return Node(self.device.load(code.ptx), blocks, shared_bytes(self.plan, lanes), np.array(words, np.int64))
 
     def bind(self, arrays: Mapping[str, tuple[int, tuple[int, ...]]]) -> None:
         """Give the external arrays their memory: for each name its address on the device and its shape."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.plan.launch import ENTRY, THREADS
+from nnkit.plan.launch import ENTRY, SHARED_BYTES, THREADS
 from nnkit.runtime.cuda import Node
 
 __all__ = ["CudaDevice", "CudaGraph", "device"]
@@ -124,5 +124,7 @@ def _parameters(node: Node) -> tuple[Any, np.ndarray]:
     parameters.gridDimX, parameters.gridDimY, parameters.gridDimZ = node.blocks, 1, 1
     parameters.blockDimX, parameters.blockDimY, parameters.blockDimZ = THREADS, 1, 1
     parameters.sharedMemBytes = node.shared
+    if node.shared > SHARED_BYTES:                       # more must be asked for
+        call("cuFuncSetAttribute", node.function, _driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, node.shared)
     parameters.kernelParams = addresses.ctypes.data
     return parameters, addresses
