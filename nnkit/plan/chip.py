@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import attrs
 
 from nnkit.plan.arena import aligned, in_arena, place
-from nnkit.plan.launch import DEVICE, into_launches, lanes_of, regions, scratch_bytes, size_products
+from nnkit.plan.launch import DEVICE, TALL, into_launches, lanes_of, regions, scratch_bytes, size_products
 from nnkit.plan.plan import CHIP, ITEMSIZE, Buffer, Plan, Step
 
 __all__ = ["onto_chip", "spare_counters"]
@@ -213,7 +213,8 @@ def _on_chip_form(step: Step, brought: dict[str, Step], parts: Buffer, columns: 
         weight, bias = brought[step.reads[1].name].writes
         forward = step.kernel == FORWARD
         bias = bias if forward and step.reads[2].size else bias.piece(0)
-        kernel = f"prims.chip.dense_{'forward' if forward else 'backward_input'}"
+        few = "_few" if step.rows <= TALL * step.tasks else ""
+        kernel = f"prims.chip.dense_{'forward' if forward else 'backward_input'}{few}"
         return attrs.evolve(step, kernel=kernel, reads=(step.reads[0], weight, *([bias] if forward else [])), filters=None)
     if step.kernel == WEIGHT:
         ends = [end for buffer in step.writes for end in _columns(buffer, columns)]

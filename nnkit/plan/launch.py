@@ -16,8 +16,8 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "SHARED_BYTES", "TAPS",
-    "THREADS", "TILED_FLOPS", "WARPS", "coded", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions",
+    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "SHARED_BYTES", "TALL",
+    "TAPS", "THREADS", "TILED_FLOPS", "WARPS", "coded", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions",
     "scratch_bytes", "shared_bytes", "size_products", "slices_bytes", "step_words", "strip",
 ]
 
@@ -36,6 +36,7 @@ MOST_TASKS = 32 * DEVICE                                 # blocks of a lane
 MOST_WORDS = 480                                         # of a launch, whose parameters may take 4096 bytes
 MOST_STEPS = 32                                          # of a launch, which is one function in the end
 MOST_CHIP_STEPS = 64                                     # where one of its chains is on chip, whose steps are short
+TALL = 4                                                 # rows of a thread's tile in products on chip; a task of no more rows has few
 ELEMENTS = THREADS                                       # of a sweep, for each block
 FEW_ELEMENTS = 64                                        # of a chain's largest step, for each block, as long as not every multiprocessor has one
 STEPS = 128                                              # of the walk through entries and rows of a sparse matrix, for each block: 16 for a warp

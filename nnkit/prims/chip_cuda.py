@@ -4,23 +4,26 @@ What stands there before the chain begins comes by copies that no thread waits f
 four times an odd number, and zeros behind the last output: threads that read four neighbouring elements each, of one row or of one column, then meet
 no bank twice. All other kernels of such a chain are those that work in global memory.
 
-A product of few rows has too few elements for the threads of a block, so several threads share each sum; of more rows a thread makes a tile of
-TALL rows. The order of a sum depends on how many rows a task has, not on which.
+A product of few rows has too few elements for the threads of a block, so several threads share each sum (`dense_forward_few`); of more rows a thread
+makes a tile of TALL rows. plan/chip.py chooses, and so a launch has the code of one alone. Loops that would gain nothing from being unrolled count
+by `anew`, so that the compiler does not: a launch runs once through much code, which has to be fetched.
 """
 
 from __future__ import annotations
 
-from nnkit.cuda_jit import THREADS, barrier, copy_later, data, from_lane, kernel, registers, routine, scratch, thread, wait_for_copies
+from nnkit.cuda_jit import THREADS, anew, barrier, copy_later, data, from_lane, kernel, registers, routine, scratch, thread, wait_for_copies
 from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals, Vector
-from nnkit.plan.launch import WARPS
+from nnkit.plan.launch import TALL, WARPS
 from nnkit.prims.block_cuda import divided, row_share, share
 from nnkit.prims.feed_cuda import POSITION
 from nnkit.prims.rows_cuda import row_of_warp, warp_lane
 
-__all__ = ["arrive", "bring", "dense_backward_input", "dense_backward_weight", "dense_forward", "gather_labels", "gather_rows", "sum_parts"]
+__all__ = [
+    "arrive", "bring", "dense_backward_input", "dense_backward_input_few", "dense_backward_weight", "dense_forward", "dense_forward_few",
+    "gather_labels", "gather_rows", "sum_parts",
+]
 
 QUAD = 4                                                 # neighbouring elements of a row of a weight that a thread reads at once
-TALL = 4                                                 # rows of a thread's tile; no more rows than these are few
 SHARING, SHARING_BACK = 8, 4                             # threads of a sum where rows are few, forward and backward
 HIGH = 8                                                 # rows of W of a thread's tile of its gradient
 BEHIND = 4                                               # parts that a thread reads before it adds the first
@@ -39,11 +42,17 @@ def bring(task: Int, tasks: Int, own_weight: Matrix, own_bias: Vector, weight: M
     """
     inputs, outputs = weight.shape
     width, to, source = own_weight.shape[1], data(own_weight), data(weight)
-    for i in range(row_of_warp(), inputs, WARPS):
-        for o in range(warp_lane(), width, 32):
+    i = row_of_warp()
+    while i < inputs:
+        o = warp_lane()
+        while o < width:
             copy_later(to, i * width + o, source, i * outputs + o if o < outputs else 0, o < outputs)
-    for o in range(thread(), bias.size, THREADS):
+            o = anew(o + 32)
+        i = anew(i + WARPS)
+    o = thread()
+    while o < bias.size:
         copy_later(data(own_bias), o, data(bias), o, True)
+        o = anew(o + THREADS)
 
 
 @routine
@@ -52,10 +61,12 @@ def gather(y, x, order, position, task, tasks):
     start, stop = row_share(y.shape[0], tasks, task)
     F = y.shape[1]
     ys, xs, places = data(y), data(x), data(order)
-    for i in range(start * F + thread(), stop * F, THREADS):
+    i = start * F + thread()
+    while i < stop * F:
         n, f = divided(i, F)
         sample = places[position + n] if order.size else position + n
         copy_later(ys, i, xs, sample * F + f, True)
+        i = anew(i + THREADS)
 
 
 @kernel
@@ -103,13 +114,16 @@ def forward_few(start, stop, outputs, inputs, ys, xs, ws, width, bias, like):
         at, column = (start + row) * inputs, QUAD * j
         for u in range(QUAD):
             own[u] = T(0)
-        for k in range(s, whole, 4 * SHARING):
+        k = s
+        while k < whole:
             for v in range(4):
                 for u in range(QUAD):
                     own[u] += xs[at + k + v * SHARING] * ws[(k + v * SHARING) * width + column + u]
-        for k in range(whole + s, inputs, SHARING):
+            k = anew(k + 4 * SHARING)
+        while k < inputs:
             for u in range(QUAD):
                 own[u] += xs[at + k] * ws[k * width + column + u]
+            k = anew(k + SHARING)
         for u in range(QUAD):
             own[u] = over_four(own[u])
             own[u] += from_lane(own[u], 4)
@@ -130,7 +144,7 @@ def forward_many(start, stop, outputs, inputs, ys, xs, ws, width, bias, like):
             at[i] = min(row + i, stop - 1) * inputs
             for u in range(QUAD):
                 own[i * QUAD + u] = shifts[min(column + u, outputs - 1)] if bias.size else T(0)
-        for k in range(inputs):
+        for k in range(inputs):                          # which gains from being unrolled
             for u in range(QUAD):
                 right[u] = ws[k * width + column + u]
             for i in range(TALL):
@@ -149,10 +163,14 @@ def dense_forward(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, b
     """y = x W + b. Shapes: y [R, O], x [R, I], weight [I, width], bias [O] or empty. Row-local. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     width = weight.shape[1] // QUAD * QUAD               # which it is: so it is known that four elements are aligned
-    if stop - start <= TALL:
-        forward_few(start, stop, y.shape[1], x.shape[1], data(y), data(x), data(weight), width, bias, y)
-    else:
-        forward_many(start, stop, y.shape[1], x.shape[1], data(y), data(x), data(weight), width, bias, y)
+    forward_many(start, stop, y.shape[1], x.shape[1], data(y), data(x), data(weight), width, bias, y)
+
+
+@kernel
+def dense_forward_few(task: Int, tasks: Int, y: Matrix, x: Matrix, weight: Matrix, bias: Vector) -> None:
+    """The same for tasks of few rows."""
+    start, stop = row_share(y.shape[0], tasks, task)
+    forward_few(start, stop, y.shape[1], x.shape[1], data(y), data(x), data(weight), weight.shape[1] // QUAD * QUAD, bias, y)
 
 
 @routine
@@ -164,9 +182,11 @@ def backward_few(start, stop, inputs, outputs, dxs, dys, ws, width, like):
         e = first + thread() // SHARING_BACK
         row, i = divided(min(e, count - 1), inputs)
         at, total = (start + row) * outputs, T(0)
-        for o in range(QUAD * s, whole, QUAD * SHARING_BACK):
+        o = QUAD * s
+        while o < whole:
             for u in range(QUAD):
                 total += dys[at + o + u] * ws[i * width + o + u]
+            o = anew(o + QUAD * SHARING_BACK)
         if whole + s < outputs:
             total += dys[at + whole + s] * ws[i * width + whole + s]
         total = over_four(total)
@@ -209,11 +229,14 @@ def backward_many(start, stop, inputs, outputs, dxs, dys, ws, width, like):
 def dense_backward_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, weight: Matrix) -> None:
     """dx = dy W^T. Shapes: dx [R, I], dy [R, O], weight [I, width]. Row-local. Writes dx (=)."""
     start, stop = row_share(dx.shape[0], tasks, task)
-    width = weight.shape[1] // QUAD * QUAD
-    if stop - start <= TALL:
-        backward_few(start, stop, dx.shape[1], dy.shape[1], data(dx), data(dy), data(weight), width, dx)
-    else:
-        backward_many(start, stop, dx.shape[1], dy.shape[1], data(dx), data(dy), data(weight), width, dx)
+    backward_many(start, stop, dx.shape[1], dy.shape[1], data(dx), data(dy), data(weight), weight.shape[1] // QUAD * QUAD, dx)
+
+
+@kernel
+def dense_backward_input_few(task: Int, tasks: Int, dx: Matrix, dy: Matrix, weight: Matrix) -> None:
+    """The same for tasks of few rows."""
+    start, stop = row_share(dx.shape[0], tasks, task)
+    backward_few(start, stop, dx.shape[1], dy.shape[1], data(dx), data(dy), data(weight), weight.shape[1] // QUAD * QUAD, dx)
 
 
 @kernel
@@ -238,7 +261,8 @@ def dense_backward_weight(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: M
             columns[m] = min(c + m * quarter, outputs - 1)
         for i in range(HIGH * QUAD):
             own[i] = T(0)
-        for r in range(start, stop):
+        r = start
+        while r < stop:
             for i in range(HIGH):
                 left[i] = xs[r * inputs + rows[i]]
             for m in range(QUAD):
@@ -246,17 +270,22 @@ def dense_backward_weight(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: M
             for i in range(HIGH):
                 for m in range(QUAD):
                     own[i * QUAD + m] += left[i] * right[m]
+            r = anew(r + 1)
         for i in range(HIGH):
             for m in range(QUAD):
                 if HIGH * group + i < inputs and c + m * quarter < outputs:
                     to[at + first + (HIGH * group + i) * outputs + c + m * quarter] = own[i * QUAD + m]
-    for i in range(first + inputs * outputs + thread(), last, THREADS):
-        to[at + i] = T(0)
-    for o in range(thread(), last_bias - first_bias, THREADS):
-        total = T(0)
-        for r in range(start, stop if o < outputs else start):
+    behind_weight = first + inputs * outputs + thread()
+    if behind_weight < last:                             # less than a line of memory
+        to[at + behind_weight] = T(0)
+    o = thread()
+    while o < last_bias - first_bias:
+        total, r = T(0), start
+        while r < stop and o < outputs:
             total += dys[r * outputs + o]
+            r = anew(r + 1)
         to[at + first_bias + o] = total
+        o = anew(o + THREADS)
 
 
 @kernel
