@@ -75,7 +75,7 @@ def from_lane(value, distance):
 class Kernel:
     """A CUDA kernel: what a step of its twin's name does on the device.
 
-    where: for each array where it lies, see `plan.launch.coded`; empty where all lie in global memory.
+    where: for each array where it lies, see `plan.launch.coded`; empty where all lie in global memory. A step's own comes with its name, see `find`.
     """
 
     where: str = ""
@@ -103,8 +103,11 @@ def kernel(function: Callable[..., None]) -> Kernel:
 # Compiling a launch.
 
 def find(name: str) -> Kernel:
-    """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda; behind a colon stands where its arrays lie.
-    Raises ValueError where there is none."""
+    """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda; behind a colon it says where
+    arrays lie.
+
+    Raises ValueError where there is none.
+    """
     name, _, where = name.partition(":")
     module, _, attribute = name.rpartition(".")
     try:

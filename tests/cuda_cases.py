@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from cuda_cases_chip import chip_cases
 from nnkit.layers.pool import by_channel
 from nnkit.layers.pool_cpu import max_forward as max_cpu
 from nnkit.layers.window import Span
@@ -678,4 +679,4 @@ def embedded() -> Iterator[KernelCase]:
 
 CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
                                *normalizations(), *poolings(), *merges(), *convolutions(), *sparse_products(), *along_edges(),
-                               *runs_of_rows(), *on_nodes(), *embedded()]
+                               *runs_of_rows(), *on_nodes(), *embedded(), *chip_cases(KernelCase, normal, empty, counters)]

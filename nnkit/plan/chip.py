@@ -31,11 +31,12 @@ LEAST_ROWS = 4                                           # of a block, where a b
 FORWARD, WEIGHT, INPUT = (f"layers.dense.dense_{name}" for name in ("forward", "backward_weight", "backward_input_whole"))
 GATHERS = ("prims.feed.gather_rows", "prims.feed.gather_labels")
 # Kernels that may read and write shared memory: all but those that copy to it on their own.
-ALLOWED = ("layers.activation.", "layers.dropout.", "layers.noise.", "layers.norm.layer_norm_", "layers.merge.", "losses.", "prims.feed.", "prims.pointwise.")
+ALLOWED = ("layers.activation.", "layers.dropout.", "layers.noise.", "layers.norm.layer_norm_", "layers.merge.", "losses.", "prims.feed.",
+           "prims.pointwise.")
 
 
 def spare_counters(plan: Plan) -> Plan:
-    """Let the update read a copy of the counters, made where nothing has to wait for it: so they count on while the update is running, not after it."""
+    """Let the update read a copy of the counters, made where nothing has to wait for it: so they count on while it is running, not after it."""
     last = plan.steps[-1] if plan.steps else None
     readers = [step for step in plan.steps if step.phase == "update" and any(buffer.name == "counters" for buffer in step.reads)]
     if last is None or last.kernel != "prims.feed.advance" or not readers:
@@ -43,7 +44,8 @@ def spare_counters(plan: Plan) -> Plan:
     counters = last.updates[0]
     now = attrs.evolve(counters, name="counters/now", role="workspace")
     copied = Step(kernel="prims.feed.copy_counters", layer="", phase="feed", writes=(now,), reads=(counters,))
-    changes = {id(step): [attrs.evolve(step, reads=tuple(now if buffer.name == counters.name else buffer for buffer in step.reads))] for step in readers}
+    changes = {id(step): [attrs.evolve(step, reads=tuple(now if buffer.name == counters.name else buffer for buffer in step.reads))]
+               for step in readers}
     changed = plan.replaced(changes)
     return attrs.evolve(changed, steps=(copied, *changed.steps))
 
@@ -87,10 +89,10 @@ class Chain:
             return None
         if not all(step.rows and (step in products or step.kernel.startswith(ALLOWED)) for step in steps):
             return None
-        made = {plan.storage(buffer.name) for step in steps for buffer in step.writes}
+        made = {buffer.name for step in steps for buffer in step.writes}
         weights = tuple(step for step in plan.steps if step.kernel == WEIGHT and step.writes[0].inside is not None
                         and all(buffer.inside is not None or not buffer.size for buffer in step.writes)
-                        and all(plan.storage(buffer.name) in made for buffer in step.reads[:2]))
+                        and all(buffer.name in made for buffer in step.reads[:2]))
         return cls(plan, steps, weights)
 
     @property
@@ -117,7 +119,8 @@ class Chain:
         last = self.own[-1]
         changes[id(last)] = [*changes[id(last)], *sums]
         plan = self.plan.replaced(changes)
-        plan = attrs.evolve(plan, steps=tuple(_by_elements(step, sums) for step in plan.steps), **_laid_out([*prologue, *chain], tasks, plan))
+        chip, end = _laid_out([*prologue, *chain], tasks, plan)
+        plan = attrs.evolve(plan, steps=tuple(_by_elements(step, sums) for step in plan.steps), chip=chip, chip_bytes=end)
         lanes = [lane for lanes in lanes_of(into_launches(size_products(plan))) for lane in lanes if any(step.on_chip for step in lane)]
         return plan if len(lanes) == 1 else None         # too many steps or words for one launch otherwise
 
@@ -149,7 +152,7 @@ class Chain:
         while True:
             tasks = -(-self.rows // rows)
             steps = self._rewritten(local, runs, tasks)
-            if _laid_out([*steps[0], *steps[1]], tasks, self.plan)["chip_bytes"] <= CHIP_BYTES:
+            if _laid_out([*steps[0], *steps[1]], tasks, self.plan)[1] <= CHIP_BYTES:
                 return steps if tasks <= MOST_BLOCKS else None
             rows -= 1
             if rows < min(self.rows, LEAST_ROWS):
@@ -182,17 +185,15 @@ class Chain:
             at += length
 
         def local_form(step: Step) -> Step:
-            changed = {name: tuple(attrs.evolve(buffer, role="chip_rows") if self.plan.storage(buffer.name) in local and buffer.size else buffer
-                                   for buffer in getattr(step, name)) for name in ("writes", "updates", "reads")}
-            return attrs.evolve(step, tasks=tasks, **changed)
+            writes, updates, reads = (
+                tuple(attrs.evolve(each, role="chip_rows") if self.plan.storage(each.name) in local and each.size else each for each in buffers)
+                for buffers in (step.writes, step.updates, step.reads))
+            return attrs.evolve(step, tasks=tasks, writes=writes, updates=updates, reads=reads)
         chain = [_on_chip_form(local_form(step), brought, parts, columns) for step in self.own]
         gathered = [attrs.evolve(step, kernel=step.kernel.replace("feed", "chip")) for step in chain if step.kernel in GATHERS and _chip(step)]
         arrive = Step(kernel="prims.chip.arrive", layer="", phase="feed")
         prologue = [attrs.evolve(step, rows=self.rows, tasks=tasks) for step in (*brought.values(), *gathered, arrive)]
-        sums = [Step(kernel="prims.chip.sum_parts", layer="", phase="update", rows=-(-length // 32), flops=tasks * length, reads=(parts,), scalars=(at,),
-                     writes=(Buffer(f"gradients[{first}:]", (length,), self.plan.dtype, "gradient", ("gradients", first)),))
-                for first, length, at in columns]
-        return prologue, chain, sums
+        return prologue, chain, [_sum(parts, *run) for run in columns]
 
 
 def _chip(step: Step) -> bool:
@@ -200,10 +201,17 @@ def _chip(step: Step) -> bool:
     return any(buffer.role in CHIP for buffer in step.writes)
 
 
+def _sum(parts: Buffer, first: int, size: int, at: int) -> Step:
+    """The step that adds the parts of `size` of the gradients, from the `first` on; they stand in the columns from `at` on."""
+    gradient = Buffer(f"gradients[{first}:]", (size,), parts.dtype, "gradient", ("gradients", first))
+    return Step(kernel="prims.chip.sum_parts", layer="", phase="update", rows=-(-size // 32), flops=parts.shape[0] * size, writes=(gradient,),
+                reads=(parts,), scalars=(at,))
+
+
 def _bring(step: Step, weight: Buffer, bias: Buffer) -> Step:
     """The step that copies a weight and a bias to the block's shared memory."""
     own_weight = Buffer(f"{weight.name} on chip", (weight.shape[0], width_on_chip(weight.shape[1])), weight.dtype, "chip_whole")
-    own_bias = Buffer(f"{bias.name} on chip", bias.shape, bias.dtype, "chip_whole") if bias.size else bias
+    own_bias = Buffer(f"{bias.name} on chip", bias.shape, bias.dtype, "chip_whole")
     return Step(kernel="prims.chip.bring", layer=step.layer, phase="feed", writes=(own_weight, own_bias), reads=(weight, bias))
 
 
@@ -251,8 +259,8 @@ def _stretch(gradient: Buffer) -> tuple[str, int, int]:
     return name, first, gradient.size
 
 
-def _laid_out(steps: Sequence[Step], tasks: int, plan: Plan) -> dict[str, object]:
-    """Where in a block's shared memory the chain's arrays lie, behind the scratch of its steps: each while steps need it."""
+def _laid_out(steps: Sequence[Step], tasks: int, plan: Plan) -> tuple[dict[str, int], int]:
+    """Where in a block's shared memory the chain's arrays lie, behind the scratch of its steps, each while steps need it; and where the last ends."""
     def held(buffer: Buffer) -> Buffer:
         rows = -(-buffer.shape[0] // tasks) if buffer.role == "chip_rows" else buffer.shape[0]
         return attrs.evolve(buffer, shape=(rows, *buffer.shape[1:]), role="workspace", inside=None)
@@ -260,5 +268,5 @@ def _laid_out(steps: Sequence[Step], tasks: int, plan: Plan) -> dict[str, object
                   for step in steps)
     laid = place(Plan(mode="", batch=0, dtype=plan.dtype, steps=alone, groups=tuple(range(len(alone))), shared=plan.shared))
     first = -(-scratch_bytes(steps) // 64) * 64
-    return {"chip": {name: first + offset for name, offset in laid.offsets.items()}, "chip_bytes": first + laid.arena_bytes}
+    return {name: first + offset for name, offset in laid.offsets.items()}, first + laid.arena_bytes
 

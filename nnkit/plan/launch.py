@@ -17,8 +17,8 @@ from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
     "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "SHARED_BYTES", "TALL",
-    "TAPS", "THREADS", "TILED_FLOPS", "WARPS", "coded", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions",
-    "scratch_bytes", "shared_bytes", "size_products", "slices_bytes", "step_words", "strip",
+    "TAPS", "THREADS", "TILED_FLOPS", "WARPS", "coded", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes",
+    "regions", "scratch_bytes", "shared_bytes", "size_products", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block

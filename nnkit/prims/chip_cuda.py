@@ -81,6 +81,9 @@ def gather_labels(task: Int, tasks: Int, y: LabelMatrix, x: LabelMatrix, order: 
     gather(y, x, order, data(counters)[POSITION], task, tasks)
 
 
+bring.where, gather_rows.where, gather_labels.where = "ww--", "r---", "r---"           # nothing can be copied later to global memory
+
+
 @kernel
 def arrive(task: Int, tasks: Int) -> None:
     """Wait for all that was brought."""
@@ -245,8 +248,8 @@ def dense_backward_weight(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: M
     """What the task's rows add to dW = x^T dy and db = sum of dy: parts[task, first : last] and parts[task, first_bias : last_bias], 0 behind their
     I O and O elements.
 
-    Shapes: parts [tasks, S], x [R, I], dy [R, O]; first_bias = last_bias: there is no bias. A thread makes HIGH rows by QUAD columns, a quarter of all
-    columns apart; rows of x in ascending order. Writes these elements of parts (=).
+    Shapes: parts [tasks, S], x [R, I], dy [R, O]; first_bias = last_bias: there is no bias. A thread makes HIGH rows by QUAD columns, a quarter of
+    all columns apart; rows of x in ascending order. Writes these elements of parts (=).
     """
     start, stop = row_share(x.shape[0], tasks, task)
     inputs, outputs = x.shape[1], dy.shape[1]
