@@ -45,12 +45,13 @@ def chip_cases(case: Any, normal: Any, empty: Any, counters: Any) -> Iterator[An
                 parts[task, start:stop] = 0
                 parts[task, start:start + values.size if stop > start else start] = values.ravel() if stop > start else 0
         return [parts]
-    for K, R, I, O in ((1, 1, 1, 1), (3, 7, 5, 3), (4, 13, 37, 67), (2, 3, 9, 128), (3, 2, 3, 2)):
+    for K, R, I, O in ((1, 1, 1, 1), (3, 7, 5, 3), (4, 13, 37, 67), (2, 8, 9, 128), (3, 2, 3, 2)):
         for biased in (0, 1):
             last = 5 + -(-I * O // 16) * 16
-            yield case(f"chip-weight-{K}-{R}-{I}-{O}-{biased}", "prims.chip.dense_backward_weight",
-                       (empty(K, last + 160), normal(R, I), normal(R, O), 5, last, last + 9 * biased, last + (9 + -(-O // 16) * 16) * biased),
-                       tasks=(K,), expected=parts_of)
+            for end in ("", "_few"):
+                yield case(f"chip-weight{end}-{K}-{R}-{I}-{O}-{biased}", f"prims.chip.dense_backward_weight{end}",
+                           (empty(K, last + 160), normal(R, I), normal(R, O), 5, last, last + 9 * biased, last + (9 + -(-O // 16) * 16) * biased),
+                           tasks=(K,), expected=parts_of)
     for K, P, first in ((1, 1, 0), (3, 129, 2), (41, 77, 1), (129, 300, 0), (64, 32, 5)):
         yield case(f"chip-parts-{K}-{P}", "prims.chip.sum_parts", (empty(P), normal(K, P + 7), first),
                    expected=lambda g, parts, first: [parts[:, first:first + g.size].sum(0)])

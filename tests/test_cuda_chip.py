@@ -27,9 +27,10 @@ def test_a_training_step_of_a_small_network_is_two_launches():
     plan = device_plan(small_network(), 32, optimizer="adam", loss="bce")
     rows, update = names_of(plan)
     assert rows == [["copy_counters"], [
-        "bring", "bring", "bring", "gather_rows", "gather_rows", "gather_rows", "arrive", "dense_forward_few", "relu_forward", "dense_forward_few",
-        "tanh_forward", "dense_forward_few", "binary_crossentropy_logits_forward", "binary_crossentropy_logits_backward", "dense_backward_weight",
-        "dense_backward_input_few", "tanh_backward", "dense_backward_weight", "dense_backward_input_few", "relu_backward", "dense_backward_weight"]]
+        *["bring"] * 3, *["gather_rows"] * 3, "arrive", "dense_forward_few", "relu_forward", "dense_forward_few",
+        "tanh_forward", "dense_forward_few", "binary_crossentropy_logits_forward", "binary_crossentropy_logits_backward", "dense_backward_weight_few",
+        "dense_backward_input_few", "tanh_backward", "dense_backward_weight_few", "dense_backward_input_few", "relu_backward",
+        "dense_backward_weight_few"]]
     assert update == [["sum_parts", "adam_update"], ["accumulate"], ["advance"]]
     chain = lanes_of(plan)[0][1]
     assert {step.tasks for step in chain} == {16}                    # two rows each
@@ -97,7 +98,7 @@ def test_what_lies_on_chip_at_the_same_time_shares_no_bytes(batch):
 def test_the_parts_fill_the_gradients_that_the_update_reads():
     plan = device_plan(small_network(), 32, optimizer="adam", loss="bce")
     (parts,) = (buffer for step in plan.steps if step.kernel == "prims.chip.sum_parts" for buffer in step.reads)
-    filled = sorted(step.scalars[at:at + 2] for step in plan.steps if step.kernel == "prims.chip.dense_backward_weight" for at in (0, 2))
+    filled = sorted(step.scalars[at:at + 2] for step in plan.steps if step.kernel == "prims.chip.dense_backward_weight_few" for at in (0, 2))
     assert filled[0][0] == 0
     assert filled[-1][1] == parts.shape[1] == next(step.reads[0].size for step in plan.steps if step.kernel.endswith("adam_update"))
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(filled))
@@ -246,8 +247,8 @@ def test_the_code_names_where_arrays_lie():
     plan = device_plan(small_network(), 32, optimizer="adam", loss="bce")
     found = {coded(step) for step in plan.steps}
     assert {"prims.chip.bring:ww--", "prims.chip.gather_rows:r---", "prims.chip.dense_forward_few:rrww", "layers.activation.tanh_backward:rrr",
-            "losses.crossentropy.binary_crossentropy_logits_forward:-rrr-", "prims.chip.dense_backward_weight:-rr", "optimizers.rules.adam_update",
-            "prims.chip.arrive"} <= found
+            "losses.crossentropy.binary_crossentropy_logits_forward:-rrr-", "prims.chip.dense_backward_weight_few:-rr",
+            "optimizers.rules.adam_update", "prims.chip.arrive"} <= found
 
 
 # On a device.

@@ -75,10 +75,10 @@ def digits_network(filters=16):
 def test_small_convolutions_join_the_chain():
     lanes = lanes_of(device_plan(digits_network(), 32, optimizer="adam", loss="sparse_categorical_crossentropy"))
     names = [[[step.kernel.rpartition(".")[2] for step in lane] for lane in launch] for launch in lanes]
-    assert [len(lane) for lane in names[0]] == [13]                  # forward and backward of the rows, ReLUs fused
-    assert names[0][0][1:5] == ["implicit_forward", "max_forward", "implicit_forward", "dense_forward"]
+    assert [len(lane) for lane in names[0]] == [1, 13]               # the counters' copy; forward and backward of the rows, ReLUs fused
+    assert names[0][1][1:5] == ["implicit_forward", "max_forward", "implicit_forward", "dense_forward"]
     assert sorted(lane[0] for lane in names[1])[-4:] == ["implicit_weight", "implicit_weight", "sum_chunks", "sum_chunks"]
-    assert len(names) == 5                                           # the sums of slices are a launch of their own
+    assert len(names) == 4                                           # the sums of slices are a launch of their own
 
 
 def test_large_convolutions_go_by_tiles_and_slices():

@@ -217,16 +217,16 @@ def _bring(step: Step, weight: Buffer, bias: Buffer) -> Step:
 
 def _on_chip_form(step: Step, brought: dict[str, Step], parts: Buffer, columns: Sequence[tuple[int, int, int]]) -> Step:
     """A product in its form for a weight on chip, a gradient of a weight as the sum over a block's rows; other steps as they are."""
+    few = "_few" if step.reads and step.reads[0].shape[0] <= TALL * step.tasks else ""
     if step.kernel in (FORWARD, INPUT):
         weight, bias = brought[step.reads[1].name].writes
         forward = step.kernel == FORWARD
         bias = bias if forward and step.reads[2].size else bias.piece(0)
-        few = "_few" if step.rows <= TALL * step.tasks else ""
         kernel = f"prims.chip.dense_{'forward' if forward else 'backward_input'}{few}"
         return attrs.evolve(step, kernel=kernel, reads=(step.reads[0], weight, *([bias] if forward else [])), filters=None)
     if step.kernel == WEIGHT:
         ends = [end for buffer in step.writes for end in _columns(buffer, columns)]
-        return attrs.evolve(step, kernel="prims.chip.dense_backward_weight", writes=(parts,), reads=step.reads[:2], scalars=tuple(ends),
+        return attrs.evolve(step, kernel=f"prims.chip.dense_backward_weight{few}", writes=(parts,), reads=step.reads[:2], scalars=tuple(ends),
                             rows=step.reads[0].shape[0])
     return step
 

@@ -19,8 +19,8 @@ from nnkit.prims.feed_cuda import POSITION
 from nnkit.prims.rows_cuda import row_of_warp, warp_lane
 
 __all__ = [
-    "arrive", "bring", "dense_backward_input", "dense_backward_input_few", "dense_backward_weight", "dense_forward", "dense_forward_few",
-    "gather_labels", "gather_rows", "sum_parts",
+    "arrive", "bring", "dense_backward_input", "dense_backward_input_few", "dense_backward_weight", "dense_backward_weight_few", "dense_forward",
+    "dense_forward_few", "gather_labels", "gather_rows", "sum_parts",
 ]
 
 QUAD = 4                                                 # neighbouring elements of a row of a weight that a thread reads at once
@@ -38,14 +38,15 @@ behind = registers(BEHIND * QUAD)
 def bring(task: Int, tasks: Int, own_weight: Matrix, own_bias: Vector, weight: Matrix, bias: Vector) -> None:
     """Copies of a weight and of a bias for the block. Shapes: own_weight [I, width], weight [I, O], own_bias and bias [O] or empty.
 
-    A warp takes a row. Writes own_weight and own_bias (=), both on chip; they are there after `arrive`.
+    A warp takes a row. Writes own_weight, as far as whole quads of outputs go, and own_bias (=), both on chip; they are there after `arrive`.
     """
     inputs, outputs = weight.shape
     width, to, source = own_weight.shape[1], data(own_weight), data(weight)
+    end = (outputs + QUAD - 1) // QUAD * QUAD
     i = row_of_warp()
     while i < inputs:
         o = warp_lane()
-        while o < width:
+        while o < end:
             copy_later(to, i * width + o, source, i * outputs + o if o < outputs else 0, o < outputs)
             o = anew(o + 32)
         i = anew(i + WARPS)
@@ -289,6 +290,39 @@ def dense_backward_weight(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: M
             r = anew(r + 1)
         to[at + first_bias + o] = total
         o = anew(o + THREADS)
+
+
+@kernel
+def dense_backward_weight_few(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: Matrix, first: Int, last: Int, first_bias: Int, last_bias: Int
+                              ) -> None:
+    """The same for tasks of TALL rows at most: a lane keeps a column of dy, a warp goes through rows of W. Rows that are missing count as the last
+    one times 0."""
+    start, stop = row_share(x.shape[0], tasks, task)
+    inputs, outputs = x.shape[1], dy.shape[1]
+    T, own, at = parts.dtype.type, tall(parts), tall_places(parts)
+    to, xs, dys, begin, end = data(parts), data(x), data(dy), task * parts.shape[1], max(stop, 1) - 1
+    for r in range(TALL):
+        at[r] = min(start + r, end) * inputs
+    column = warp_lane()
+    while column < outputs:
+        total = T(0)
+        for r in range(TALL):
+            value = dys[min(start + r, end) * outputs + column]
+            own[r] = value if start + r < stop else T(0)
+            total += own[r]
+        if row_of_warp() == 0 and first_bias < last_bias:
+            to[begin + first_bias + column] = total
+        for i in range(row_of_warp(), inputs, WARPS):
+            total = T(0)
+            for r in range(TALL):
+                total += xs[at[r] + i] * own[r]
+            to[begin + first + i * outputs + column] = total
+        column = anew(column + 32)
+    behind_weight, behind_bias = first + inputs * outputs + thread(), first_bias + outputs + thread()
+    if behind_weight < last:                             # less than a line of memory, both
+        to[begin + behind_weight] = T(0)
+    if behind_bias < last_bias:
+        to[begin + behind_bias] = T(0)
 
 
 @kernel
