@@ -4,6 +4,7 @@ from cases import Case
 from nnkit.layers.dense import Dense
 from nnkit.layers.dropout import Dropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
 from nnkit.layers.noise import GaussianNoise
+from nnkit.layers.reshape import Flatten
 
 CASES = [
     Case("dropout", [Dropout(0.3)], (7,), batch=5, random=True),
@@ -11,6 +12,8 @@ CASES = [
     Case("dropout-most", [Dropout(0.9)], (83,), batch=7, random=True),
     Case("dropout-between", [Dense(11, "tanh"), Dropout(0.5), Dense(3)], (5,), batch=6, random=True),
     Case("dropout-twice", [Dropout(0.2), Dense(6, "tanh"), Dropout(0.4, seed=3), Dense(2)], (5,), batch=3, random=True),
+    Case("dropout-after-relu", [Dense(11, "relu"), Dropout(0.4), Dense(3)], (5,), batch=6, random=True),
+    Case("dropout-after-relu-in-axes", [Dense(7, "relu"), Flatten(), Dropout(0.4), Dense(3)], (3, 5), batch=4, random=True),
     Case("dropout-axes", [Dropout(0.4)], (2, 3, 5), batch=3, random=True),
     Case("dropout-no-axes", [Dropout(0.4)], (), batch=13, random=True),
     Case("dropout-empty", [Dropout(0.4)], (0,), batch=3),

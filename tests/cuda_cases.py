@@ -249,6 +249,8 @@ def drawn() -> Iterator[KernelCase]:
         state = counters(step=6, seed=large)
         yield KernelCase(f"dropout-{shape[1]}", "layers.dropout.dropout_apply", (empty(*shape), normal(*shape), state, *last), single=0, double=0)
         yield KernelCase(f"dropout-mask-{shape[1]}", "layers.dropout.dropout_mask", (empty(*shape), state, *last), single=0, double=0)
+        yield KernelCase(f"relu-dropout-backward-{shape[1]}", "layers.dropout.relu_dropout_backward",
+                         (empty(*shape), normal(*shape), normal(*shape), 1 / 0.7), single=0, double=0)
         yield KernelCase(f"noise-{shape[1]}", "layers.noise.gaussian_noise_forward", (empty(*shape), normal(*shape), state, 0.3, 2, seed))
     for N, M, sizes in ((5, 2 * 4 * 5, (2, 3, 4, 7, 5)), (4, 6, (3, 5, 2, 1, 1)), (3, 11, (1, 1, 1, 4, 11))):
         A, B, C, D, E = sizes

@@ -12,6 +12,7 @@ from nnkit import (
     Conv3D,
     Dense,
     DepthwiseConv2D,
+    Dropout,
     Flatten,
     Input,
     MaxPooling2D,
@@ -60,6 +61,36 @@ def test_relu_is_fused(monkeypatch, algorithm):
     assert_same_bits(results.dx, expected.dx)
     for name, gradient in results.gradients.items():
         assert_same_bits(gradient, expected.gradients[name], name)
+
+
+@pytest.mark.parametrize("between", [[], [Flatten()]], ids=["at once", "reshaped"])
+def test_gradient_through_dropout_and_relu_is_one_step(monkeypatch, between):
+    layers = [Dense(19, "relu"), *between, Dropout(0.4), Dense(5), ReLU(), Dropout(0.2), Dense(3)]
+    predicted, results, kernels = run(layers, (4, 7))
+    _, expected, before = without(monkeypatch, "fuse_dropout", layers, (4, 7))
+    assert kernels["gradients"].count("relu_dropout_backward") == 2
+    assert kernels["gradients"].count("dropout_apply") == 2
+    assert before["gradients"].count("dropout_apply") == 4
+    assert not np.array_equal(predicted, results.y)      # training drops something
+    assert_same_bits(results.dx, expected.dx)
+    for name, gradient in results.gradients.items():
+        assert_same_bits(gradient, expected.gradients[name], name)
+
+
+@pytest.mark.parametrize("layers", [[Dense(9, "tanh"), Dropout(0.4), Dense(3)], [Dropout(0.4), Dense(9, "relu"), Dense(3)],
+                                    [Dense(9, "relu"), Dropout(0.4, noise_shape=(1, None)), Dense(3)]], ids=["tanh", "before", "mask"])
+def test_other_dropout_stays(layers):
+    assert "relu_dropout_backward" not in run(layers, (7,))[2]["gradients"]
+
+
+def test_gradient_of_a_relu_that_others_read_goes_through_it_alone():
+    x = Input((7,))
+    hidden = Dense(9, "relu")(x)
+    y = Add()(Dropout(0.4)(hidden), hidden)
+    network = Network(x, y)
+    rig = Rig(network, {name: np.zeros(declared.shape) for name, declared in network.graph().parameters().items()}, 3)
+    kernels = [step.kernel.rpartition(".")[2] for step in rig.tape("gradients").plan.steps]
+    assert "relu_dropout_backward" not in kernels
 
 
 def test_relu_that_others_read_stays():

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import threading
 
 import numpy as np
@@ -44,6 +45,20 @@ def test_a_helper_that_comes_too_late_does_nothing(monkeypatch):
     for job in late:
         job()
     assert found == expected
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="only there the runner can say so")
+@pytest.mark.parametrize("debug", ["0", "1"])
+@pytest.mark.parametrize("rows", [1, 600], ids=["one task", "with helpers"])
+def test_numbers_that_are_not_normal_count_as_zero_while_a_tape_runs(rows, debug, monkeypatch):
+    monkeypatch.setenv("NNKIT_DEBUG", debug)
+    small = np.float32(1e-39)
+    model = nnkit.compile(Sequential([Input((200,)), Dense(300, use_bias=False)]), threads=2)
+    model.set_parameters({"dense/kernel": np.full((200, 300), 1e-20)})
+    assert not model.predict(np.full((rows, 200), 1e-21), batch_size=rows).any()       # the sum of the exact products is 200 * 1e-41
+    assert not model.predict(np.full((rows, 200), small), batch_size=rows).any()
+    assert model.predict(np.full((rows, 200), 1e-17), batch_size=rows).all()
+    assert small * np.float32(0.5) > 0                                                 # elsewhere they are what they were
 
 
 def test_two_models_train_at_the_same_time():

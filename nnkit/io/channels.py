@@ -6,7 +6,7 @@ another cell, and so is what a Dense makes for a Reshape to images. PyTorch is s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import numpy as np
@@ -59,29 +59,84 @@ def flow_of(graph: Graph) -> dict[Ref, Flow]:
     return _forward(graph, wanted)
 
 
+@attrs.frozen(eq=False)
+class Place:
+    """Where a layer stands. shape: that it takes; made: that it makes; sizes: last axes of its inputs. taken: what these hold. wanted: the order that
+    its units have to have elsewhere. to_places: whether a layer over places takes what it makes."""
+
+    shape: Shape
+    made: Shape
+    sizes: tuple[int, ...]
+    taken: list[Flow]
+    wanted: np.ndarray | None
+    to_places: bool
+
+
 def _forward(graph: Graph, wanted: Mapping[Ref, np.ndarray | None]) -> dict[Ref, Flow]:
     """From the inputs on; `wanted`: the order that a Dense has to give to its units."""
     to_places = {ref for node in graph.nodes if isinstance(node.layer, Spatial) for ref in node.inputs}
     flows: dict[Ref, Flow] = {}
     for position, node in enumerate(graph.nodes):
         ref = (position, 0)
-        layer, shape = _inner(node)
-        taken = [flows.get(source, PLAIN) for source in node.inputs]
-        if not taken:
+        if not node.inputs:
             flows[ref] = Flow(image=len(node.shape) >= 3)
-        elif isinstance(layer, Reshape) and len(node.shape) > 1:
-            flows[ref] = Flow(image=len(node.shape) >= 3 or ref in to_places)
-        elif isinstance(layer, (Flatten, Reshape)):
-            flows[ref] = Flow(order=_order(shape) if taken[0].image and len(shape) > 1 else taken[0].order if len(shape) == 1 else None)
-        elif isinstance(layer, Dense):
-            flows[ref] = Flow(taken[0].image and len(node.shape) >= 3, wanted.get(ref))
-        elif isinstance(layer, Concatenate):
-            flows[ref] = _side_by_side(node, taken)
-        elif _keeps(node):
-            flows[ref] = Flow(any(flow.image for flow in taken), next((flow.order for flow in taken if flow.order is not None), None))
-        else:
-            flows[ref] = Flow(image=isinstance(layer, Spatial) and len(node.shape) >= 2)
+            continue
+        layer, shape = _inner(node)
+        sizes = tuple(taken[-1] if taken else 1 for taken in node.input_shapes)
+        taken = [flows.get(source, PLAIN) for source in node.inputs]
+        place = Place(shape, node.shape, sizes, taken, wanted.get(ref), ref in to_places)
+        rule = next((RULES[kind] for kind in type(layer).__mro__ if kind in RULES), _kept if _keeps(node) else _unknown)
+        flows[ref] = rule(place)
     return flows
+
+
+def _unknown(place: Place) -> Flow:
+    """Rows without an order, no image."""
+    return PLAIN
+
+
+def _over_places(place: Place) -> Flow:
+    """An image, as far as places are left."""
+    return Flow(image=len(place.made) >= 2)
+
+
+def _flattened(place: Place) -> Flow:
+    """Rows of an image are in another order; rows stay as they are."""
+    if len(place.shape) > 1:
+        return Flow(order=_order(place.shape) if place.taken[0].image else None)
+    return Flow(order=place.taken[0].order if len(place.shape) == 1 else None)
+
+
+def _reshaped(place: Place) -> Flow:
+    """An image of three axes, or of two that a layer over places takes; else rows."""
+    return Flow(image=len(place.made) >= 3 or place.to_places) if len(place.made) > 1 else _flattened(place)
+
+
+def _dense(place: Place) -> Flow:
+    """An image stays one; units are in the order that is wanted of them."""
+    return Flow(place.taken[0].image and len(place.made) >= 3, place.wanted)
+
+
+def _kept(place: Place) -> Flow:
+    """What the inputs are."""
+    return Flow(any(flow.image for flow in place.taken), next((flow.order for flow in place.taken if flow.order is not None), None))
+
+
+def _side_by_side(place: Place) -> Flow:
+    """Of rows put together."""
+    image = any(flow.image for flow in place.taken)
+    if len(place.made) > 1 or all(flow.order is None for flow in place.taken):
+        return Flow(image)
+    parts, start = [], 0
+    for flow, size in zip(place.taken, place.sizes, strict=True):
+        parts.append(start + (np.arange(size) if flow.order is None else flow.order))
+        start += size
+    return Flow(image, np.concatenate(parts))
+
+
+RULES: Mapping[type, Callable[[Place], Flow]] = {
+    Reshape: _reshaped, Flatten: _flattened, Dense: _dense, Concatenate: _side_by_side, Spatial: _over_places,
+}
 
 
 def _keeps(node: Node) -> bool:
@@ -100,15 +155,3 @@ def _order(shape: Shape) -> np.ndarray | None:
     """Of images of that shape as rows: where the cells are in rows of (channels, places)."""
     channels, places = shape[-1], int(np.prod(shape[:-1]))
     return np.arange(channels * places).reshape(channels, places).T.ravel() if channels > 1 and places > 1 else None
-
-
-def _side_by_side(node: Node, taken: list[Flow]) -> Flow:
-    """Of rows put together."""
-    image = any(flow.image for flow in taken)
-    if len(node.shape) > 1 or all(flow.order is None for flow in taken):
-        return Flow(image)
-    parts, start = [], 0
-    for flow, (size,) in zip(taken, node.input_shapes, strict=True):
-        parts.append(start + (np.arange(size) if flow.order is None else flow.order))
-        start += size
-    return Flow(image, np.concatenate(parts))

@@ -6,6 +6,7 @@ from nnkit.jit import Int, Matrix, Vector, kernel
 from nnkit.layers.dense import COLUMNS
 from nnkit.prims.matmul_cpu import product, right_factor, row_share
 from nnkit.prims.pointwise_cpu import share
+from nnkit.prims.reduce_cpu import columns_plain
 from nnkit.prims.rows_cpu import dot_run
 from nnkit.prims.simd_cpu import address, itemsize, lanes, prefetch_run, transpose_tile
 
@@ -62,11 +63,7 @@ def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector,
         product(stop - start, outputs, rows, address(x) + size * start, 1, inputs, b, rsb,
                 address(dweight) + size * start * outputs, outputs, 0, 0, x)
     if task == 0 and dbias.size:
-        for o in range(outputs):
-            dbias[o] = 0
-        for r in range(rows):
-            for o in range(outputs):
-                dbias[o] += dy[r, o]
+        columns_plain(rows, outputs, address(dbias), 0, address(dy), 0, outputs, 0, 0, x)
 
 
 @kernel

@@ -20,7 +20,7 @@ from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, part
 from nnkit.scalar import philox
 
-__all__ = ["dropout_apply", "dropout_mask", "dropout_spread"]
+__all__ = ["dropout_apply", "dropout_mask", "dropout_spread", "relu_dropout_backward"]
 
 STEP, SEED = COUNTERS["step"], COUNTERS["seed"]
 BLOCK = 512                                              # numbers per round: their random bits stay in the first-level cache
@@ -76,6 +76,21 @@ def dropout_apply(task: Int, tasks: Int, y: Matrix, x: Matrix, counters: Counter
         else:
             for i in range(ys.size):
                 ys[i] = xs[i] * scale if np.int32(own[i]) >= limit else T(0)
+
+
+@kernel
+def relu_dropout_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix, scale: Real) -> None:
+    """dx = scale dy where y > 0, else 0: backward of y = dropout(max(x, 0)). All [N, F]. Row-local; dx may be dy. Writes dx (=)."""
+    start, stop = row_share(dx.shape[0], tasks, task)
+    F = dx.shape[1]
+    T = type(scale)
+    dxs, dys, ys = part(dx, start * F, stop * F), part(dy, start * F, stop * F), part(y, start * F, stop * F)
+    if address(dx) == address(dy):
+        for i in range(dxs.size):
+            dxs[i] *= T(0) if ys[i] <= T(0) else scale
+    else:
+        for i in range(dxs.size):
+            dxs[i] = dys[i] * (T(0) if ys[i] <= T(0) else scale)
 
 
 @kernel

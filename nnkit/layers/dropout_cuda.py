@@ -15,7 +15,7 @@ from nnkit.plan.build import COUNTERS
 from nnkit.prims.block_cuda import divided, row_share
 from nnkit.scalar import philox
 
-__all__ = ["dropout_apply", "dropout_mask", "dropout_spread"]
+__all__ = ["dropout_apply", "dropout_mask", "dropout_spread", "relu_dropout_backward"]
 
 STEP, SEED = COUNTERS["step"], COUNTERS["seed"]
 NUMBERS = 8                                              # of a counter
@@ -58,6 +58,17 @@ def dropout_apply(task: Int, tasks: Int, y: Matrix, x: Matrix, counters: Counter
             i = at + u * THREADS + thread()
             if start <= i < stop:
                 ys[i] = own[u] * scale if kept(words, i - at, limit) else T(0)
+
+
+@kernel
+def relu_dropout_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matrix, scale: Real) -> None:
+    """dx = scale dy where y > 0, else 0: backward of y = dropout(max(x, 0)). All [N, F]. Row-local; dx may be dy. Writes dx (=)."""
+    start, stop = row_share(dx.shape[0], tasks, task)
+    F = dx.shape[1]
+    T = type(scale)
+    dxs, dys, ys = data(dx), data(dy), data(y)
+    for i in range(start * F + thread(), stop * F, THREADS):
+        dxs[i] = dys[i] * (T(0) if ys[i] <= T(0) else scale)
 
 
 @kernel

@@ -118,7 +118,7 @@ def row_wise(graph: Graph, optimizer: Optimizer | None, dtype: str, backend: str
                  if declared.rowwise and declared.regularizer is None and declared.size >= LEAST_ROWWISE and calls[name] == 1)
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)                           # every look for a bound plan asks for it
 class Sizes:
     """What a plan depends on besides the batch where sparse matrices come in: nodes V of the graph, and for each matrix its entries, by name."""
 

@@ -14,7 +14,7 @@ from nnkit.plan.launch import image_pieces, into_launches, size_products
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 
 __all__ = [
-    "drop_dead_steps", "fold_normalization", "fuse_loss", "fuse_pooling", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise",
+    "drop_dead_steps", "fold_normalization", "fuse_dropout", "fuse_loss", "fuse_pooling", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise",
     "split_into_tasks",
 ]
 
@@ -26,6 +26,7 @@ MOST_TASKS = 32
 IMAGES = 8                                               # fewer images than this are cut into pieces
 RELU, RELU_BACKWARD = "layers.activation.relu_forward", "layers.activation.relu_backward"
 POOLING = "layers.pool.max_forward"
+DROPOUT, RELU_DROPOUT_BACKWARD = "layers.dropout.dropout_apply", "layers.dropout.relu_dropout_backward"
 NORMALIZE, MOVING = "layers.norm.batch_norm_normalize", "layers.norm.batch_norm_inference"
 # Activations of single numbers on which a loss has a logits form.
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
@@ -33,7 +34,7 @@ ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 def optimise(plan: Plan, gap: int = 0, backend: str = "cpu") -> Plan:
     """All passes in their order, then the arena."""
-    passes = [fuse_loss, drop_dead_steps, fold_normalization]
+    passes = [fuse_loss, drop_dead_steps, fold_normalization, fuse_dropout]
     if backend == "cpu":
         passes += [fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks]
     else:
@@ -147,6 +148,24 @@ def fuse_relu(plan: Plan) -> Plan:
             written = relu.writes[0].reshaped(*step.writes[0].shape)
             changes[id(step)] = [attrs.evolve(step, writes=(written, *step.writes[1:]), scalars=(*step.scalars[:-1], 1))]
             changes[id(relu)] = []
+    return plan.replaced(changes)
+
+
+def fuse_dropout(plan: Plan) -> Plan:
+    """Where dropout follows a ReLU, the gradient goes through both in one step: what dropout wrote is above 0 where it kept what the ReLU let pass.
+    So the mask is drawn once, and the ReLU's output need not be kept."""
+    forward = {step.reads[0].name: step for step in plan.steps if step.kernel == DROPOUT and step.phase == "forward"}
+    makers = {buffer.name: step for step in plan.steps for buffer in step.writes}
+    changes: dict[int, list[Step]] = {}
+    for relu in [step for step in plan.steps if step.kernel == RELU_BACKWARD]:
+        drop, undrop = forward.get(relu.reads[1].name), makers.get(relu.reads[0].name)
+        if drop is None or undrop is None or undrop.kernel != DROPOUT or undrop.scalars != drop.scalars:
+            continue
+        if plan.readers[undrop.writes[0].name] == [relu]:
+            shape, scale = relu.writes[0].shape, drop.scalars[1]
+            reads = (undrop.reads[0].reshaped(*shape), drop.writes[0].reshaped(*shape))
+            changes[id(relu)] = [attrs.evolve(relu, kernel=RELU_DROPOUT_BACKWARD, reads=reads, scalars=(scale,))]
+            changes[id(undrop)] = []
     return plan.replaced(changes)
 
 

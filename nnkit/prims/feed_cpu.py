@@ -32,6 +32,11 @@ def gather_rows(task: Int, tasks: Int, y: Matrix, x: Matrix, order: Ordinals, co
     start, stop = row_share(y.shape[0], tasks, task)
     features = y.shape[1]
     row = itemsize(y) * features
+    if features == 1:
+        for n in range(start, stop):
+            sample = counters[POSITION] + n
+            y[n, 0] = x[order[sample] if order.size else sample, 0]
+        return
     for n in range(start, stop):
         sample = counters[POSITION] + n
         sample = order[sample] if order.size else sample

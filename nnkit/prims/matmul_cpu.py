@@ -18,11 +18,15 @@ __all__ = ["pack", "pack_gates", "pack_gates_transposed", "pack_transposed", "pr
 ROWS = 4 if vector_bytes() == 32 else 8
 HALF = ROWS // 2
 DEPTH, BAND = 512, 64
+# Four registers of columns, where B is no panels and there are registers enough: without this the last of them would be a narrow tile of its own.
+WIDE = 4 if vector_bytes() != 32 else 0
+WIDE_ROWS = 6
 
 full3 = micro(ROWS, 3, masked=False)
 edge3, edge2, edge1 = micro(ROWS, 3, masked=True), micro(ROWS, 2, masked=True), micro(ROWS, 1, masked=True)
 half2, half1 = micro(HALF, 2, masked=True), micro(HALF, 1, masked=True)
 row2, row1 = micro(1, 2, masked=True), micro(1, 1, masked=True)
+wide6, wide5, wide4 = (micro(rows, 4, masked=True) for rows in (6, 5, 4))
 
 
 @routine
@@ -67,6 +71,24 @@ def panel(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
         i += HALF if m - i >= HALF else 1
 
 
+@routine
+def wide_panel(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
+    """The same for n of four registers and at least 8 rows: tiles of 4 to 6 rows, as even as can be."""
+    size = itemsize(like)
+    tiles = (m + WIDE_ROWS - 1) // WIDE_ROWS
+    for t in range(tiles):
+        i = m * t // tiles
+        rows = m * (t + 1) // tiles - i
+        ai, ci = a + size * i * rsa, c + size * i * rsc
+        si = c0 + size * i * rs0 if c0 != 0 else 0
+        if rows == 6:
+            wide6(depth, ai, rsa, csa, b, rsb, ci, rsc, si, rs0, n, like)
+        elif rows == 5:
+            wide5(depth, ai, rsa, csa, b, rsb, ci, rsc, si, rs0, n, like)
+        else:
+            wide4(depth, ai, rsa, csa, b, rsb, ci, rsc, si, rs0, n, like)
+
+
 @shared
 def product(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
     """C[m, n] = C0 + A[m, depth] B[depth, n] by addresses, strides in elements; A may be strided both ways, rows of B and C are contiguous.
@@ -86,7 +108,11 @@ def product(m, n, depth, a, rsa, csa, b, rsb, c, rsc, c0, rs0, like):
                 columns = min(width, n - j)
                 bj, rb = (b + size * (k * rsb + j), rsb) if rsb else (b + size * (j * depth + k * columns), columns)
                 sj = start + size * (i * rs + j) if start != 0 else 0
-                panel(band, columns, part, ai, rsa, csa, bj, rb, c + size * (i * rsc + j), rsc, sj, rs, like)
+                cj = c + size * (i * rsc + j)
+                if WIDE and rsb and width < n - j <= WIDE * lanes(like) and band >= 8:
+                    wide_panel(band, n - j, part, ai, rsa, csa, bj, rb, cj, rsc, sj, rs, like)
+                    break
+                panel(band, columns, part, ai, rsa, csa, bj, rb, cj, rsc, sj, rs, like)
 
 
 @routine

@@ -208,10 +208,11 @@ class Tape:
         zones = self._red_zones()
         for zone in zones.values():
             zone[:] = RED_BYTE
+        alone, status = self._runner("alone"), np.zeros(1, np.int64)
         for index, step in enumerate(self.plan.steps):
-            call = store.KERNEL(int(self.kernels[index]))
             for task in range(step.tasks):
-                if call(*self._arguments, int(self.starts[index]), task, step.tasks) > 0:
+                alone(*self._arguments, int(self.kernels[index]), int(self.starts[index]), task, step.tasks, status.ctypes.data, 0, 0)
+                if status[0] > 0:
                     raise IndexError(f"step {index} ({step.kernel}, layer {step.layer!r}) used an index outside of its array")
             for name, zone in zones.items():
                 if not (zone == RED_BYTE).all():
