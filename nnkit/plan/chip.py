@@ -27,6 +27,9 @@ __all__ = ["onto_chip", "spare_counters"]
 WIDEST = 128                                             # outputs of a product
 CHIP_BYTES = 200 * 1024                                  # of shared memory that a block may take; up to half of it, two are on a multiprocessor
 MOST_BLOCKS = 2 * DEVICE                                 # more would leave more parts of the gradients than it costs to write the arrays themselves
+# Blocks squared for each row of the batch: a block's products cost in proportion to its rows, the parts in proportion to the blocks. From counts of
+# instructions and bytes; no device has been asked yet.
+BALANCE = 40
 LEAST_ROWS = 4                                           # of a block, where a batch has them: below, too little of the weights' copy is used
 FORWARD, WEIGHT, INPUT = (f"layers.dense.dense_{name}" for name in ("forward", "backward_weight", "backward_input_whole"))
 GATHERS = ("prims.feed.gather_rows", "prims.feed.gather_labels")
@@ -148,7 +151,7 @@ class Chain:
     def _placed(self, runs: Sequence[tuple[int, int]]) -> tuple[list[Step], list[Step], list[Step]] | None:
         """(what is brought, the chain's steps, the sums of its parts), cut into tasks so that a block has room; None where it never has."""
         local = self._local()
-        rows = -(-self.rows // max(1, min(self.rows, DEVICE, math.isqrt(10 * self.rows))))      # the products' time and the parts' are then alike
+        rows = -(-self.rows // max(1, min(self.rows, DEVICE, math.isqrt(BALANCE * self.rows))))
         while True:
             tasks = -(-self.rows // rows)
             steps = self._rewritten(local, runs, tasks)
