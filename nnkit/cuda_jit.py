@@ -37,6 +37,7 @@ from numba.extending import intrinsic
 
 from nnkit.jit import I64, Argument, declared_arguments
 from nnkit.plan.launch import ENTRY, THREADS
+from nnkit.runtime.ptx_store import ARCHITECTURE
 
 __all__ = [
     "THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine",
@@ -47,7 +48,6 @@ __all__ = [
 # No fastmath: NaN, infinities and the order of sums keep their meaning; NVVM still makes one fma of a * b + c.
 DEVICE_OPTIONS: dict[str, Any] = {"device": True, "forceinline": True, "opt": True, "debug": False}
 BLOCKS = 2                                               # that a multiprocessor can hold at least: 128 registers for a thread
-ARCHITECTURE = (9, 0)                                    # compiled for, where no device says otherwise
 FORGETTING = 4                                           # steps of a chain after which what a step can make anew is not kept in registers
 DTYPES: dict[str, types.Type] = {"float32": types.float32, "float64": types.float64, "int32": types.int32, "int64": types.int64}
 
@@ -103,12 +103,12 @@ def kernel(function: Callable[..., None]) -> Kernel:
 # Compiling a launch.
 
 def find(name: str) -> Kernel:
-    """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda; behind a colon it says where
+    """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda; behind an @ it says where
     arrays lie.
 
     Raises ValueError where there is none.
     """
-    name, _, where = name.partition(":")
+    name, _, where = name.partition("@")
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(f"nnkit.{module}_cuda"), attribute, None)

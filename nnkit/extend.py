@@ -98,8 +98,7 @@ def check_gradients(layer: Layer, *shapes: Shape, batch: int = 3, loss: Any = "m
     def objective() -> float:
         for name in start.keys() - found.keys():         # what training changes by itself, such as moving averages
             model.parameters[name][...] = start[name]
-        model.bind(tape, data)
-        tape.run()
+        model.feed(data).run(tape)
         return float(model.sums[SUMS["last"]])
 
     rows = {numbered_input(position): values for position, values in enumerate(data.inputs) if isinstance(values, np.ndarray)}

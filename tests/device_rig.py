@@ -8,7 +8,8 @@ import numpy as np
 
 from nnkit.plan.build import COUNTERS, SUMS, build, shuffle_plan
 from nnkit.runtime.cpu import Memory
-from nnkit.runtime.cuda import Device, DeviceMemory, DeviceTape
+from nnkit.runtime.cuda import Device, DeviceTape
+from nnkit.runtime.device_memory import DeviceMemory
 
 __all__ = ["DeviceModel"]
 

@@ -542,23 +542,67 @@ COMPARE: dict[str, Callable[..., Any]] = {
 # A device for the runtime.
 
 class PtxDevice:
-    """What `runtime.cuda` asks of a device, on the CPU."""
+    """What `runtime.cuda` asks of a device, on the CPU. room: bytes of its memory. What is sent arrives when somebody waits for it, and no sooner."""
 
-    def __init__(self, schedule: str = "together") -> None:
-        self.memory, self.schedule = Memory(), schedule
+    architecture = (9, 0)
+
+    def __init__(self, schedule: str = "together", room: int = 1 << 30) -> None:
+        self.memory, self.schedule, self.room = Memory(), schedule, room
         self._programs: dict[str, Program] = {}
+        self._sizes: dict[int, int] = {}                 # of what is allocated
+        self._sent: list[tuple[int, np.ndarray]] = []
         self.done = 0
+        self.written: list[int] = []                     # bytes of each copy to it
+        self.fetched: list[int] = []                     # and from it
 
     def allocate(self, nbytes: int) -> int:
         """Zeroed memory."""
-        return self.memory.allocate(nbytes)
+        if nbytes > self.free():
+            raise MemoryError(f"the GPU has no {nbytes:,} bytes of memory left, {self.free():,} are free")
+        address = self.memory.allocate(nbytes)
+        self._sizes[address] = nbytes
+        return address
+
+    def release(self, address: int) -> None:
+        """From now on accesses are faults."""
+        self.memory.array(address, self._sizes[address])[:] = 0xFF
+        self.memory.valid[address - BASE:address - BASE + self._sizes.pop(address)] = False
+
+    def free(self) -> int:
+        """Bytes that are free."""
+        return self.room - sum(self._sizes.values())
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        """Bytes on the host."""
+        return np.zeros(nbytes, np.uint8)
+
+    def send(self, address: int, array: np.ndarray) -> None:
+        """Copy later."""
+        self._sent.append((address, array))
+
+    def sent(self) -> None:
+        """Copy now."""
+        for address, array in self._sent:
+            self.write(address, array)
+        self._sent.clear()
+
+    def wait_for(self, stream: int | None) -> None:
+        """Nothing is under way."""
+
+    def holds(self, address: int) -> bool:
+        """Whether this is a place in its memory."""
+        return BASE <= address < BASE + self.memory.bytes.size and bool(self.memory.valid[address - BASE])
 
     def write(self, address: int, array: np.ndarray) -> None:
         """Copy there."""
+        self.written.append(array.nbytes)
+        assert self.memory.valid[address - BASE:address - BASE + array.nbytes].all()
         self.memory.array(address, array.nbytes)[:] = np.ascontiguousarray(array).view(np.uint8).ravel() if array.nbytes else 0
 
     def read(self, address: int, array: np.ndarray) -> None:
         """Copy from there."""
+        self.fetched.append(array.nbytes)
+        assert self.memory.valid[address - BASE:address - BASE + array.nbytes].all()
         if array.nbytes:
             array.view(np.uint8).reshape(-1)[:] = self.memory.array(address, array.nbytes)
 

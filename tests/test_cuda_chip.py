@@ -136,8 +136,8 @@ def test_what_is_brought_is_there_after_it_arrived(tasks, schedule):
     given = [*words(order), *words(counters)]
     no_order = [0, 0]
     code = code_of(((
-        "prims.chip.bring", "prims.chip.gather_rows", "prims.chip.gather_labels", "prims.chip.arrive", "prims.chip.dense_forward_few:-rww",
-        "prims.feed.gather_labels:-r--"),), "float32")
+        "prims.chip.bring", "prims.chip.gather_rows", "prims.chip.gather_labels", "prims.chip.arrive", "prims.chip.dense_forward_few@-rww",
+        "prims.feed.gather_labels@-r--"),), "float32")
     # The last step reads the task's rows of the labels where they lie, in their order.
     launch = [tasks, *own_w, *own_b, *words(w), *words(b), *own_x, *words(x), *given, *own_t, *words(targets), *given,
               *results[0], *own_x, *own_w, *own_b, *results[1], *own_t, *no_order, *words(seen)]
@@ -246,8 +246,8 @@ def gradients_of_the_cpu(model, x, y):
 def test_the_code_names_where_arrays_lie():
     plan = device_plan(small_network(), 32, optimizer="adam", loss="bce")
     found = {coded(step) for step in plan.steps}
-    assert {"prims.chip.bring:ww--", "prims.chip.gather_rows:r---", "prims.chip.dense_forward_few:rrww", "layers.activation.tanh_backward:rrr",
-            "losses.crossentropy.binary_crossentropy_logits_forward:-rrr-", "prims.chip.dense_backward_weight_few:-rr",
+    assert {"prims.chip.bring@ww--", "prims.chip.gather_rows@r---", "prims.chip.dense_forward_few@rrww", "layers.activation.tanh_backward@rrr",
+            "losses.crossentropy.binary_crossentropy_logits_forward@-rrr-", "prims.chip.dense_backward_weight_few@-rr",
             "optimizers.rules.adam_update", "prims.chip.arrive"} <= found
 
 

@@ -162,11 +162,6 @@ def test_pieces_of_a_vector_depend_on_each_other_where_they_meet():
     assert [len(lane) for lane in lanes_of(plan)] == [2, 1, 1]
 
 
-def test_the_public_face_has_no_cuda_yet():
-    with pytest.raises(ValueError, match=r"^compile: backend must be 'cpu', received 'cuda'$"):
-        nnkit.compile(small_network(), backend="cuda")
-
-
 # In the interpreter.
 
 def interpreter():

@@ -312,7 +312,7 @@ def test_a_refused_call_says_why_and_changes_nothing(call, error, message):
     (lambda: nnkit.compile(SPEC, loss="sparse_categorical_crossentropy"), ValueError, "binary_crossentropy"),
     (lambda: nnkit.compile([Dense(3)]), TypeError, "spec must be a network such as Sequential"),
     (lambda: nnkit.compile(SPEC, dtype="float16"), ValueError, "dtype must be 'float32' or 'float64', received 'float16'"),
-    (lambda: nnkit.compile(SPEC, backend="tpu"), ValueError, "backend must be 'cpu', received 'tpu'"),
+    (lambda: nnkit.compile(SPEC, backend="tpu"), ValueError, "backend must be 'cpu' or 'cuda', received 'tpu'"),
     (lambda: nnkit.compile(SPEC, seed=-1), ValueError, "seed"),
     (lambda: nnkit.compile(SPEC, threads=0), ValueError, "threads"),
     (lambda: nnkit.compile(SPEC, optimizer=Dense(3)), ValueError, "optimizer must be an optimizer spec, its name or None, received Dense(3)"),

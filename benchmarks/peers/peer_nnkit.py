@@ -69,10 +69,10 @@ def network(work: str) -> Sequential | Network:
     return Sequential([Input((20,)), Dense(64, activation="relu"), Dense(32, activation=LeakyReLU(0.01)), Dense(1, activation="sigmoid")])
 
 
-def training(work: str, arrays: dict[str, np.ndarray]) -> Job:
+def training(work: str, arrays: dict[str, np.ndarray], backend: str = "cpu") -> Job:
     x, y = arrays["x"], arrays["y"]
     loss_name = "sparse_categorical_crossentropy" if work in LABELLED else "binary_crossentropy"
-    model = nnkit.compile(network(work), optimizer=Adam(1e-3), loss=loss_name, seed=0, threads=threads())
+    model = nnkit.compile(network(work), optimizer=Adam(1e-3), loss=loss_name, seed=0, threads=threads(), backend=backend)
     batch_size = WORKS[work].batch_size
     checks = given_weights(model, arrays, batch_size) if work in CELLS else {}
 
@@ -230,7 +230,7 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     if work in HIDDEN:
         return graphs(work, arrays)
     special = {"activations": activations, "optimizers": optimizers}
-    return special[work](arrays) if work in special else training(work, arrays)
+    return special[work](arrays) if work in special else training(work, arrays, "cuda" if peer == "nnkit-cuda" else "cpu")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def goal(work: Work, peer: str, item: str) -> str:
 def table(name: str, results: list[Result]) -> str:
     """One Markdown table with a heading."""
     work = WORKS[name]
-    base = next((result for result in results if result.peer == "nnkit" and not result.problem), None)
+    base = next((result for result in results if result.peer in ("nnkit", "nnkit-cuda") and not result.problem), None)
     if name in ("activations", "optimizers"):
         rows = bandwidths(name, results, base)
     else:

@@ -40,6 +40,14 @@ PEERS = {
     "pyg-sparse": ("peer_pyg.py", ("torch", "torch_geometric")),
     "pyg-compile": ("peer_pyg.py", ("torch", "torch_geometric")),
 }
+# With --cuda these instead, and of the works those that all of them have.
+CUDA_PEERS = {
+    "nnkit-cuda": ("peer_nnkit.py", ("nnkit", "numba_cuda")),
+    "torch-cuda": ("peer_torch_cuda.py", ("torch",)),
+    "torch-cuda-compile": ("peer_torch_cuda.py", ("torch",)),
+    "torch-cuda-graph": ("peer_torch_cuda.py", ("torch",)),
+}
+CUDA_WORKS = ("mlp", "autoencoder", "bigmlp", "digits_cnn", "conv3d")
 # Set by some machines for other programs; they choose OpenBLAS's code for it and so change what NumPy and scikit-learn reach.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 REST = 0.25   # seconds before a round: the thread pools of the process before spin for up to 0.2 s after their last work
@@ -206,13 +214,20 @@ def import_alone(runner: Runner, peer: str, cache: Path) -> float:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", default=",".join(PEERS), help="which, separated by commas (default: %(default)s)")
-    parser.add_argument("--work", default=",".join(WORKS), help="which, separated by commas (default: %(default)s)")
+    parser.add_argument("--cuda", action="store_true", help="on the GPU")
+    parser.add_argument("--peers", help="which, separated by commas (default: all)")
+    parser.add_argument("--work", help="which, separated by commas (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of timing (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of one timing (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="threads and processors of every process (default: %(default)s)")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="interpreter of one peer, or of all with all=PATH")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.cuda:
+        PEERS.clear()
+        PEERS.update(CUDA_PEERS)
+    options.peers = options.peers or ",".join(PEERS)
+    options.work = options.work or ",".join(CUDA_WORKS if options.cuda else WORKS)
+    return options
 
 
 def main() -> int:
@@ -236,7 +251,7 @@ def main() -> int:
               f"unset for every process: {', '.join(UNSET)} ({'were set: ' + ', '.join(unset) if unset else 'none was set'})\n", flush=True)
         good = True
         for name in options.work.split(","):
-            members = [peer for peer in there if peer == "nnkit" or peer in WORKS[name].peers]
+            members = [peer for peer in there if options.cuda or peer == "nnkit" or peer in WORKS[name].peers]
             if name == "startup":
                 results = startup(runner, members, options.rounds)
             else:

@@ -23,6 +23,7 @@ from nnkit.io.report import FormatError, Report, compare, source_names
 from nnkit.io.safetensors import Reader, write
 from nnkit.optimizers.schedules import Schedule
 from nnkit.plan.build import COUNTERS
+from nnkit.runtime.backend import backend_of
 from nnkit.spec import CLASSES, from_json, is_of_family, to_json, type_name
 from nnkit.spec import FORMAT as SPEC_FORMAT
 from nnkit.training.feed import as_whole
@@ -236,10 +237,10 @@ class Saved:
         """Read parameters and states straight into the model's memory, and what it counts. All has been checked before."""
         memory, layout = model.memory, model.layout
         for name in model.graph.parameters():
-            self.reader.read_into(name, memory.view(layout.parameters[name]))
+            self.reader.read_into(name, memory.edit(layout.parameters[name]))
         for state in states:
             for name in layout.gradients:
-                self.reader.read_into(f"@optimizer/{state}/{name}", memory.view(layout.piece(f"optimizer/{state}", name)))
+                self.reader.read_into(f"@optimizer/{state}/{name}", memory.edit(layout.piece(f"optimizer/{state}", name)))
         step = self.whole("step")
         model.counters[COUNTERS["step"]] = step
         model.counters[COUNTERS["epoch"]] = self.whole("epoch")
@@ -250,15 +251,15 @@ def restart_rows(model: Model, step: int) -> None:
     """Tables that are updated row by row begin a history: a file is written after a flush, so every row is current up to its last update."""
     layout = model.layout
     for name, values in layout.history.items():
-        model.memory.view(layout.buffers[name])[...] = values
+        model.memory.edit(layout.buffers[name])[...] = values
     for name in layout.rowwise:
-        model.memory.view(layout.buffers[f"@last/{name}"])[...] = step
+        model.memory.edit(layout.buffers[f"@last/{name}"])[...] = step
     model.counters[COUNTERS["term"]] = step if layout.history else 0
     model.stale = False
 
 
 def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any = FROM_FILE, metrics: Any = FROM_FILE, loss_weights: Any = FROM_FILE,
-         threads: int | None = None) -> Model:
+         threads: int | None = None, backend: str = "cpu") -> Model:
     """The model that `Model.save` wrote: declaration, parameters, optimizer with its state, losses, metrics, seed, and what it has counted.
 
     It goes on as the model that was saved would have: the same calls give the same bits.
@@ -268,13 +269,14 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
         optimizer, loss, metrics, loss_weights: as for `nnkit.compile`, in place of what the file says; needed where that was a Python function. An
             optimizer that keeps the same states as the file's goes on with them and with the count of updates, any other begins anew. A loss
             replaces the loss weights, too. None is none.
-        threads: as for `nnkit.compile`.
+        threads, backend: as for `nnkit.compile`; a file does not say where the model was trained.
 
     Raises:
         OSError: the file cannot be read.
         FormatError: it is none that `Model.save` wrote, is damaged, of a newer format, holds a layer of one's own whose module has not been
             imported, or a Python function in whose place nothing was passed. A ValueError.
-        ValueError: a replacement that does not fit.
+        ValueError: a replacement that does not fit, or a layer that the backend does not have.
+        RuntimeError: for "cuda", without the extra or a GPU.
 
     >>> import nnkit, os, tempfile
     >>> from nnkit import Dense, Input, Sequential
@@ -287,6 +289,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
     """
     from nnkit.training.model import Model, resolved_optimizer
 
+    runtime = backend_of(backend, "load")
     threads = None if threads is None else as_whole(threads, 1, "threads")
     with Saved.open(path) as saved:
         if "spec" not in saved.document:
@@ -307,7 +310,8 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
         saved.guarded(lambda: saved.check_arrays(graph, dtype, states))
         outputs = _outputs(saved, graph, loss, metrics, loss_weights)
         anew = chosen is not None and optimizer is not FROM_FILE and not states and bool(_states_in(saved.reader) or chosen.states())
-        model = saved.guarded(lambda: Model(spec, graph, chosen, outputs, dtype, seed, threads, draw=False))
+        model = saved.guarded(lambda: Model(spec, graph, chosen, outputs, dtype, seed, threads, runtime, draw=False))
+        model.check_backend()
         saved.fill(model, states)
         if anew:
             model.reset_optimizer()

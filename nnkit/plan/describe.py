@@ -43,12 +43,14 @@ def place(plan: Plan, step: Step) -> str:
 
 
 def table(plan: Plan) -> str:
-    """Every step with its kernel, buffers, tasks, cost and place, then the totals."""
-    rows: list[Sequence[str]] = [COLUMNS]
+    """Every step with its kernel, buffers, tasks, cost and place, then the totals. Of a plan for a device with its launch and its lane in that."""
+    groups = "launches" if plan.lanes else "groups"
+    rows: list[Sequence[str]] = [tuple("launch.lane" if plan.lanes and name == "group" else name for name in COLUMNS)]
     for group, (start, stop) in enumerate(plan.group_bounds()):
         for index in range(start, stop):
             step = plan.steps[index]
-            rows.append((str(index), str(group), step.phase, step.layer, step.kernel.rpartition(".")[2],
+            lane = f".{sum(start < first <= index for first in plan.lanes)}" if plan.lanes else ""
+            rows.append((str(index), f"{group}{lane}", step.phase, step.layer, step.kernel.rpartition(".")[2],
                          " ".join(map(shape_text, step.writes + step.updates)), " ".join(map(shape_text, step.reads)),
                          str(step.tasks), quantity(step.flops), quantity(step.nbytes), place(plan, step)))
     saved = plan.separate_bytes - plan.arena_bytes
@@ -56,7 +58,7 @@ def table(plan: Plan) -> str:
     share = f" ({saved / plan.separate_bytes:.0%} saved by sharing)" if plan.separate_bytes else ""
     chip = f"; shared memory of a block {plan.chip_bytes:,} bytes" if plan.chip_bytes else ""
     return "\n".join([
-        f"plan {plan.mode}, batch {plan.batch}, {plan.dtype}: {len(plan.steps)} steps in {len(plan.groups)} groups",
+        f"plan {plan.mode}, batch {plan.batch}, {plan.dtype}: {len(plan.steps)} steps in {len(plan.groups)} {groups}",
         *columns(rows, right=frozenset({0, 1, 7, 8, 9})),
         f"FLOPs per step {plan.flops:,}; arena {plan.arena_bytes:,} bytes{share}{chip}{external}",
     ])

@@ -276,10 +276,10 @@ def step_words(step: Step) -> int:
 
 
 def coded(step: Step) -> str:
-    """The step's kernel as the code of a launch names it: behind a colon, where it works on chip, a letter for each array. w: all of it lies in the
+    """The step's kernel as the code of a launch names it: behind an @, where it works on chip, a letter for each array. w: all of it lies in the
     block's shared memory; r: the rows of its task do; -: it lies in global memory."""
     letters = "".join({"chip_whole": "w", "chip_rows": "r"}.get(buffer.role, "-") for buffer in step.buffers)
-    return f"{step.kernel}:{letters}" if step.on_chip else step.kernel
+    return f"{step.kernel}@{letters}" if step.on_chip else step.kernel
 
 
 def shared_bytes(plan: Plan, lanes: Sequence[Sequence[Step]]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
 from nnkit.runtime import store
 from nnkit.runtime.threads import CELLS, STOP, TICKET, WAIT, ask_helpers, available_threads
 
-__all__ = ["Memory", "Tape", "debugging", "persistent_offset"]
+__all__ = ["Feed", "Held", "Memory", "Tape", "debugging", "persistent_offset"]
 
 RED_ZONE = 64                                            # bytes behind every buffer in debug mode
 RED_BYTE = 0xA5
@@ -37,8 +37,43 @@ def aligned_zeros(nbytes: int) -> np.ndarray:
     return raw[start:start + nbytes]
 
 
+class Feed:
+    """Arrays of the caller's, and the runs of tapes on them."""
+
+    __slots__ = ("arrays",)
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def run(self, tape: Tape, steps: int = 1) -> None:
+        """Run a tape so many times from the present position on."""
+        tape.bind(self.arrays)
+        tape.run(steps)
+
+    def fetch(self) -> None:
+        """Have in the arrays what has been written into them: it is there."""
+
+
+class Held:
+    """A data set for one use, such as one call of `fit`."""
+
+    __slots__ = ("arrays",)
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def feed(self, written: Mapping[str, np.ndarray] | None = None, order: np.ndarray | None = None) -> Feed:
+        """These arrays with others that are to be written, and the order in which training reads them."""
+        arrays = {**self.arrays, **written} if written else {**self.arrays}
+        if order is not None:
+            arrays["order"] = order
+        return Feed(arrays)
+
+
 class Memory:
     """The memory of one model: what its layout keeps between steps, and one arena that all of its plans use in turn.
+
+    `view`, `edit`, `read`, `fetch`, `lay_out_anew`, `tape`, `prepare`, `hold` and `host` are what a model asks of the memory of any backend.
 
     What persists is two blocks: `kept` (parameters, counters), of which views may be held for good, and `training` (gradients, the optimizer's
     states), which a change of what is trained makes anew.
@@ -62,10 +97,38 @@ class Memory:
         if nbytes > self.arena.size:
             self.arena = aligned_zeros(nbytes)
 
+    @property
+    def host(self) -> Memory:
+        """What persists, in the host's memory."""
+        return self
+
     def view(self, buffer: Buffer, plan: Plan | None = None) -> np.ndarray:
         """A live array over a persistent buffer, or over one of the arena as `plan` lays it out."""
         block, start = self._place(buffer, plan)
         return block[start:start + buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
+
+    def edit(self, buffer: Buffer) -> np.ndarray:
+        """A persistent buffer to be written, at once: elsewhere than on the CPU views cannot be."""
+        return self.view(buffer)
+
+    def read(self, buffer: Buffer, plan: Plan | None = None) -> np.ndarray:
+        """A copy of a buffer, of the arena where `plan` says how that is laid out."""
+        return self.view(buffer, plan).copy()
+
+    def fetch(self) -> None:
+        """Bring views of parameters up to date that somebody holds: they are live."""
+
+    def tape(self, plan: Plan, threads: int | None) -> Tape:
+        """A plan bound to this memory."""
+        return Tape(plan, self, threads)
+
+    def prepare(self, plans: Iterable[Plan]) -> None:
+        """Have all that plans run compiled or loaded: asked for at once, kernels are compiled several at a time."""
+        store.prepare((kernel, self.layout.dtype, debugging()) for plan in plans for kernel in plan.kernels)
+
+    def hold(self, arrays: Mapping[str, np.ndarray], written: Mapping[str, np.ndarray], owner: object = None) -> Held:
+        """Arrays that plans read, for one use; arrays like `written` will be written for them. owner: as long as it lives they are the same."""
+        return Held(arrays)
 
     def address(self, buffer: Buffer, plan: Plan | None = None) -> int:
         """Where the buffer's first element lies."""

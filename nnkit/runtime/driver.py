@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import ctypes
 import functools
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +16,8 @@ from nnkit.plan.launch import ENTRY, SHARED_BYTES, THREADS
 from nnkit.runtime.cuda import Node
 
 __all__ = ["CudaDevice", "CudaGraph", "device"]
+
+SMALL = 1 << 20                                          # bytes, of memory that is kept when it is given back
 
 
 @functools.cache
@@ -40,7 +46,7 @@ def device() -> CudaDevice:
 
 
 class CudaDevice:
-    """One GPU: its context, a stream, and the functions that were loaded."""
+    """One GPU: its context, two streams, and the functions that were loaded. Any thread may use it, one at a time."""
 
     def __init__(self) -> None:
         try:
@@ -48,28 +54,109 @@ class CudaDevice:
             number = call("cuDeviceGet", 0)
         except Exception as error:                       # cuda.bindings has errors of its own for a driver that is not there
             raise RuntimeError(f"backend 'cuda' needs an NVIDIA GPU and its driver, found none ({error})") from None
+        self.number = int(number)
         self.context = call("cuDevicePrimaryCtxRetain", number)
-        call("cuCtxSetCurrent", self.context)
+        self._entered = threading.local()
+        self.enter()
+        attribute = _driver().CUdevice_attribute
+        self.architecture = (int(call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, number)),
+                             int(call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, number)))
         self.stream = call("cuStreamCreate", 1)          # 1: does not wait for the legacy default stream
+        self.copies = call("cuStreamCreate", 1)
         self._functions: dict[str, Any] = {}
+        self._sizes: dict[int, int] = {}                 # of what is allocated
+        self._spare: dict[int, list[int]] = collections.defaultdict(list)      # small memory by size, to be given again
+
+    def enter(self) -> None:
+        """Make the context that of the calling thread."""
+        if not getattr(self._entered, "done", False):
+            call("cuCtxSetCurrent", self.context)
+            self._entered.done = True
 
     def allocate(self, nbytes: int) -> int:
         """Zeroed memory."""
-        address = call("cuMemAlloc", max(1, nbytes))
-        call("cuMemsetD8", address, 0, max(1, nbytes))
+        self.enter()
+        size = max(256, 1 << (nbytes - 1).bit_length()) if nbytes <= SMALL else nbytes
+        address = self._spare[size].pop() if self._spare[size] else self._allocate(size)
+        self._sizes[address] = size
+        call("cuMemsetD8Async", address, 0, size, self.stream)
+        return address
+
+    def _allocate(self, size: int) -> int:
+        status, address = _driver().cuMemAlloc(size)
+        if status == _driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+            raise MemoryError(f"the GPU has no {size:,} bytes of memory left, {self.free():,} are free")
+        if status:
+            raise RuntimeError(f"cuMemAlloc: {status}")
         return int(address)
+
+    def release(self, address: int) -> None:
+        """Give memory back; waits for what uses it. Small memory is kept: a batch takes some, and the driver's own way takes as long as a step."""
+        size = self._sizes.pop(address)
+        if size <= SMALL:
+            self._spare[size].append(address)
+            return
+        self.enter()
+        self.synchronize()
+        call("cuMemFree", address)
+
+    def free(self) -> int:
+        """Bytes that are free."""
+        self.enter()
+        return int(call("cuMemGetInfo")[0])
 
     def write(self, address: int, array: np.ndarray) -> None:
         """Copy an array to the device."""
-        self.synchronize()
+        self.enter()
         if array.nbytes:
-            call("cuMemcpyHtoD", address, array.ctypes.data, array.nbytes)
+            call("cuMemcpyHtoDAsync", address, array.ctypes.data, array.nbytes, self.stream)
+            self.synchronize()                           # the array may be pinned memory of another library's, and change as soon as this returns
 
     def read(self, address: int, array: np.ndarray) -> None:
         """Fill an array from the device."""
-        self.synchronize()
+        self.enter()
         if array.nbytes:
-            call("cuMemcpyDtoH", array.ctypes.data, address, array.nbytes)
+            call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, self.stream)
+        self.synchronize()
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        """Page-locked bytes of the host's, given back when nobody has the array any more."""
+        self.enter()
+        address = int(call("cuMemHostAlloc", max(1, nbytes), 0))
+        memory: Any = (ctypes.c_uint8 * max(1, nbytes)).from_address(address)
+        weakref.finalize(memory, self._unpin, address).atexit = False
+        return np.frombuffer(memory, np.uint8)[:nbytes]
+
+    def _unpin(self, address: int) -> None:
+        self.enter()
+        self.sent()
+        call("cuMemFreeHost", address)
+
+    def send(self, address: int, array: np.ndarray) -> None:
+        """Copy pinned memory beside what the other stream does."""
+        self.enter()
+        if array.nbytes:
+            call("cuMemcpyHtoDAsync", address, array.ctypes.data, array.nbytes, self.copies)
+
+    def sent(self) -> None:
+        """Wait for these copies."""
+        self.enter()
+        call("cuStreamSynchronize", self.copies)
+
+    def wait_for(self, stream: int | None) -> None:
+        """Wait for another library's stream, or for all."""
+        self.enter()
+        if stream is None:
+            call("cuCtxSynchronize")
+        else:                                            # 1 and 2 are the driver's own names for its default streams
+            call("cuStreamSynchronize", stream)
+
+    def holds(self, address: int) -> bool:
+        """Whether memory of another library's lies on this device."""
+        self.enter()
+        driver = _driver()
+        status, number = driver.cuPointerGetAttribute(driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
+        return status == driver.CUresult.CUDA_SUCCESS and int(number) == self.number
 
     def synchronize(self) -> None:
         """Wait for all that was asked for."""
@@ -77,6 +164,7 @@ class CudaDevice:
 
     def load(self, ptx: str) -> Any:
         """The function of a launch, compiled by the driver; the same PTX only once."""
+        self.enter()
         if ptx not in self._functions:
             module = call("cuModuleLoadData", ptx.encode() + b"\0")
             self._functions[ptx] = call("cuModuleGetFunction", module, ENTRY.encode())
@@ -84,6 +172,7 @@ class CudaDevice:
 
     def graph(self, nodes: Sequence[Node], copies: int) -> CudaGraph:
         """A graph of so many copies of the nodes, one after the other."""
+        self.enter()
         return CudaGraph(self, nodes, copies)
 
 
@@ -101,10 +190,12 @@ class CudaGraph:
                 before = [call("cuGraphAddKernelNode", graph, before, len(before), parameters)]
                 own.append(before[0])
         self._executable = call("cuGraphInstantiate", graph, 0)
+        weakref.finalize(self, _destroy, device, graph, self._executable).atexit = False
         self._launch = functools.partial(_driver().cuGraphLaunch, self._executable, device.stream)
 
     def run(self, times: int) -> None:
         """Ask for so many runs; does not wait."""
+        self.device.enter()
         for _ in range(times):
             status, = self._launch()
             if status:
@@ -112,8 +203,16 @@ class CudaGraph:
 
     def update(self, index: int) -> None:
         """The words of a node have changed: its parameters are copied anew."""
+        self.device.enter()
         for node in self._nodes[index]:
             call("cuGraphExecKernelNodeSetParams", self._executable, node, self._parameters[index][0])
+
+
+def _destroy(device: CudaDevice, graph: Any, executable: Any) -> None:
+    """Give back a graph; the driver keeps it as long as it runs."""
+    device.enter()
+    call("cuGraphExecDestroy", executable)
+    call("cuGraphDestroy", graph)
 
 
 def _parameters(node: Node) -> tuple[Any, np.ndarray]:

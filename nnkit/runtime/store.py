@@ -34,7 +34,7 @@ from llvmlite import binding as llvm
 
 __all__ = [
     "KERNEL", "RUN", "Entry", "Stored", "compiled_count", "entries", "fingerprint", "folder", "link", "load", "prepare", "provide_give_way",
-    "register", "writable",
+    "read_file", "register", "root", "sources", "writable", "write_file",
 ]
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
@@ -101,21 +101,30 @@ def default_folder() -> pathlib.Path:
 @functools.cache
 def fingerprint() -> str:
     """A hash of all that machine code depends on."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     settings = sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith("NUMBA_") and not key.startswith("NUMBA_NUM_THREADS"))
     features = sorted(name for name, present in llvm.get_host_cpu_features().items() if present)
     facts = [importlib.metadata.version("numba"), importlib.metadata.version("llvmlite"), platform.python_version(), platform.machine(), sys.platform,
-             llvm.get_host_cpu_name(), *features, *settings]
-    digest.update("\0".join(facts).encode())
-    return digest.hexdigest()[:20]
+             llvm.get_host_cpu_name(), *features, *settings, sources()]
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:20]
+
+
+def sources() -> str:
+    """A hash of the package's sources."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def root() -> pathlib.Path:
+    """What holds all folders of the store."""
+    chosen = os.environ.get("NNKIT_CACHE_DIR")
+    return pathlib.Path(chosen) if chosen else default_folder()
 
 
 def folder() -> pathlib.Path:
     """Where this process's kernels are kept: one folder per fingerprint."""
-    root = os.environ.get("NNKIT_CACHE_DIR")
-    return (pathlib.Path(root) if root else default_folder()) / fingerprint()
+    return root() / fingerprint()
 
 
 _lock = threading.RLock()
@@ -159,7 +168,7 @@ def prepare(wanted: Iterable[tuple[str, str, bool]]) -> None:
 
 def _load_stored(key: tuple[str, str, bool]) -> bool:
     """Load a kernel from the store; False where it is not there."""
-    stored = _read(*key) if key[0] not in USER_KERNELS else None
+    stored = read_file(_path(*key)) if key[0] not in USER_KERNELS else None
     if stored is not None:
         _loaded[key] = load(key[0], stored)
     return stored is not None
@@ -192,16 +201,16 @@ def writable() -> bool:
         return False
 
 
-def _read(name: str, dtype: str, debug: bool) -> Stored | None:
+def read_file(path: pathlib.Path) -> Stored | None:
+    """What the file holds; None where it is not there or damaged."""
     try:
-        return Stored.from_bytes(_path(name, dtype, debug).read_bytes())
+        return Stored.from_bytes(path.read_bytes())
     except OSError:
         return None
 
 
-def _write(name: str, dtype: str, debug: bool, stored: Stored) -> None:
+def write_file(path: pathlib.Path, stored: Stored) -> None:
     """Under a temporary name, then renamed: readers see a whole file or none. A folder that cannot be written is no error."""
-    path = _path(name, dtype, debug)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
@@ -252,7 +261,7 @@ def _compile(key: tuple[str, str, bool]) -> None:
         _compiling.pop()
     _compiled += 1
     if name not in USER_KERNELS:
-        _write(name, dtype, debug, stored)
+        write_file(_path(name, dtype, debug), stored)
     _loaded[key] = load(name, stored)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nnkit.runtime.device_array import DeviceArray
 from nnkit.spec import article
 
 __all__ = ["as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "as_whole", "class_weights", "is_batches", "same_length", "split"]
@@ -39,16 +40,18 @@ def as_samples(value: Any, shape: tuple[int, ...], dtype: str, what: str, check_
     """
     if type(value) is np.ndarray and value.dtype == dtype and value.shape[1:] == shape and value.flags.carray and len(value) and not check_finite:
         return value                                     # already right: predict of one row spends half of its time here otherwise
-    array = _numbers(value, what)
+    array: Any = value if isinstance(value, DeviceArray) else _numbers(value, what)
     expected = f"{what} must have shape ({', '.join(['samples', *map(str, shape)])}{',' if not shape else ''})"
     if array.ndim == 1 and shape == (1,):
-        array = array[:, np.newaxis]
+        array = array.reshape(len(array), 1)
     if array.shape == shape and shape:
         raise ValueError(f"{expected}, received {array.shape}: a single sample needs a leading axis, {what}[np.newaxis]")
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         raise ValueError(f"{expected}, received {array.shape}")
     if len(array) == 0:
         raise ValueError(f"{what} must hold at least one sample, received shape {array.shape}")
+    if isinstance(array, DeviceArray):
+        return _in_place(array, dtype, what, check_finite)
     with np.errstate(over="ignore" if check_finite else "warn"):
         samples = _cast(array, dtype, what)
     if check_finite and samples.dtype.kind == "f":
@@ -69,7 +72,7 @@ def as_indices(value: Any, shape: tuple[int, ...], limit: int, what: str, of: st
         TypeError: no real numbers.
         ValueError: ragged lists, another shape, no samples, a number that is not whole or out of range (the first one is named, with its place).
     """
-    indices = as_samples(value, shape, "int32", what)
+    indices = as_samples(np.asarray(value) if isinstance(value, DeviceArray) else value, shape, "int32", what)
     if indices.size and (indices.min() < 0 or indices.max() >= limit):
         first = _place(int(((indices < 0) | (indices >= limit)).argmax()), indices.shape)
         raise ValueError(f"{what} must hold whole numbers from 0 to {limit - 1} ({of}), "
@@ -248,6 +251,15 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
         if array.dtype.kind == "O" and all(isinstance(row, (list, tuple, np.ndarray)) for row in array.flat):
             raise ValueError(f"{what} must be a rectangular array, received rows of unequal length")
         raise TypeError(f"{rule} {KINDS.get(array.dtype.kind, 'records')} (dtype {array.dtype}){hint}")
+    return array
+
+
+def _in_place(array: DeviceArray, dtype: str, what: str, check_finite: bool) -> Any:
+    """An array on a device of the right shape, which is used where it lies."""
+    if array.dtype != dtype:
+        raise ValueError(f"{what} must be {dtype} to be used where it lies, received {array.dtype} on a GPU")
+    if check_finite:
+        _refuse_infinite(np.asarray(array), np.asarray(array), what)
     return array
 
 

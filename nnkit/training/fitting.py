@@ -65,6 +65,7 @@ class Fitting:
         self.loader: int | None = None
         self.pieces: list[tuple[Targets, Kept | None]] = []      # what metrics look at, of this epoch
         self.resumed: Resumption | None = None           # what is to be taken over before training begins
+        self.feed: Any = None                            # what runs the epoch's tapes on its data
         self.before: Kept | None = None                  # of the epoch that was taken over half-done
         self.rest: Iterator[Any] | None = None           # its remaining batches
         self.finished = False                            # whether there was nothing left to take over but the end
@@ -184,7 +185,7 @@ class Fitting:
 
     def close(self) -> None:
         """Give back what the fit has held on disk."""
-        self.training = self.validation = None
+        self.training = self.validation = self.feed = None
         if self.folder is not None:
             self.folder.close()
         if self.resumed is not None:
@@ -260,6 +261,8 @@ class Fitting:
 
     def kept_so_far(self) -> Kept | None:
         """What metrics will look at of the batches of this epoch that are done."""
+        if self.feed is not None:
+            self.feed.fetch()
         pieces = [kept for _, kept in self.pieces if kept is not None]
         return Kept.joined(pieces).first(self.done) if pieces else None
 
@@ -292,21 +295,24 @@ class Fitting:
         if kept is not None and self.before is not None:
             kept.take(self.before)
         self.before = None
-        for size, tape, steps in model.cut(data.n, self.batch_size, "train", kept is not None, self.sizes):
+        tapes = [*model.cut(data.n, self.batch_size, "train", kept is not None, self.sizes)]
+        self.feed = model.feed(data, kept, order)
+        for size, tape, steps in tapes:
             skipped, steps = max(0, skipped - steps), max(0, steps - skipped)
             while steps and not self.model.stop_training:
-                model.bind(tape, data, kept, order)      # a callback may have used this very tape for other data
                 piece = model.prepare_rates(self._piece(size, steps))
                 if self.by_batch:
                     self._call("on_train_batch_begin", batch, {})
                 model.will_train()
                 began = time.perf_counter()
-                tape.run(piece)
+                self.feed.run(tape, piece)
                 self.seconds[size] = (time.perf_counter() - began) / piece
                 steps -= piece
                 batch += piece
                 done += piece * size
                 self._after_piece(progress, done, batch)
+        self.feed.fetch()
+        self.feed = None
         seen = [(data.targets_of(order[:done]), kept.first(done))] if kept is not None else []
         return {**model.mean_losses(), **model.metric_values(seen)}
 

@@ -19,8 +19,7 @@ import numpy as np
 from nnkit.network import Graph, Ref
 from nnkit.plan.build import COUNTERS, lowered
 from nnkit.plan.plan import PERSISTENT
-from nnkit.training.data import Data, output_arrays
-from nnkit.training.graphs import input_arrays
+from nnkit.training.data import Data
 
 if TYPE_CHECKING:
     from nnkit.training.model import Model
@@ -51,9 +50,7 @@ class Split:
         found = [room((data.n, *output.shape), base.dtype) for output in base.outputs]
         own = [data.inputs[position] for position in self._own_inputs()]
         base.counters[COUNTERS["position"]] = 0
-        for _, tape, steps in base.cut(data.n, batch, mode):
-            tape.bind({**input_arrays(own), **output_arrays(found)})  # type: ignore[arg-type]
-            tape.run(steps)
+        base.run_forward(own, found, batch, mode)
         inputs = tuple(found[source] if source >= 0 else data.inputs[-1 - source] for source in self.sources)
         return attrs.evolve(data, inputs=inputs)
 

@@ -15,13 +15,14 @@ from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.csr import CsrArrays
 from nnkit.plan.build import Sizes, numbered_input
 from nnkit.prims.csr import form_name
+from nnkit.runtime.device_array import DeviceArray
 from nnkit.training.feed import as_indices, as_samples
 
 if TYPE_CHECKING:
     from nnkit.layers.base import Form
     from nnkit.network import Graph
 
-__all__ = ["SparseRows", "Surroundings", "as_graph_inputs", "as_mask", "by_kind", "input_arrays", "samples_of", "sizes_of"]
+__all__ = ["SparseRows", "Surroundings", "as_graph_inputs", "as_mask", "by_kind", "input_arrays", "samples_of", "sizes_of", "smallest_sizes"]
 
 
 @attrs.frozen(eq=False)
@@ -73,7 +74,7 @@ class Surroundings:
         return total[:self.adjacency.entries].astype(self.dtype)
 
 
-Checked = np.ndarray | SparseRows | Surroundings
+Checked = np.ndarray | DeviceArray | SparseRows | Surroundings
 
 
 def as_graph_inputs(values: Sequence[Any], graph: Graph, dtype: str, check_finite: bool = False) -> tuple[Checked, ...]:
@@ -142,7 +143,7 @@ def input_arrays(inputs: Sequence[Checked]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for position, value in enumerate(inputs):
         name = numbered_input(position)
-        found.update({f"{name}/data": value} if isinstance(value, np.ndarray) else value.arrays(name))
+        found.update(value.arrays(name) if isinstance(value, (SparseRows, Surroundings)) else {f"{name}/data": value})  # type: ignore[dict-item]
     return found
 
 
@@ -153,9 +154,20 @@ def sizes_of(inputs: Sequence[Checked]) -> Sizes:
         return Sizes()
     entries: dict[str, int] = {}
     for position, value in enumerate(inputs):
-        if not isinstance(value, np.ndarray):
+        if isinstance(value, (SparseRows, Surroundings)):
             entries.update(value.entries(numbered_input(position)))
     return Sizes(len(graphs[0]), tuple(entries.items()))
+
+
+def smallest_sizes(graph: Graph) -> Sizes:
+    """Sizes with which a plan of the network can be built where no data says them: a node, an entry in each matrix."""
+    flow = graph.flow
+    if not flow.on_graphs:
+        return Sizes()
+    names = [numbered_input(position) for position in range(len(flow.kinds))]
+    matrices = [name for name, kind in zip(names, flow.kinds, strict=True) if kind == "sparse"]
+    matrices += [form_name(name, form) for name, kind, forms in zip(names, flow.kinds, flow.forms, strict=True) if kind == "graph" for form in forms]
+    return Sizes(1, tuple((name, 1) for name in matrices))
 
 
 def samples_of(inputs: Sequence[Checked], graph: Graph) -> int:

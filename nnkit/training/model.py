@@ -24,14 +24,14 @@ from nnkit.plan.build import COUNTERS, LEARNING_RATES, SUMS, Layout, Sizes, buil
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
 from nnkit.pretrained import pretrained_networks
-from nnkit.runtime import store
-from nnkit.runtime.cpu import RED_ZONE, Memory, Tape, debugging
+from nnkit.runtime import cpu
+from nnkit.runtime.backend import Backend, backend_of
 from nnkit.spec import article, is_of_family, nearest, resolve
 from nnkit.training.callbacks import Callback
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
 from nnkit.training.feed import as_batch, as_whole, is_batches
 from nnkit.training.fitting import Fitting
-from nnkit.training.graphs import Surroundings, by_kind, input_arrays, samples_of, sizes_of
+from nnkit.training.graphs import Surroundings, by_kind, input_arrays, samples_of, sizes_of, smallest_sizes
 from nnkit.training.history import History
 from nnkit.training.outputs import Output, resolve_outputs
 
@@ -60,13 +60,15 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
             dict by output name, or a list with an entry for each.
         loss_weights: for several outputs the factors of their losses in the sum that is trained for, all greater than 0; a dict by output name
             or a list. Default 1. Reported losses of single outputs do not carry them.
-        backend: "cpu".
+        backend: "cpu", or "cuda" for the first NVIDIA GPU of the machine (needs the extra nnkit[cuda]).
         dtype: "float32" or "float64", of parameters and arithmetic.
         seed: of initial parameters, the order of samples, dropout and noise. The same seed gives the same bits, for any number of threads.
-        threads: most threads that a step may use; None for as many as there are processors (or NUMBA_NUM_THREADS, which also is the most).
+        threads: most threads of the CPU that a step may use; None for as many as there are processors (or NUMBA_NUM_THREADS, which also is the
+            most). On a GPU it does not matter.
 
     Raises:
-        ValueError: an unknown name, a loss that does not fit the output, or another wrong argument.
+        ValueError: an unknown name, a loss that does not fit the output, a layer that the backend does not have, or another wrong argument.
+        RuntimeError: for "cuda", without the extra or a GPU.
 
     >>> import nnkit
     >>> from nnkit import Dense, Input, Sequential
@@ -76,15 +78,17 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
     """
     if not is_of_family(spec, "network"):
         raise TypeError(f"compile: spec must be a network such as Sequential, received {spec!r}")
+    runtime = backend_of(backend, "compile")
     optimizer = resolved_optimizer(optimizer)
-    if backend != "cpu":
-        raise ValueError(f"compile: backend must be 'cpu', received {backend!r}")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
     seed = as_whole(seed, 0, "seed")
     threads = None if threads is None else as_whole(threads, 1, "threads")
     graph = spec.graph()
-    return Model(spec, graph, optimizer, resolve_outputs(graph, loss, loss_weights, metrics), dtype, seed, threads)  # type: ignore[arg-type]
+    outputs = resolve_outputs(graph, loss, loss_weights, metrics)
+    model = Model(spec, graph, optimizer, outputs, dtype, seed, threads, runtime)  # type: ignore[arg-type]
+    model.check_backend()
+    return model
 
 
 def resolved_optimizer(optimizer: Any) -> Optimizer | None:
@@ -100,20 +104,21 @@ class Model:
 
     Attributes:
         spec: the declared network; of a submodel, the whole one. graph: the same as nodes. outputs: name, shape, loss, weight and metrics of each
-            output. optimizer, dtype, seed, threads: what it was compiled with. whole: the model whose memory a submodel uses, or itself.
+            output. optimizer, dtype, seed, threads, backend: what it was compiled with. whole: the model whose memory a submodel uses, or itself.
         stop_training: a callback sets it to end training after the present step.
     """
 
     def __init__(self, spec: Container, graph: Graph, optimizer: Optimizer | None, outputs: tuple[Output, ...], dtype: str, seed: int,
-                 threads: int | None, whole: Model | None = None, draw: bool = True) -> None:
+                 threads: int | None, runtime: Backend, whole: Model | None = None, draw: bool = True) -> None:
         """whole: the model whose memory this one uses. draw: whether initial parameters are drawn; else whoever asks writes them."""
         self.spec, self.graph, self.optimizer, self.outputs = spec, graph, optimizer, outputs
         self.dtype, self.seed, self.threads = dtype, seed, threads
+        self.runtime, self.backend = runtime, runtime.name
         self.stop_training = False
         self.whole = self if whole is None else whole
-        self.layout: Layout = lay_out(graph, optimizer, dtype) if whole is None else whole.layout
-        self.memory: Memory = Memory(self.layout, None if whole is None else whole.memory)
-        self._tapes: collections.OrderedDict[tuple[str, int, bool, bool, Sizes], Tape] = collections.OrderedDict()
+        self.layout: Layout = lay_out(graph, optimizer, dtype, runtime.name) if whole is None else whole.layout
+        self.memory: Any = runtime.memory(self.layout, None if whole is None else whole.memory)
+        self._tapes: collections.OrderedDict[tuple[str, int, bool, bool, Sizes], Any] = collections.OrderedDict()
         self.lock: threading.RLock = threading.RLock() if whole is None else whole.lock
         self.training = False                            # whether a fit is running
         self.fitting: Fitting | None = None              # the loop of that fit; how far it is is saved with the model
@@ -167,7 +172,7 @@ class Model:
     def view_of(self, graph: Graph, trains: bool = False) -> Model:
         """A part of the network as a model on the same memory, which only predicts, or (trains) has the outputs and the optimizer of this one."""
         outputs = self.outputs if trains else resolve_outputs(graph, None, None, ())
-        return Model(self.spec, graph, self.optimizer if trains else None, outputs, self.dtype, self.seed, self.threads, whole=self.whole)
+        return Model(self.spec, graph, self.optimizer if trains else None, outputs, self.dtype, self.seed, self.threads, self.runtime, self.whole)
 
     def _initialise(self, draw: bool) -> None:
         """Initial parameters, from the seed or the files that the spec names, and optimizer state. Without `draw` whoever asks writes the parameters,
@@ -176,7 +181,7 @@ class Model:
         for position, (name, declared) in enumerate(self.layout.declared.items() if draw else ()):
             if name not in given:
                 values = declared.initializer.values(declared.shape, np.random.default_rng([self.seed, position]))
-                self._parameters[name][...] = values
+                self.memory.edit(self.layout.parameters[name])[...] = values
         self.counters[COUNTERS["seed"]] = self.seed
         self._start_optimizer()
 
@@ -191,11 +196,11 @@ class Model:
     def _start_states(self) -> None:
         """The optimizer's states as they are before any update; rows of tables are current."""
         for name, start in self._optimizer("train").states().items():
-            self.memory.view(self.layout.buffers[f"optimizer/{name}"])[...] = start
+            self.memory.edit(self.layout.buffers[f"optimizer/{name}"])[...] = start
         for name, values in self.layout.history.items():
-            self.memory.view(self.layout.buffers[name])[...] = values
+            self.memory.edit(self.layout.buffers[name])[...] = values
         for name in self.layout.rowwise:
-            self.memory.view(self.layout.buffers[f"@last/{name}"])[...] = self.counters[COUNTERS["step"]]
+            self.memory.edit(self.layout.buffers[f"@last/{name}"])[...] = self.counters[COUNTERS["step"]]
         self.counters[COUNTERS["term"]] = self.counters[COUNTERS["step"]]
 
     def _read_pretrained(self) -> set[str]:
@@ -203,7 +208,7 @@ class Model:
         given = set()
         for prefix, network, weights in pretrained_networks(self.spec):
             for name, values in weights.read(network.graph(), own_name(network)).items():
-                copy_into(self._parameters[prefix + name], values)
+                copy_into(self.memory.edit(self.layout.parameters[prefix + name]), values)
                 given.add(prefix + name)
         return given
 
@@ -211,12 +216,16 @@ class Model:
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        """Live views of all parameters by name ("dense/kernel"), moving statistics included. Writing into one changes the model."""
+        """Live views of all parameters by name ("dense/kernel"), moving statistics included. Writing into one changes the model.
+
+        Of a model on a GPU they are read-only and show the parameters as they were when `parameters` was last asked for: see `set_parameters`.
+        """
         whole = self.whole
         whole.watched = True
         if whole.lock.acquire(blocking=False):           # else another thread is at work; it brings the views up to date when it is done
             try:
                 whole.flush()
+                whole.memory.fetch()
             finally:
                 whole.lock.release()
         return MappingProxyType(self._parameters)
@@ -261,7 +270,7 @@ class Model:
             checked[name] = array
         with _Use(self, "set_parameters"):
             for name, array in checked.items():
-                copy_into(self._parameters[name], array)
+                copy_into(self.memory.edit(self.layout.parameters[name]), array)
 
     # What is trained, and how fast.
 
@@ -328,17 +337,17 @@ class Model:
         """Use another spec of the same parameters: the memory of what is trained is laid out anew, and states of the optimizer are kept."""
         if spec == self.spec:
             return
-        kept = {(state, name): self.memory.view(self.layout.piece(f"optimizer/{state}", name)).copy()
+        kept = {(state, name): self.memory.read(self.layout.piece(f"optimizer/{state}", name))
                 for name in self.layout.gradients for state in (self.optimizer.states() if self.optimizer is not None else ())}
         graph = spec.graph()
-        self.spec, self.graph, self.layout = spec, graph, lay_out(graph, self.optimizer, self.dtype)
+        self.spec, self.graph, self.layout = spec, graph, lay_out(graph, self.optimizer, self.dtype, self.backend)
         self.memory.lay_out_anew(self.layout)
         self._tapes.clear()
         if self.optimizer is not None:
             self._start_states()
         for (state, name), values in kept.items():
             if name in self.layout.gradients:
-                self.memory.view(self.layout.piece(f"optimizer/{state}", name))[...] = values
+                self.memory.edit(self.layout.piece(f"optimizer/{state}", name))[...] = values
 
     @property
     def learning_rate(self) -> float:
@@ -415,21 +424,33 @@ class Model:
     def plan_for(self, x: Any, mode: str = "train") -> Plan:
         """The plan of a step ("train", "evaluate" or "predict") on all of x as one batch, before anything is compiled or allocated: print it, or look
         at its `arena_bytes`. So one sees what a network on a large graph will take. Raises as `fit` does for an x that does not fit the network."""
-        inputs = as_inputs(x, self.graph, self.dtype)
+        inputs = self.inputs(x)
         return self.build_plan(mode, samples_of(inputs, self.graph), sizes=sizes_of(inputs))
 
     def build_plan(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes = NO_SIZES) -> Plan:
         """The plan for a mode ("train", "gradients", "evaluate", "predict") and batch size; pure, nothing is compiled or allocated."""
         losses = [(output.loss, output.weight) for output in self.outputs]
         return build(self.graph, self.layout, mode, batch, losses=losses, optimizer=self.optimizer, keep_predictions=keep_predictions,
-                     input_gradients=input_gradients, sizes=sizes, gap=RED_ZONE if debugging() else 0)
+                     input_gradients=input_gradients, sizes=sizes, gap=cpu.RED_ZONE if cpu.debugging() else 0, backend=self.backend)
 
-    def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes = NO_SIZES) -> Tape:
+    def check_backend(self) -> None:
+        """Refuse layers of which the backend has no kernel, as far as plans of the smallest sizes show it. Raises ValueError."""
+        if self.runtime.device is not None:
+            sizes = smallest_sizes(self.graph)
+            batch = self.graph.batch_size or max(1, sizes.nodes)
+            for mode in ("predict", *["evaluate"] * (self.loss is not None), *["train"] * (None not in (self.optimizer, self.loss))):
+                self.runtime.check(self.build_plan(mode, batch, sizes=sizes))
+
+    def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes = NO_SIZES) -> Any:
         """That plan, bound to the model's memory; the last PLANS_KEPT are kept."""
         key = (mode, batch, keep_predictions, input_gradients, sizes)
         if key not in self._tapes:
             plan = self._special_plan(mode) or self.build_plan(mode, batch, keep_predictions, input_gradients, sizes)
-            self._tapes[key] = Tape(plan, self.memory, self.threads)
+            if mode == "shuffle":                        # one thread draws an order: the host's is the fastest, and it has the counters
+                self._tapes[key] = self.memory.host.tape(plan, self.threads)
+            else:
+                self.runtime.check(plan)
+                self._tapes[key] = self.memory.tape(plan, self.threads)
             if len(self._tapes) > PLANS_KEPT:
                 self._tapes.popitem(last=False)
         self._tapes.move_to_end(key)
@@ -445,7 +466,7 @@ class Model:
         """Have all that an epoch runs compiled or loaded: asked for at once, kernels are compiled several at a time."""
         if ("train", batch, keep_predictions, False, sizes) not in self._tapes:
             plans = [self.build_plan("train", batch, keep_predictions, sizes=sizes), *[shuffle_plan(self.layout)] * shuffle]
-            store.prepare((kernel, self.dtype, debugging()) for plan in plans for kernel in plan.kernels)
+            self.memory.prepare(plans)
 
     def summary(self) -> None:
         """Print the layers with their output shapes and numbers of parameters."""
@@ -540,13 +561,19 @@ class Model:
         with _Use(self, "reset_states"):
             for name, parameter in self.layout.declared.items():
                 if parameter.is_state:
-                    self.memory.view(self.layout.parameters[name])[...] = 0
+                    self.memory.edit(self.layout.parameters[name])[...] = 0
 
     def data(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None, check_finite: bool = False,
              mask: Any = None, inputs: Any = None) -> Data:
         """The user's arrays, checked against network and losses; inputs: those of x where they have been checked."""
         self._loss("data")
+        inputs = self.inputs(x, check_finite) if inputs is None else inputs
+        y, sample_weight = self.runtime.on_host(y, "y"), self.runtime.on_host(sample_weight, "sample_weight")
         return Data.of(x, y, self.graph, self.outputs, self.dtype, sample_weight, class_weight, check_finite, mask, inputs)
+
+    def inputs(self, x: Any, check_finite: bool = False) -> tuple[Any, ...]:
+        """The network's inputs, checked."""
+        return as_inputs(self.runtime.adopt(x, "x"), self.graph, self.dtype, check_finite)
 
     def batch(self, given: Any, check_finite: bool = False) -> Data:
         """One batch of an iterable, checked: (x, y), (x, y, sample_weight), or what a loader of `nnkit.graph` gives."""
@@ -567,8 +594,7 @@ class Model:
                     kept = self.room_for_metrics(data.n, data.counted)
                     tape = self.tape("evaluate", data.n, kept is not None, sizes=data.sizes)
                     self.counters[POSITION] = 0
-                    self.bind(tape, data, kept)
-                    self.run_batch(tape, data)
+                    self.run_batch(tape, data, kept)
                     pieces.append((data.targets, kept))
                 logs = self.mean_losses()
             finally:
@@ -584,9 +610,11 @@ class Model:
         with _Use(self, "evaluate"):
             try:
                 self.sums[:] = 0
-                for _, tape, steps in self.cut(data.n, batch_size, "evaluate", kept is not None, data.sizes):
-                    self.bind(tape, data, kept)
-                    tape.run(steps)
+                tapes = [*self.cut(data.n, batch_size, "evaluate", kept is not None, data.sizes)]
+                feed = self.feed(data, kept)
+                for _, tape, steps in tapes:
+                    feed.run(tape, steps)
+                feed.fetch()
                 logs = self.mean_losses()
             finally:
                 self.sums[:] = sums
@@ -594,16 +622,23 @@ class Model:
 
     def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> Any:
         """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them."""
-        inputs = as_inputs(x, self.graph, self.dtype)
+        inputs = self.inputs(x)
         n = samples_of(inputs, self.graph)
         predictions = self.room(n)
         with _Use(self, "predict"):
-            for _, tape, steps in self.cut(n, self.rows_of(as_whole(batch_size, 1, "batch_size"), n, "predict"), "predict", sizes=sizes_of(inputs)):
-                tape.bind({**input_arrays(inputs), **output_arrays(predictions)})
-                tape.run(steps)
+            self.run_forward(inputs, predictions, self.rows_of(as_whole(batch_size, 1, "batch_size"), n, "predict"))
         if self.whole is self and self.spec.output_names is not None:
             return dict(zip(self.spec.output_names, predictions, strict=True))
         return predictions if len(predictions) > 1 else predictions[0]
+
+    def run_forward(self, inputs: Sequence[Any], predictions: Sequence[np.ndarray], batch: int, mode: str = "predict") -> None:
+        """Write the outputs for checked inputs, from the present position on. mode: "predict" or "features"."""
+        tapes = [*self.cut(len(predictions[0]), batch, mode, sizes=sizes_of(inputs))]
+        written = output_arrays(predictions)
+        feed = self.memory.hold(input_arrays(inputs), written).feed(written)
+        for _, tape, steps in tapes:
+            feed.run(tape, steps)
+        feed.fetch()
 
     def room(self, n: int) -> Predictions:
         """Arrays for the outputs of n samples."""
@@ -647,16 +682,17 @@ class Model:
         self.counters[POSITION] = 0
         self.prepare_rates(1)
         tape = self.tape("train", data.n, kept is not None, sizes=data.sizes)
-        self.bind(tape, data, kept, np.arange(data.n))
         self.will_train()
-        self.run_batch(tape, data)
+        self.run_batch(tape, data, kept, np.arange(data.n))
         self.settle()
         return kept
 
-    def run_batch(self, tape: Tape, data: Data) -> None:
+    def run_batch(self, tape: Any, data: Data, kept: Kept | None, order: np.ndarray | None = None) -> None:
         """Run a tape once on a batch, which counts in the sums as much as the samples in it that count."""
         before = self.sums.copy()
-        tape.run()
+        feed = self.feed(data, kept, order)
+        feed.run(tape)
+        feed.fetch()
         if data.counted is not None:
             last = self.sums[SUMS["last"]]
             self.sums[:] = before + (self.sums - before) * (data.counted.sum() / data.n)
@@ -675,13 +711,12 @@ class Model:
         with _Use(self, "gradients"):
             sums = self.sums.copy()
             tape = self.tape("gradients", data.n, input_gradients=inputs, sizes=data.sizes)
-            self.bind(tape, data)
-            tape.run()
+            self.feed(data).run(tape)
             self.sums[:] = sums
             pieces = self.layout.gradients
-            found = {name: self.memory.view(pieces[name]).copy() for name in self._parameters if name in pieces}
+            found = {name: self.memory.read(pieces[name]) for name in self._parameters if name in pieces}
             if inputs:
-                gradients = iter([self.memory.view(buffer, tape.plan).copy() for buffer in tape.plan.outputs])
+                gradients = iter([self.memory.read(buffer, tape.plan) for buffer in tape.plan.outputs])
                 for position, value in enumerate(data.inputs):
                     found[numbered_input(position)] = (value.pullback([next(gradients) for _ in value.forms]) if isinstance(value, Surroundings)
                                                        else next(gradients))
@@ -726,11 +761,12 @@ class Model:
 
     # How they do it.
 
-    def bind(self, tape: Tape, data: Data, kept: Kept | None = None, order: np.ndarray | None = None) -> None:
-        """Give a tape its data set, and where it is to keep what metrics look at."""
-        tape.bind({**data.arrays, **({} if kept is None else kept.arrays()), **({} if order is None else {"order": order})})
+    def feed(self, data: Data, kept: Kept | None = None, order: np.ndarray | None = None) -> Any:
+        """What runs tapes on a data set: with where they are to keep what metrics look at, and the order of samples."""
+        written = {} if kept is None else kept.arrays()
+        return self.memory.hold(data.arrays, written, data).feed(written, order)
 
-    def cut(self, n: int, batch: int, mode: str, keep_predictions: bool = False, sizes: Sizes = NO_SIZES) -> Iterator[tuple[int, Tape, int]]:
+    def cut(self, n: int, batch: int, mode: str, keep_predictions: bool = False, sizes: Sizes = NO_SIZES) -> Iterator[tuple[int, Any, int]]:
         """(batch size, tape, steps) for the whole batches, then for the rest."""
         if n >= batch:
             yield batch, self.tape(mode, batch, keep_predictions, sizes=sizes), n // batch

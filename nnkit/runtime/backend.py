@@ -1,0 +1,64 @@
+"""Where a model lives and what runs it: the CPU, or a GPU.
+
+A backend makes memories, and a memory makes all else that a model asks for; `cpu.Memory` says what each of it does. Nothing but this module asks
+which backend it is. `import nnkit` imports nothing of CUDA's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from nnkit.plan.build import Layout
+from nnkit.plan.plan import Plan
+from nnkit.runtime import cpu
+from nnkit.runtime.device_array import adopted, on_host
+
+__all__ = ["NAMES", "Backend", "backend_of"]
+
+NAMES = ("cpu", "cuda")
+
+
+@attrs.frozen
+class Backend:
+    """name: "cpu" or "cuda". memory(layout, shared): the memory of a model, where `shared` is given on that of another. device: None on the CPU."""
+
+    name: str
+    memory: Callable[[Layout, Any], Any]
+    device: Any = None
+
+    def adopt(self, value: Any, what: str) -> Any:
+        """What a user passed as `what`, arrays that lie on a GPU already included. Raises TypeError, ValueError."""
+        return adopted(value, self.device, what)
+
+    def on_host(self, value: Any, what: str) -> Any:
+        """The same with copies of those arrays on the host, for what is looked at before it is used."""
+        return on_host(self.adopt(value, what))
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan with a kernel that the backend does not have. Raises ValueError."""
+        if self.device is None:
+            return
+        from nnkit.runtime import ptx_store
+
+        for step in plan.steps:
+            if not ptx_store.has_kernel(step.kernel):
+                of = f"layer {step.layer!r}" if step.layer else "training"
+                raise ValueError(f"backend 'cuda' has no kernel {step.kernel!r} yet, which {of} needs: use backend 'cpu'")
+
+
+def backend_of(name: Any, action: str) -> Backend:
+    """The backend of that name, for a function of the public face. Raises ValueError for another name, RuntimeError where there is no GPU for it, or
+    not the packages that it needs."""
+    if name not in NAMES:
+        raise ValueError(f"{action}: backend must be 'cpu' or 'cuda', received {name!r}")
+    if name == "cpu":
+        return Backend(name, cpu.Memory)
+    from nnkit.runtime import driver
+    from nnkit.runtime.device_memory import DeviceMemory
+
+    device = driver.device()
+    return Backend(name, functools.partial(DeviceMemory, device), device)
