@@ -209,7 +209,8 @@ def test_submodels_and_cached_frozen_layers_use_the_same_memory(device):
     before = part.predict(x)
     named = {"batch_size": 4, "epochs": 2, "verbose": 0}
     same_history(trained[0].fit(x, y, **named), trained[1].fit(x, y, cache_frozen=True, **named))      # one product has no chain on chip: other sums
-    assert bits(trained[0]) == bits(trained[1])
+    for name, values in trained[0].parameters.items():
+        np.testing.assert_allclose(trained[1].parameters[name], values, rtol=0, atol=2e-6)
     assert part.backend == "cuda"
     assert (part.predict(x) == trained[0].predict(x)).all()
     assert (part.predict(x) != before).any()
