@@ -40,8 +40,8 @@ from nnkit.plan.launch import ENTRY, THREADS
 from nnkit.runtime.ptx_store import ARCHITECTURE
 
 __all__ = [
-    "THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "registers", "routine",
-    "scratch", "thread", "wait_for_copies", "whole_numbers",
+    "THREADS", "Kernel", "barrier", "compile_launch", "copy_later", "data", "find", "from_lane", "kernel", "nothing", "quartet_at",
+    "registers", "routine",    "scratch", "thread", "wait_for_copies", "whole_numbers",
 ]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
@@ -339,6 +339,22 @@ def nothing(typing_context: Any, like: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return _array(context, builder, kind, ir.Constant(I64, 0), [ir.Constant(I64, 0)])
     return kind(like), codegen
+
+
+@intrinsic
+def quartet_at(typing_context: Any, place: Any, index: Any) -> Any:
+    """place[index] and the three behind it, read in one go; the address must be a multiple of 16 bytes."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element, kind = context.get_data_type(place.dtype), types.UniTuple(place.dtype, 4)
+        width = 16 // context.get_abi_sizeof(element)    # numbers of a load
+        vector = ir.VectorType(element, width)
+        found = []
+        for first in range(0, 4, width):
+            pointer = builder.gep(values[0], [builder.add(values[1], ir.Constant(I64, first))])
+            loaded = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=16)
+            found += [builder.extract_element(loaded, ir.Constant(ir.IntType(32), number)) for number in range(width)]
+        return context.make_tuple(builder, kind, found)
+    return types.UniTuple(place.dtype, 4)(place, types.int64), codegen
 
 
 @intrinsic

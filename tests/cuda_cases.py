@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from cuda_cases_chip import chip_cases
+from cuda_cases_recurrent import packed, recurrent_cases, turned
 from nnkit.layers.pool import by_channel
 from nnkit.layers.pool_cpu import max_forward as max_cpu
 from nnkit.layers.window import Span
@@ -23,7 +24,8 @@ __all__ = ["CASES", "KernelCase"]
 class KernelCase:
     """kernel: a step's name. written: how many of the arguments, from the first, the kernel changes. tasks: into how many its work is cut. twin: the
     CPU's kernel where it has another name, or None where the result is `expected` (a function of the arguments, which gives the changed ones).
-    counts: what of the changed arrays is of use. single, double: the tolerances of float32 and float64, relative to the largest entry."""
+    counts: what of the changed arrays is of use. scratch: how many of the last arrays may hold anything afterwards.
+    single, double: the tolerances of float32 and float64, relative to the largest entry."""
 
     id: str
     kernel: str
@@ -32,6 +34,7 @@ class KernelCase:
     tasks: tuple[int, ...] = (1, 3)
     expected: Any = None
     counts: Any = lambda *arrays: arrays
+    scratch: int = 0
     single: float = 2e-6
     double: float = 1e-13
     dtypes: tuple[str, ...] = ("float32", "float64")
@@ -679,6 +682,21 @@ def embedded() -> Iterator[KernelCase]:
         yield KernelCase(f"masking-backward-{F}", f"{name}.masking_backward", (empty(R, F), normal(R, F), np.arange(R) % 2.0))
 
 
+def walks() -> Iterator[KernelCase]:
+    """Recurrent layers: see cuda_cases_recurrent.py. More tasks than groups of rows; and what is packed for them."""
+    for name, kernel, arguments, written, expected, case in recurrent_cases():
+        yield KernelCase(name, kernel, arguments, written=written, scratch=1, expected=lambda *_, made=expected: made(), dtypes=case.dtypes,
+                         tasks=(1, 3) if len(case.dtypes) == 2 else (2,))
+    for U, gates in ((1, 1), (5, 3), (37, 4), (8, 1)):
+        weight = normal(U, gates * U)
+        for kernel, pack in (("pack_quartets", packed), ("pack_quartets_turned", turned)):
+            found = pack(weight)
+            yield KernelCase(f"{kernel}-{U}", f"prims.recurrent.{kernel}", (empty(found.size), weight), expected=lambda *_, found=found: [found])
+    for N, U in ((1, 1), (7, 43)):
+        yield KernelCase(f"keep-state-{U}", "prims.recurrent.keep_state", (empty(N, U), normal(N, U)))
+        yield KernelCase(f"reverse-steps-{U}", "layers.recurrent.reverse_steps", (empty(N, U), normal(N, U)))
+
+
 CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
                                *normalizations(), *poolings(), *merges(), *convolutions(), *sparse_products(), *along_edges(),
-                               *runs_of_rows(), *on_nodes(), *embedded(), *chip_cases(KernelCase, normal, empty, counters)]
+                               *runs_of_rows(), *on_nodes(), *embedded(), *walks(), *chip_cases(KernelCase, normal, empty, counters)]

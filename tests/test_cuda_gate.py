@@ -80,6 +80,8 @@ NETWORKS = {
                            nnkit.AveragePooling2D(3, strides=2), nnkit.UpSampling2D(2, interpolation="bilinear"), nnkit.GlobalMaxPooling2D(),
                            Dense(10)]), 64, "mse"),
     "convolutions": (residual(), 32, "sparse_categorical_crossentropy"),
+    "recurrent": (Sequential([Input((9,)), nnkit.Embedding(50, 16, mask_zero=True), nnkit.Bidirectional(nnkit.LSTM(64, return_sequences=True)),
+                              nnkit.GRU(33, recurrent_dropout=0.2), Dense(10)]), 64, "mse"),
     "large convolutions": (Sequential([Input((56, 56, 3)), nnkit.Conv2D(64, 3, strides=2, activation="relu"), nnkit.MaxPooling2D(2),
                                        nnkit.Conv2D(128, 3, padding="same", activation="relu"), nnkit.Conv2D(24, 3, groups=2),
                                        nnkit.DepthwiseConv2D(3), nnkit.GlobalAveragePooling2D(), Dense(10)]), 64, "mse"),

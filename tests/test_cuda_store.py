@@ -168,7 +168,8 @@ class HostDriver:
     """NVIDIA's driver with the host's memory in the place of a device's; no launches."""
 
     CUresult = SimpleNamespace(CUDA_SUCCESS=0, CUDA_ERROR_OUT_OF_MEMORY=2)
-    CUdevice_attribute = SimpleNamespace(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor")
+    CUdevice_attribute = SimpleNamespace(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
+                                         CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN="shared")
     CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL="device")
 
     def __init__(self):
@@ -182,7 +183,7 @@ class HostDriver:
     cuInit = staticmethod(lambda flags: (0,))
     cuDeviceGet = staticmethod(lambda number: (0, 0))
     cuDevicePrimaryCtxRetain = staticmethod(lambda number: (0, "context"))
-    cuDeviceGetAttribute = staticmethod(lambda name, number: (0, {"major": 8, "minor": 6}[name]))
+    cuDeviceGetAttribute = staticmethod(lambda name, number: (0, {"major": 8, "minor": 6, "shared": 166912}[name]))
     cuStreamCreate = staticmethod(lambda flags: (0, object()))
     cuMemGetInfo = staticmethod(lambda: (0, 1 << 20, 1 << 30))
     cuGetErrorString = staticmethod(lambda status: (0, b"some error"))

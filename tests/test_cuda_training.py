@@ -25,7 +25,7 @@ from nnkit import (
 )
 from nnkit.graph import Adjacency
 from nnkit.plan.build import Sizes, build, lay_out
-from nnkit.plan.launch import MOST_WORDS, dependences, lanes_of, regions, step_words
+from nnkit.plan.launch import MOST_SHARED, MOST_WORDS, dependences, lanes_of, regions, scratch_bytes, step_words
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.training.data import Data
@@ -94,6 +94,23 @@ def test_large_convolutions_go_by_tiles_and_slices():
     assert not {step.kernel for step in plan.steps} & {"prims.taps.turn", "prims.direct.pack_filters", "prims.matmul.transpose"}
 
 
+def test_a_recurrent_layer_is_a_walk_between_products():
+    plan = device_plan(Sequential([Input((100, 64)), nnkit.LSTM(256, recurrent_initializer="zeros"), Dense(10)]), 64, optimizer="sgd", loss="mse")
+    names = [[[step.kernel.rpartition(".")[2] for step in lane] for lane in launch] for launch in lanes_of(plan)]
+    assert sum(["lstm_walk_forward"] in lanes for lanes in names) == sum(["lstm_walk_backward"] in lanes for lanes in names) == 1
+    walk = next(step for step in plan.steps if step.kernel.endswith("lstm_walk_forward"))
+    assert walk.tasks == 64 // 4
+    assert MOST_SHARED - 16 * 1024 * 4 < scratch_bytes([walk]) <= MOST_SHARED      # what is left is less than a round of rows of R
+    found = {step.kernel.rpartition(".")[2] for step in plan.steps}
+    assert found >= {"dense_forward_128", "dense_backward_weight_32"}
+
+
+def test_units_that_do_not_fit_on_chip_are_refused():
+    spec = Sequential([Input((2, 3)), nnkit.LSTM(3000, kernel_initializer="zeros", recurrent_initializer="zeros")])
+    with pytest.raises(ValueError, match=r"^layer 'lstm': 3000 units in float32 take 192016 bytes of shared memory, a block of a GPU has 163840$"):
+        device_plan(spec, 2, optimizer="sgd", loss="mse")
+
+
 def test_the_backend_changes_no_plan_of_the_cpu():
     model = nnkit.compile(digits_network(), optimizer="adam", loss="sparse_categorical_crossentropy")
     plan = build(model.graph, model.layout, "train", 32, losses=[(output.loss, output.weight) for output in model.outputs], optimizer=model.optimizer)
@@ -113,6 +130,10 @@ PLANS = {
                                  optimizer="adam", loss="sparse_categorical_crossentropy"),
     "attention": lambda: device_plan(attentive_graph(), 300, sizes=Sizes(300, (("x1/plain_loops", 2000), ("x1/plain", 1700))), optimizer="adam",
                                      loss="sparse_categorical_crossentropy"),
+    "recurrent": lambda: device_plan(recurrent_network(), 7, optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "two ways": lambda: device_plan(two_way_network(), 64, optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "long sequences": lambda: device_plan(Sequential([Input((10_000, 8)), nnkit.LSTM(256, recurrent_initializer="zeros"), Dense(2)]), 64,
+                                           optimizer="adam", loss="mse"),
     "few large images": lambda: device_plan(Sequential([Input((64, 64, 8)), nnkit.MaxPooling2D(2), nnkit.UpSampling2D(2), nnkit.GlobalMaxPooling2D(),
                                                         Dense(2)]), 4, optimizer="adam", loss="mse"),
 }
@@ -286,7 +307,49 @@ def volume_network():
                        nnkit.Conv3D(3, 2, strides=(2, 1, 1), padding="same", kernel_regularizer=nnkit.L2(1e-3)), Flatten(), Dense(4, "softmax")])
 
 
+def recurrent_network():
+    """Words that are padding, in the middle, too; a mask that goes through layers; dropout of states; all forms of cells."""
+    x = Input((6,))
+    h = nnkit.Embedding(30, 5, mask_zero=True)(x)
+    h = nnkit.SimpleRNN(7, return_sequences=True, recurrent_dropout=0.2)(h)
+    h = nnkit.LSTM(6, return_sequences=True, recurrent_dropout=0.3, dropout=0.1)(h)
+    h = nnkit.GRU(5, return_sequences=True, go_backwards=True)(h)
+    return Network(x, Dense(4, "softmax")(nnkit.GRU(3, reset_after=False, recurrent_dropout=0.2)(h)))
+
+
+def padded_network():
+    """The same with one cell."""
+    return Sequential([Input((6,)), nnkit.Embedding(30, 5, mask_zero=True), nnkit.GRU(3, recurrent_dropout=0.2), Dense(4, "softmax")])
+
+
+def two_way_network():
+    """Both directions side by side in launches; then a layer for each step, and states that a further layer begins with."""
+    x = Input((5, 3))
+    h = nnkit.TimeDistributed(Dense(4, "relu"))(nnkit.Bidirectional(nnkit.LSTM(3, return_sequences=True))(x))
+    _, state = nnkit.GRU(4, return_state=True, return_sequences=True)(h)
+    return Network(x, Dense(4, "softmax")(nnkit.SimpleRNN(4, activation="softsign")(h, initial_state=state)))
+
+
+def stateful_network():
+    """A state that goes on from batch to batch."""
+    return Sequential([Input((4, 3), batch_size=6), nnkit.LSTM(5, stateful=True), Dense(4, "softmax")])
+
+
+def short_words(samples):
+    found = words(samples) % 29 + 1
+    found[:, 4:] = 0
+    found[0], found[1, 2], found[2, :3] = 0, 0, 0
+    return found.astype(np.int32)
+
+
+LONG = ("recurrent", "two ways")                         # a minute each
+
+
 TRAINED = {
+    "recurrent": lambda: (recurrent_network(), "adam", "sparse_categorical_crossentropy", short_words(10), labels(10)),
+    "two ways": lambda: (two_way_network(), nnkit.SGD(0.1), "sparse_categorical_crossentropy", batches(10, 5, 3), labels(10)),
+    "padded": lambda: (padded_network(), "adam", "sparse_categorical_crossentropy", short_words(10), labels(10)),
+    "stateful": lambda: (stateful_network(), "adam", "sparse_categorical_crossentropy", batches(12, 4, 3), labels(12)),
     "normalized": lambda: (normalized_network(), nnkit.Adam(0.01, clipnorm=0.5), "bce", *small_data(24)),
     "clipped by value": lambda: (small_network(), nnkit.SGD(0.1, momentum=0.9, clipvalue=0.01), "hinge", *signed_data(24)),
     "clipped together": lambda: (small_network(), nnkit.RMSprop(0.01, global_clipnorm=0.1), "squared_hinge", *signed_data(24)),
@@ -311,15 +374,16 @@ def train_beside_the_cpu(name, on):
     device = DeviceModel(model, on)
     width = int(np.prod(model.output_shape))
     device.data(x=x.reshape(samples, -1), target=y.reshape(samples, -1), sample_weight=np.ones((samples, 1), np.float32),
-                order=np.zeros(samples, np.int64), predictions=np.zeros((samples, width), np.float32))
-    shuffle, tape = device.shuffle(), device.tape("train", samples // 2)
+                order=np.arange(samples), predictions=np.zeros((samples, width), np.float32))
+    shuffle, tape, shuffled = device.shuffle(), device.tape("train", samples // 2), not model.graph.stateful
     losses = []
     for epoch in range(epochs):
         device.begin_epoch(epoch)
-        shuffle.run()
+        if shuffled:
+            shuffle.run()
         tape.run(2)
         losses.append(device.loss())
-    history = model.fit(x, y, batch_size=samples // 2, epochs=epochs, verbose=0)
+    history = model.fit(x, y, batch_size=samples // 2, epochs=epochs, shuffle=shuffled, verbose=0)
     np.testing.assert_allclose(losses, history["loss"], rtol=2e-6)
     device.fetch()
     kept = device.fetched.kept.tobytes() + device.fetched.training.tobytes()
@@ -450,7 +514,7 @@ def test_networks_on_graphs_train_ten_steps_as_on_the_cpu(name):
     train_a_graph_beside_the_cpu(name, interpreter().PtxDevice())
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.sweep) if name in LONG else name for name in TRAINED])
 def test_networks_train_ten_steps_as_on_the_cpu(name):
     train_beside_the_cpu(name, interpreter().PtxDevice())
 
@@ -498,13 +562,10 @@ def test_a_device_predicts_and_evaluates_as_the_cpu():
 
 def test_a_kernel_without_a_cuda_form_is_named():
     interpreter()
-    from device_rig import DeviceModel
+    from nnkit import cuda_jit
 
-    ptx = interpreter()
-    model = nnkit.compile(Sequential([Input((4, 3)), nnkit.LSTM(2)]))
-    device = DeviceModel(model, ptx.PtxDevice())
-    with pytest.raises(ValueError, match=r"^there is no CUDA kernel 'prims\..*' yet$"):
-        device.tape("predict", 2)
+    with pytest.raises(ValueError, match=r"^there is no CUDA kernel 'prims.winograd.transform' yet$"):
+        cuda_jit.find("prims.winograd.transform")
 
 
 def test_without_a_gpu_the_driver_says_so_in_one_sentence():

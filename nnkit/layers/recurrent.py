@@ -13,6 +13,7 @@ from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Parameter, Shape
 from nnkit.layers.dropout import drop
 from nnkit.prims.recurrent import ACTIVATIONS, Cell, Pass
+from nnkit.prims.walk import Walk
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import article, base, boolean, child, integer, real, spec
 
@@ -161,7 +162,8 @@ class Recurrent(Layer):
         """Emit one pass, with parameters whose names begin with `prefix`; returns the output and, where they are wanted, the states."""
         x = drop(g, x, self.dropout, (None, 1, None), self.seed)
         N, T, _ = x.shape
-        way = Pass(self._cell(), x, self.units, g.training, self.go_backwards, aligned, self.return_sequences, zero_masked)
+        kind: Any = Walk if g.backend == "cuda" else Pass
+        way = kind(self._cell(), x, self.units, g.training, self.go_backwards, aligned, self.return_sequences, zero_masked)
         factors = self._recurrent_mask(g, N)
         kept: list[Buffer] = [g.parameter(prefix + name) for name in self.state_names] if self.stateful else []
         nowhere: list[Buffer | None] = [None] * len(self.state_names)

@@ -19,13 +19,12 @@ from collections.abc import Sequence
 import attrs
 
 from nnkit.plan.arena import aligned, in_arena, place
-from nnkit.plan.launch import DEVICE, TALL, into_launches, lanes_of, regions, scratch_bytes, size_products
+from nnkit.plan.launch import DEVICE, MOST_SHARED, TALL, into_launches, lanes_of, regions, scratch_bytes, size_products
 from nnkit.plan.plan import CHIP, ITEMSIZE, Buffer, Plan, Step
 
 __all__ = ["onto_chip", "spare_counters"]
 
 WIDEST = 128                                             # outputs of a product
-CHIP_BYTES = 200 * 1024                                  # of shared memory that a block may take; up to half of it, two are on a multiprocessor
 MOST_BLOCKS = 2 * DEVICE                                 # more would leave more parts of the gradients than it costs to write the arrays themselves
 # Blocks squared for each row of the batch: a block's products cost in proportion to its rows, the parts in proportion to the blocks. From counts of
 # instructions and bytes; no device has been asked yet.
@@ -155,7 +154,7 @@ class Chain:
         while True:
             tasks = -(-self.rows // rows)
             steps = self._rewritten(local, runs, tasks)
-            if _laid_out([*steps[0], *steps[1]], tasks, self.plan)[1] <= CHIP_BYTES:
+            if _laid_out([*steps[0], *steps[1]], tasks, self.plan)[1] <= MOST_SHARED:
                 return steps if tasks <= MOST_BLOCKS else None
             rows -= 1
             if rows < min(self.rows, LEAST_ROWS):

@@ -16,9 +16,9 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "SHARED_BYTES", "TALL",
-    "TAPS", "THREADS", "TILED_FLOPS", "WARPS", "coded", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes",
-    "regions", "scratch_bytes", "shared_bytes", "size_products", "slices_bytes", "step_words", "strip",
+    "CHUNK", "COLUMNS", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "MANY", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD", "PATCHES",
+    "SHARED_BYTES", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences", "image_pieces", "into_launches",
+    "joined_strip", "lanes_of", "patch_bytes", "regions", "scratch_bytes", "shared_bytes", "size_products", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
@@ -30,6 +30,7 @@ COLUMNS, NARROW = 32, 64                                 # of a matrix that a bl
 FEW, MANY = 8, 64                                        # columns that it sums of a matrix of many rows, such as the sums of chunks: more parts
 CHUNK, LEDGE = 32, 65                                    # of the pieces that prims/matmul_cuda.product_transposed keeps there: depth, row length
 SHARED_BYTES = 48 * 1024                                 # of a block, without asking the driver for more
+MOST_SHARED = 160 * 1024                                 # with asking: sm_80 has 163 KB for a block, sm_90 227
 SUMS_BYTES = 12 * THREADS                                # of shared memory for a sum over a block, or its largest number and where it is
 DEVICE = 132                                             # multiprocessors of an H100; plans are the same for every device
 MOST_TASKS = 32 * DEVICE                                 # blocks of a lane
@@ -52,6 +53,9 @@ PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", 
 # Convolutions: rows and columns of the tile that a block makes, by the end of the kernel's name. Those without an end go into chains.
 CONVOLUTIONS = ("prims.implicit.implicit_forward", "prims.implicit.implicit_input", "prims.implicit.implicit_weight")
 PATCHES = {"": (64, 16), "_narrow": (128, 32), "_64": (64, 64), "_128": (128, 128)}
+WALKS = tuple(f"layers.recurrent.{cell}{end}_walk_{way}" for cell in ("simple_rnn", "lstm", "gru", "gru_before") for end in ("", "_any")
+              for way in ("forward", "backward"))        # through time
+WALK_ROOM = 8                                            # which of a walk's scalars says how many numbers it keeps in shared memory
 TAPS = 9                                                 # places of a window that a thread of channels_weight sums for at a time
 WHERE = 20 * THREADS                                     # bytes behind the slices, which say where the rows of a tile lie
 
@@ -198,7 +202,8 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
     "prims.reduce.sum_middle": _by_copies,
     **dict.fromkeys(("layers.pool.max_forward", "layers.pool.max_backward", "layers.pool.sum_forward", "layers.pool.sum_backward",
                      "layers.resample.shift", "layers.resample.linear_forward", "layers.resample.linear_backward",
-                     "prims.depthwise.channels_forward", "prims.depthwise.channels_input", "prims.depthwise.channels_weight"), _as_planned),
+                     "prims.depthwise.channels_forward", "prims.depthwise.channels_input", "prims.depthwise.channels_weight", *WALKS), _as_planned),
+    **dict.fromkeys(("prims.recurrent.pack_quartets", "prims.recurrent.pack_quartets_turned", "prims.recurrent.keep_state"), _by_elements),
     **dict.fromkeys((f"{name}{end}" for name in CONVOLUTIONS for end in PATCHES), _as_planned),
     **{f"{name}_{side}": lambda step, side=side: _tiles(step, side) for name in PRODUCTS for side in SIDES},  # type: ignore[misc]
 }
@@ -248,7 +253,8 @@ def scratch_bytes(steps: Sequence[Step]) -> int:
     ends = {f"{name}{end}": end for name in CONVOLUTIONS for end in PATCHES}
     parts = [4 * THREADS * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == "prims.chip.sum_parts"]
     patches = [patch_bytes(ends[step.kernel], step.writes[0].dtype) for step in steps if step.kernel in ends]
-    return max([SUMS_BYTES, *tiles, *pieces, *drawn, *parts, *patches])
+    walks = [int(step.scalars[WALK_ROOM]) * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel in WALKS]
+    return max([SUMS_BYTES, *tiles, *pieces, *drawn, *parts, *patches, *walks])
 
 
 # Random numbers that a block draws at a time: four words of 32 bits, or four normal numbers, for each thread.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.plan.launch import ENTRY, SHARED_BYTES, THREADS
+from nnkit.plan.launch import ENTRY, THREADS
 from nnkit.runtime.cuda import Node
 
 __all__ = ["CudaDevice", "CudaGraph", "device"]
@@ -61,6 +61,8 @@ class CudaDevice:
         attribute = _driver().CUdevice_attribute
         self.architecture = (int(call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, number)),
                              int(call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, number)))
+        most = attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        self.most_shared = int(call("cuDeviceGetAttribute", most, number))         # of a block; without asking it is 48 KB
         self.stream = call("cuStreamCreate", 1)          # 1: does not wait for the legacy default stream
         self.copies = call("cuStreamCreate", 1)
         self._functions: dict[str, Any] = {}
@@ -168,6 +170,8 @@ class CudaDevice:
         if ptx not in self._functions:
             module = call("cuModuleLoadData", ptx.encode() + b"\0")
             self._functions[ptx] = call("cuModuleGetFunction", module, ENTRY.encode())
+            call("cuFuncSetAttribute", self._functions[ptx], _driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                 self.most_shared)
         return self._functions[ptx]
 
     def graph(self, nodes: Sequence[Node], copies: int) -> CudaGraph:
@@ -223,7 +227,5 @@ def _parameters(node: Node) -> tuple[Any, np.ndarray]:
     parameters.gridDimX, parameters.gridDimY, parameters.gridDimZ = node.blocks, 1, 1
     parameters.blockDimX, parameters.blockDimY, parameters.blockDimZ = THREADS, 1, 1
     parameters.sharedMemBytes = node.shared
-    if node.shared > SHARED_BYTES:                       # more must be asked for
-        call("cuFuncSetAttribute", node.function, _driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, node.shared)
     parameters.kernelParams = addresses.ctypes.data
     return parameters, addresses

@@ -1,0 +1,520 @@
+"""What goes through time in recurrent layers on a GPU: the walks forward and backward are made of a cell's functions for one number.
+
+N batch, T time steps, U units, G gates. What x gives to the gates of all steps, x W + b, is one product before the walk (kernels of Dense), and so
+are the gradients of W, R and x behind it. Between them one launch walks through all steps: a block owns B = 4 Q rows of the batch and shares nothing
+with other blocks, so nothing waits for anything but its barriers. Arrays of steps stand as x does, [N T, ...], each step at the place of its input:
+
+    planes [N T, G U]   comes in as x W + b, leaves as the gates' values; backward these become the gradients of what went into them
+    left  [N T, U]      h before the step as it is multiplied with the recurrent kernel R
+    hidden [N T, U]     the same without dropout, of a GRU where there is any
+    cells [N T, U]      c before the step
+    inner [N T, U]      of a GRU what its reset gate is multiplied with (p R + b'), or gives (r p)
+
+A thread has a unit u and four rows, and where there are more units than threads several units, one after the other. It adds up the products of all
+gates for these in registers, k ascending, and makes the new h of them by itself; what it needs of others is h before the step, which lies in
+shared memory, four rows side by side, twice, so that one barrier a step is enough. The first K rows of R lie in shared memory from the first step
+to the last, as many as there is room for; the others are read anew in every step, several on their way at a time. Backward goes the same way with
+the transpose of R and the gates' gradients in the place of h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nnkit.cuda_jit import THREADS, Kernel, anew, barrier, data, kernel, quartet_at, registers, routine, scratch, thread
+from nnkit.jit import Int, Matrix, Real, Sequence, Vector
+from nnkit.prims.block_cuda import WARPS, divided, row_share, share
+from nnkit.prims.rows_cuda import row_of_warp, smallest_over_warp, warp_lane
+
+__all__ = [
+    "ACTIVATION", "BATCH", "GATE", "ON_CHIP", "QUARTETS", "ROWS", "STEPS", "UNITS", "add_to_row", "backward_kernel", "begin_back", "begin_walk",
+    "chosen", "clear_padding", "end_back", "fetch_weights", "forward_kernel", "incoming", "keep_state", "note_begins", "own_place",
+    "pack_quartets", "pack_quartets_turned", "padded", "place_of", "product", "rows_that_count", "settle", "sizes",
+]
+
+# What follows is the order of `Sequence`: see prims/recurrent.py, Walk. AT_ONCE: rows of R in shared memory; STEPS: T.
+UNITS, QUARTETS, ON_CHIP, STEPS, BACKWARDS, ALIGNED, SEQUENCES, ZERO, _, ACTIVATION, GATE, BATCH = range(12)
+ROWS = 4                                                 # of a thread
+four = registers(ROWS)
+
+
+# Where things are.
+
+@routine
+def own_place(units):
+    """(columns, the thread's row group, its first unit): units are cut evenly where there are more than threads."""
+    turns = divided(units + THREADS - 1, THREADS)[0]
+    columns = divided(units + turns - 1, turns)[0]
+    group, unit = divided(thread(), columns)
+    return columns, group, unit
+
+
+@routine
+def place_of(t, shape):
+    """Where the input of step t lies."""
+    return shape[STEPS] - 1 - t if shape[BACKWARDS] else t
+
+
+@routine
+def rows_that_count(mask, first, live, source, steps):
+    """Bit r: whether step `source` of row first + r counts, for the thread's rows that there are."""
+    bits = (1 << live) - 1
+    if mask.size:
+        r = 0
+        while r < live:
+            if data(mask)[(first + r) * steps + source] == mask.dtype.type(0):
+                bits &= ~(1 << r)
+            r = anew(r + 1)
+    return bits
+
+
+@routine
+def chosen(own, first, r):
+    """own[first + r], of registers: r may be unknown when the kernel is compiled."""
+    return own[first] if r == 0 else own[first + 1] if r == 1 else own[first + 2] if r == 2 else own[first + 3]
+
+
+@routine
+def sizes(shape):
+    """U, 4-row groups, T, N as if they were new: what is made of them is not kept in registers while products are made."""
+    return anew(shape[UNITS]), anew(shape[QUARTETS]), anew(shape[STEPS]), anew(shape[BATCH])
+
+
+@routine
+def output_at(n, t, source, shape, U, T):
+    """Where y has step t of row n."""
+    if not shape[SEQUENCES]:
+        return n * U
+    return (n * T + (source if shape[ALIGNED] else t)) * U
+
+
+@routine
+def padded(units):
+    """Units rounded up to whole quartets: so many rows of h, or of a gate's gradients, are multiplied."""
+    return (units + 3) // 4 * 4
+
+
+@routine
+def fetch_weights(place, at, weights, width, shape):
+    """The rows of R, or of its transpose, that stay in shared memory, as they are packed."""
+    source = data(weights)
+    for e in range(thread(), shape[ON_CHIP] * width * 4, THREADS):
+        place[at + e] = source[e]
+
+
+@routine
+def clear_padding(place, runs, units, like):
+    """What lies behind the units of each of so many runs of h or of a gate: 0, for its weights are 0, too."""
+    width = padded(units) - units
+    e = thread()
+    while e < runs * width:
+        run = divided(e, width)[0]
+        for r in range(ROWS):
+            place[4 * (run * padded(units) + units + e - run * width) + r] = like.dtype.type(0)
+        e = anew(e + THREADS)
+
+
+def sums(gates: int, at_once: int) -> Any:
+    """The routine that adds packed rows of a factor to a thread's sums: sums[4 g + r] += sum over k of left(k, r) w(k, g), so many quartets of rows
+    on their way at a time.
+
+    w(4 k + i, g) = weights[4 (at + k width + g apart) + i]; left(k, r) = place[4 (left + k) + r].
+    """
+    several = registers(gates * at_once * 4)
+
+    @routine
+    def add(own, weights, at, width, apart, start, stop, place, left, like):
+        coming = several(like)
+        whole = start + max(0, stop - start) // at_once * at_once
+        for k in range(start, whole, at_once):
+            for i in range(at_once):
+                for g in range(gates):
+                    e = 4 * (i * gates + g)
+                    coming[e], coming[e + 1], coming[e + 2], coming[e + 3] = quartet_at(weights, 4 * (at + (k + i) * width + g * apart))
+            for i in range(4 * at_once):
+                a, b, c, d = quartet_at(place, 4 * (left + 4 * k + i))
+                for g in range(gates):
+                    weight = coming[4 * (i // 4 * gates + g) + i % 4]
+                    own[ROWS * g] += weight * a
+                    own[ROWS * g + 1] += weight * b
+                    own[ROWS * g + 2] += weight * c
+                    own[ROWS * g + 3] += weight * d
+        k = whole
+        while k < stop:
+            for g in range(gates):
+                coming[4 * g], coming[4 * g + 1], coming[4 * g + 2], coming[4 * g + 3] = quartet_at(weights, 4 * (at + k * width + g * apart))
+            for i in range(4):
+                a, b, c, d = quartet_at(place, 4 * (left + 4 * k + i))
+                for g in range(gates):
+                    weight = coming[4 * g + i]
+                    own[ROWS * g] += weight * a
+                    own[ROWS * g + 1] += weight * b
+                    own[ROWS * g + 2] += weight * c
+                    own[ROWS * g + 3] += weight * d
+            k = anew(k + 1)
+    return add
+
+
+def product(gates: int) -> Any:
+    """The same over the quartets of rows [start, stop) of a factor of which the first `kept` lie in shared memory, from chip on; from 0."""
+    add_kept, add_read = sums(gates, 2 if gates == 1 else 1), sums(gates, 4 if gates == 1 else 2)
+
+    @routine
+    def add(own, weights, chip, kept, at, width, apart, start, stop, place, left, like):
+        for e in range(gates * ROWS):
+            own[e] = like.dtype.type(0)
+        add_kept(own, place, chip // 4 + at, width, apart, start, min(stop, kept), place, left, like)
+        add_read(own, data(weights), at, width, apart, max(start, kept), stop, place, left, like)
+    return add
+
+
+# Forward.
+
+@routine
+def begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, shape):
+    """h and c before the first step: h as it is multiplied with R in shared memory, both in `state`."""
+    U = shape[UNITS]
+    T, states = state.dtype.type, data(state)
+    u = own
+    while u < U:
+        for r in range(ROWS):
+            h = T(0)
+            if r < live:
+                n = (first + r) * U + u
+                c = T(0)
+                if h0.shape[0]:
+                    h = data(h0)[n]
+                if c0.shape[0]:
+                    c = data(c0)[n]
+                states[n], states[shape[BATCH] * U + n] = h, c
+                if drop.shape[0]:
+                    h *= data(drop)[n]
+            place[4 * (quartet * padded(U) + u) + r] = h
+        u += columns
+
+
+@routine
+def settle(r, n, u, t, source, counts, begun, h, p, m, y, last, hidden, left, mask, state, shape, U, T):
+    """Row r has its h after step t, or where the step does not count, that before: it is kept, and what the way back reads. Returns that h."""
+    at, row = n * U + u, (n * T + source) * U + u
+    counted = (counts >> r) & 1
+    if not counted:
+        h = p
+    data(state)[at] = h
+    if left.shape[0]:
+        data(left)[row] = m
+    if hidden.shape[0]:
+        data(hidden)[row] = p
+    end = t == T - 1
+    if shape[SEQUENCES] or end:
+        silent = mask.size > 0 and (not (begun >> r) & 1 or (shape[ZERO] and not counted))
+        data(y)[output_at(n, t, source, shape, U, T) + u] = y.dtype.type(0) if silent else h
+    if end and last.shape[0]:
+        data(last)[at] = h
+    return h
+
+
+@routine
+def settle_cell(r, n, u, t, source, counts, c, q, last_cell, cells, state, U, T, N):
+    """The same of c."""
+    if not (counts >> r) & 1:
+        c = q
+    data(state)[(N + n) * U + u] = c
+    if cells.shape[0]:
+        data(cells)[(n * T + source) * U + u] = q
+    if t == T - 1 and last_cell.shape[0]:
+        data(last_cell)[n * U + u] = c
+
+
+def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
+    """The walk forward of a cell. cell(z, s, p, q, b, shape, a, g) -> (h, c, values of the gates, inner): z what x gives to four gates, s what h
+    gives, b the bias of h, as tuples of four; gates beyond the cell's own are 0."""
+    add_product, own_sums, own_inputs = product(gates), registers(gates * ROWS), registers(gates * ROWS)
+
+    @routine
+    def finish(r, total, given, p, q, first, u, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, inner, bias,
+               mask, drop, state, planes, shape, a, g):
+        U, Q, T, N = sizes(shape)
+        zero, n = state.dtype.type(0), first + r
+        z = (chosen(given, 0, r), chosen(given, ROWS, r) if gates > 1 else zero, chosen(given, 2 * ROWS, r) if gates > 2 else zero,
+             chosen(given, 3 * ROWS, r) if gates > 3 else zero)
+        s = (chosen(total, 0, r), chosen(total, ROWS, r) if gates > 1 else zero, chosen(total, 2 * ROWS, r) if gates > 2 else zero,
+             chosen(total, 3 * ROWS, r) if gates > 3 else zero)
+        b = (zero, zero, zero)
+        if gates == 3 and bias.size:
+            b = (data(bias)[u], data(bias)[U + u], data(bias)[2 * U + u])
+        before, cell_before = chosen(p, 0, r), chosen(q, 0, r) if gates == 4 else zero
+        h, c, values, within = cell(z, s, before, cell_before, b, shape, a, g)
+        row = n * T + source
+        if left.shape[0]:
+            for k in range(gates):
+                data(planes)[row * gates * U + k * U + u] = values[k]
+            if gates == 3:
+                data(inner)[row * U + u] = within
+        m = place[4 * (now + quartet * padded(U) + u) + r]
+        h = settle(r, n, u, t, source, counts, begun, h, before, m, y, last, hidden, left, mask, state, shape, U, T)
+        if gates == 4:
+            settle_cell(r, n, u, t, source, counts, c, cell_before, last_cell, cells, state, U, T, N)
+        if drop.shape[0]:
+            h *= data(drop)[n * U + u]
+        place[4 * ((Q + quartet) * padded(U) - now + u) + r] = h
+
+    @kernel
+    def forward(task: Int, tasks: Int, y: Matrix, last: Matrix, last_cell: Matrix, hidden: Matrix, cells: Matrix, left: Matrix, inner: Matrix,
+                planes: Matrix, recurrent: Vector, bias: Vector, h0: Matrix, c0: Matrix, mask: Matrix, drop: Matrix, state: Matrix, shape: Sequence,
+                a: Real, g: Real) -> None:
+        """y [N T, U] of all steps, or [N, U] of the last; last, last_cell [N, U]: h and c at the end. What the way back reads, see above.
+
+        Reads recurrent: R packed by quartets of rows, bias [3 U] of h, h0, c0 [N, U], mask [N, T], drop [N, U]: the factors of h. Arrays that are
+        not there have no rows. state [2 N, U]. Task t covers its share of the groups of 4 Q rows.
+
+        Writes y, last, last_cell, hidden, cells, left, inner (=); updates planes.
+        """
+        U, Q, T, N = shape[UNITS], shape[QUARTETS], shape[STEPS], shape[BATCH]
+        place, width = scratch(y), gates * U
+        P, chip = padded(U), 8 * padded(U) * Q
+        columns, quartet, own = own_place(U)
+        total, given, p, q = own_sums(y), own_inputs(y), four(y), four(y)
+        fetch_weights(place, chip, recurrent, width, shape)
+        groups = divided(N + ROWS * Q - 1, ROWS * Q)[0]
+        start, stop = row_share(groups, tasks, task)
+        for group in range(start, stop):
+            first = ROWS * (group * Q + quartet)
+            live = max(0, min(ROWS, N - first)) if quartet < Q else 0
+            end = U if live else 0                       # a thread without rows goes along to the barriers
+            barrier()                                    # whoever used the scratch before is done
+            if live:
+                begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, shape)
+            clear_padding(place, 2 * Q, U, y)
+            begun, now = 0, 0
+            barrier()
+            for t in range(T):
+                first = anew(first)
+                source = place_of(t, shape)
+                counts = rows_that_count(mask, first, live, source, T)
+                begun |= counts
+                u = own
+                while u < end:
+                    for r in range(ROWS):                # on their way while the products are made
+                        n = min(first + r, N - 1)
+                        for k in range(gates):
+                            given[ROWS * k + r] = data(planes)[(n * T + source) * width + k * U + u]
+                        p[r] = data(state)[n * U + u]
+                        if gates == 4:
+                            q[r] = data(state)[(N + n) * U + u]
+                    add_product(total, recurrent, chip, shape[ON_CHIP], u, width, U, 0, P // 4, place, now + quartet * P, y)
+                    n, j = anew(first), anew(u)
+                    r = 0
+                    while r < live:
+                        finish(r, total, given, p, q, n, j, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells,
+                                left, inner, bias, mask, drop, state, planes, shape, a, g)
+                        r = anew(r + 1)
+                    u += columns
+                now = P * Q - now
+                barrier()
+    return forward
+
+
+# Backward.
+
+@routine
+def note_begins(place, at, first, rows, mask, shape):
+    """place[at + r] = the first step of row first + r that counts, T where none does; one row to a warp."""
+    T = shape[STEPS]
+    if mask.size:
+        r = row_of_warp()
+        while r < rows:
+            found, t = T, warp_lane()
+            while t < found:
+                if data(mask)[(first + r) * T + place_of(t, shape)] != mask.dtype.type(0):
+                    found = t
+                t = anew(t + 32)
+            found = smallest_over_warp(found)
+            if warp_lane() == 0:
+                place[at + r] = mask.dtype.type(found)
+            r = anew(r + WARPS)
+
+
+@routine
+def begin_back(first, live, own, columns, dlast, dlast_cell, state, shape):
+    """What comes in for h and c after the last step."""
+    U = shape[UNITS]
+    T, states = state.dtype.type, data(state)
+    u = own
+    while u < U:
+        r = 0
+        while r < live:
+            n = (first + r) * U + u
+            states[n] = data(dlast)[n] if dlast.shape[0] else T(0)
+            states[shape[BATCH] * U + n] = data(dlast_cell)[n] if dlast_cell.shape[0] else T(0)
+            r = anew(r + 1)
+
+
+        u += columns
+@routine
+def end_back(first, live, own, columns, dh0, dc0, state, shape):
+    """What goes out for h and c before the first step."""
+    U = shape[UNITS]
+    u = own
+    while u < U:
+        r = 0
+        while r < live:
+            n = (first + r) * U + u
+            if dh0.shape[0]:
+                data(dh0)[n] = data(state)[n]
+            if dc0.shape[0]:
+                data(dc0)[n] = data(state)[shape[BATCH] * U + n]
+            r = anew(r + 1)
+
+
+        u += columns
+@routine
+def incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T):
+    """dh of row first + r after step t: from the step behind it, and from y."""
+    dh = data(state)[n * U + u]
+    if dy.shape[0] and (shape[SEQUENCES] or t == T - 1):
+        silent = mask.size > 0 and (mask.dtype.type(t) < place[begins + r] or (shape[ZERO] and not (counts >> r) & 1))
+        if not silent:
+            dh += data(dy)[output_at(n, t, source, shape, U, T) + u]
+    return dh
+
+
+def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
+    """The walk backward of a cell. cell(dh, dc, values of the gates, inner, p, q, shape, a, g) -> (gradients of the gates, the last one's for R, dp,
+    dq): gates as tuples of four, dp without what goes through R."""
+    add_product, own_sums = product(1), registers(ROWS)
+
+    @routine
+    def differentiate(r, first, u, t, source, counts, place, begins, quartet, through, planes, hidden, cells, left, inner, dy, mask, state, shape, a,
+                      g):
+        (U, _, T, N), n = sizes(shape), first + r
+        zero = state.dtype.type(0)
+        row = n * T + source
+        at = row * gates * U + u
+        values = (data(planes)[at], data(planes)[at + U] if gates > 1 else zero, data(planes)[at + 2 * U] if gates > 2 else zero,
+                  data(planes)[at + 3 * U] if gates > 3 else zero)
+        within = data(inner)[row * U + u] if gates == 3 else zero
+        p = zero
+        if gates == 3:
+            p = data(hidden)[row * U + u] if hidden.shape[0] else data(left)[row * U + u]
+        q = data(cells)[row * U + u] if gates == 4 else zero
+        dh = incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T)
+        dc = data(state)[(N + n) * U + u] if gates == 4 else zero
+        dz, ds, dp, dq = cell(dh, dc, values, within, p, q, shape, a, g)
+        if not (counts >> r) & 1:                        # the state passed through unchanged
+            dz, ds, dp, dq = (zero, zero, zero, zero), zero, dh, dc
+        data(state)[n * U + u] = dp
+        if gates == 4:
+            data(state)[(N + n) * U + u] = dq
+        for k in range(gates):
+            data(planes)[at + k * U] = dz[k]
+            into = ds if k == gates - 1 else dz[k]
+            place[4 * ((quartet * gates + k) * padded(U) + u) + r] = into
+            if gates == 3:
+                data(through)[at + k * U] = into
+
+    @kernel
+    def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,
+                 left: Matrix, inner: Matrix, dy: Matrix, dlast: Matrix, dlast_cell: Matrix, turned: Vector, mask: Matrix, drop: Matrix,
+                 state: Matrix, shape: Sequence, a: Real, g: Real) -> None:
+        """The gates become their gradients; through [N T, G U]: those for R, where they are others; dh0, dc0 [N, U]. dy, dlast, dlast_cell: of what
+        forward writes; turned: the transpose of R, packed. Arrays that are not there have no rows. state [2 N, U].
+
+        Task t covers its share of the groups of 4 Q rows. Writes dh0, dc0, through, single (=); updates planes.
+        """
+        U, Q, T, N = shape[UNITS], shape[QUARTETS], shape[STEPS], shape[BATCH]
+        place, P = scratch(state), padded(U)
+        begins = 4 * gates * P * Q
+        chip = begins + 4 * Q
+        columns, quartet, own = own_place(U)
+        total = own_sums(state)
+        fetch_weights(place, chip, turned, U, shape)
+        groups = divided(N + ROWS * Q - 1, ROWS * Q)[0]
+        start, stop = row_share(groups, tasks, task)
+        for group in range(start, stop):
+            first = ROWS * (group * Q + quartet)
+            live = max(0, min(ROWS, N - first)) if quartet < Q else 0
+            end = U if live else 0
+            barrier()                                    # whoever used the scratch before is done
+            clear_padding(place, gates * Q, U, state)
+            note_begins(place, begins, ROWS * group * Q, min(ROWS * Q, N - ROWS * group * Q), mask, shape)
+            if live:
+                begin_back(first, live, own, columns, dlast, dlast_cell, state, shape)
+            barrier()
+            for t in range(T - 1, -1, -1):
+                first = anew(first)
+                source = place_of(t, shape)
+                counts = rows_that_count(mask, first, live, source, T)
+                u = own
+                while u < end:
+                    n, j = anew(first), anew(u)
+                    r = 0
+                    while r < live:
+                        differentiate(r, n, j, t, source, counts, place, begins + ROWS * quartet, quartet, through, planes, hidden, cells,
+                                       left, inner, dy, mask, state, shape, a, g)
+                        r = anew(r + 1)
+                    u += columns
+                barrier()
+                u = own
+                while u < end:
+                    add_product(total, turned, chip, shape[ON_CHIP], u, U, 0, 0, gates * P // 4, place, quartet * gates * P, state)
+                    n, j = anew(first), anew(u)
+                    r = 0
+                    while r < live:
+                        add_to_row(r, total, n, j, drop, state, shape)
+                        r = anew(r + 1)
+                    u += columns
+                barrier()
+            if live:
+                end_back(first, live, own, columns, dh0, dc0, state, shape)
+    return backward
+
+
+@routine
+def add_to_row(r, total, first, u, drop, state, shape):
+    """What goes back through R to row first + r."""
+    n = (first + r) * shape[UNITS] + u
+    dm = chosen(total, 0, r)
+    if drop.shape[0]:
+        dm *= data(drop)[n]
+    data(state)[n] += dm
+
+
+# Before and behind the walk.
+
+@kernel
+def pack_quartets(task: Int, tasks: Int, y: Vector, x: Matrix) -> None:
+    """R as walks forward read it: y [P / 4, C, 4], y[k, j, i] = x[4 k + i, j], 0 beyond x [R, C]; P: R rounded up. Task t covers its share of the
+    quartets. Writes y (=)."""
+    R, C = x.shape
+    ys, xs = data(y), data(x)
+    start, stop = row_share(y.size // 4, tasks, task)
+    for e in range(start + thread(), stop, THREADS):
+        k, j = divided(e, C)
+        for i in range(4):
+            ys[4 * e + i] = xs[(4 * k + i) * C + j] if 4 * k + i < R else x.dtype.type(0)
+
+
+@kernel
+def pack_quartets_turned(task: Int, tasks: Int, y: Vector, x: Matrix) -> None:
+    """The transpose of R [U, G U] as walks backward read it, gate by gate: y [G, P / 4, U, 4], y[g, k, j, i] = x[j, g U + 4 k + i], 0 beyond a gate.
+    Task t covers its share of the quartets. Writes y (=)."""
+    U, C = x.shape
+    P = padded(U)
+    ys, xs = data(y), data(x)
+    start, stop = row_share(y.size // 4, tasks, task)
+    for e in range(start + thread(), stop, THREADS):
+        row, j = divided(e, U)
+        g, k = divided(row, P // 4)
+        for i in range(4):
+            ys[4 * e + i] = xs[j * C + g * U + 4 * k + i] if 4 * k + i < U else x.dtype.type(0)
+
+
+@kernel
+def keep_state(task: Int, tasks: Int, state: Matrix, last: Matrix) -> None:
+    """state = last, for the next batch. Both [N, U]. Task t covers its share of the elements. Updates state (in place)."""
+    start, stop = share(state.size, tasks, task)
+    to, source = data(state), data(last)
+    for e in range(start + thread(), stop, THREADS):
+        to[e] = source[e]
