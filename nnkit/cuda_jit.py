@@ -22,6 +22,7 @@ launch uses anew: plan/launch.py says how much each step needs.
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +74,12 @@ def from_lane(value, distance):
 
 
 class Kernel:
-    """A CUDA kernel: what a step of its twin's name does on the device."""
+    """A CUDA kernel: what a step of its twin's name does on the device.
+
+    where: for each array where it lies, see `plan.launch.coded`; empty where all lie in global memory. A step's own comes with its name, see `find`.
+    """
+
+    where: str = ""
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
@@ -98,7 +104,12 @@ def kernel(function: Callable[..., None]) -> Kernel:
 # Compiling a launch.
 
 def find(name: str) -> Kernel:
-    """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda. Raises ValueError where there is none."""
+    """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda; behind an @ it says where
+    arrays lie.
+
+    Raises ValueError where there is none.
+    """
+    name, _, where = name.partition("@")
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(f"nnkit.{module}_cuda"), attribute, None)
@@ -108,6 +119,9 @@ def find(name: str) -> Kernel:
         found = None
     if not isinstance(found, Kernel):
         raise ValueError(f"there is no CUDA kernel {name!r} yet")
+    if where:
+        found = copy.copy(found)
+        found.where = where
     return found
 
 
@@ -156,11 +170,11 @@ def _for_architecture(architecture: tuple[int, int]) -> Iterator[None]:
 
 def _body(each: Kernel, position: int, dtype: str) -> Any:
     """(words, task, tasks) -> None for one step, whose words begin at `position`."""
-    inner, unpack = each.device, _unpacker(each.arguments, position, dtype)
+    inner, unpack = each.device, _unpacker(each.arguments, position, dtype, each.where)
 
     @routine
     def body(words, task, tasks):
-        inner(task, tasks, *unpack(words))
+        inner(task, tasks, *unpack(words, task, tasks))
     return body
 
 
@@ -207,22 +221,27 @@ def _side_by_side(lanes: Sequence[Any], index: int) -> Any:
     return parted
 
 
-def _unpacker(arguments: tuple[Argument, ...], position: int, dtype: str) -> Any:
+def _unpacker(arguments: tuple[Argument, ...], position: int, dtype: str, where: str = "") -> Any:
     """The intrinsic that turns the words from `position` on into a tuple of array views and scalars. A real has its own bits in the word."""
     @intrinsic
-    def unpack(typing_context: Any, words: Any) -> Any:
+    def unpack(typing_context: Any, words: Any, task: Any, tasks: Any) -> Any:
         members = [argument.numba_type(dtype) for argument in arguments]
         result = types.Tuple(members)
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             taken = iter(range(position, position + words_of_arguments(arguments)))
+            places = iter(where)
 
             def word() -> Any:
                 return builder.extract_value(values[0], next(taken))
             parts = []
             for member in members:
                 if isinstance(member, types.Array):
-                    parts.append(_array(context, builder, member, word(), [word() for _ in range(member.ndim)]))
+                    address, dimensions, place = word(), [word() for _ in range(member.ndim)], next(places, "-")
+                    if place != "-":
+                        rows = dimensions if place == "r" else []
+                        address = _on_chip(context, builder, member, address, rows, *values[1:])
+                    parts.append(_array(context, builder, member, address, dimensions))
                 elif isinstance(member, types.UniTuple):
                     parts.append(context.make_tuple(builder, member, [word() for _ in range(member.count)]))
                 elif member == types.float32:
@@ -233,14 +252,32 @@ def _unpacker(arguments: tuple[Argument, ...], position: int, dtype: str) -> Any
                     value = word()
                     parts.append(value if member == types.int64 else builder.trunc(value, context.get_value_type(member)))
             return context.make_tuple(builder, result, parts)
-        return result(words), codegen
+        return result(words, task, tasks), codegen
     return unpack
 
 
-def _array(context: Any, builder: Any, kind: types.Array, address: Any, dimensions: list[Any]) -> Any:
-    """A C-contiguous array in global memory that nobody owns."""
+def _on_chip(context: Any, builder: Any, kind: types.Array, offset: Any, rows: list[Any], task: Any, tasks: Any) -> Any:
+    """A pointer into shared memory, `offset` bytes (a multiple of 16) from its beginning. rows: the dimensions of an array of which the task's rows
+    alone lie there; the pointer is then to where row 0 would be, so that rows keep their numbers. Shares are those of `row_share`."""
     element = context.get_data_type(kind.dtype)
-    pointer = builder.inttoptr(address, ir.PointerType(element, 1))                # from here LLVM knows that it is global memory
+    at = builder.and_(offset, ir.Constant(I64, -16))     # says that it is aligned
+    if rows:
+        i32 = ir.IntType(32)
+        each = builder.zext(builder.udiv(builder.trunc(rows[0], i32), builder.trunc(tasks, i32)), I64)
+        more = builder.sub(rows[0], builder.mul(each, tasks))
+        before = builder.add(builder.mul(task, each), builder.select(builder.icmp_signed("<", task, more), task, more))
+        for dimension in rows[1:]:
+            before = builder.mul(before, dimension)
+        at = builder.sub(at, builder.mul(before, ir.Constant(I64, context.get_abi_sizeof(element))))
+    return builder.bitcast(builder.gep(_shared_memory(builder), [ir.Constant(ir.IntType(32), 0), at]), ir.PointerType(element, 3))
+
+
+def _array(context: Any, builder: Any, kind: types.Array, address: Any, dimensions: list[Any]) -> Any:
+    """A C-contiguous array that nobody owns: in global memory, or where a pointer points."""
+    element = context.get_data_type(kind.dtype)
+    pointer = address
+    if address.type == I64:
+        pointer = builder.inttoptr(address, ir.PointerType(element, 1))            # from here LLVM knows that it is global memory
     itemsize = ir.Constant(I64, context.get_abi_sizeof(element))
     strides: list[Any] = []
     stride: Any = itemsize
@@ -269,16 +306,20 @@ def data(typing_context: Any, array: Any) -> Any:
     return types.CPointer(array.dtype)(array), codegen
 
 
+def _shared_memory(builder: Any) -> Any:
+    """The memory that the threads of a block share, which the module declares once."""
+    module, name = builder.module, "nnkit_scratch"
+    if name not in module.globals:
+        memory = ir.GlobalVariable(module, ir.ArrayType(ir.IntType(8), 0), name, addrspace=3)
+        memory.linkage, memory.align = "external", 16
+    return module.globals[name]
+
+
 @intrinsic
 def scratch(typing_context: Any, like: Any) -> Any:
     """A pointer to the memory that the block's threads share, SCRATCH bytes, as elements of the type of the array `like`."""
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        module = builder.module
-        name = "nnkit_scratch"
-        if name not in module.globals:
-            memory = ir.GlobalVariable(module, ir.ArrayType(ir.IntType(8), 0), name, addrspace=3)
-            memory.linkage, memory.align = "external", 16
-        pointer = builder.bitcast(module.globals[name], ir.PointerType(context.get_data_type(like.dtype), 3))
+        pointer = builder.bitcast(_shared_memory(builder), ir.PointerType(context.get_data_type(like.dtype), 3))
         return builder.addrspacecast(pointer, context.get_data_type(like.dtype).as_pointer())
     return types.CPointer(like.dtype)(like), codegen
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from cuda_cases_chip import chip_cases
 from cuda_cases_recurrent import packed, recurrent_cases, turned
 from nnkit.layers.pool import by_channel
 from nnkit.layers.pool_cpu import max_forward as max_cpu
@@ -700,4 +701,5 @@ from cuda_cases_cores import on_tensor_cores, sums_in_slices  # noqa: E402, whic
 
 CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
                                *normalizations(), *poolings(), *merges(), *convolutions(), *sparse_products(), *along_edges(),
-                               *runs_of_rows(), *on_nodes(), *embedded(), *walks(), *sums_in_slices(), *on_tensor_cores()]
+                               *runs_of_rows(), *on_nodes(), *embedded(), *walks(), *sums_in_slices(), *on_tensor_cores(),
+                               *chip_cases(KernelCase, normal, empty, counters)]

@@ -9,7 +9,7 @@ import pytest
 import nnkit
 from nnkit import Dense, Input, Sequential
 from nnkit.plan.build import build
-from nnkit.plan.launch import SHARED_BYTES, lanes_of
+from nnkit.plan.launch import SHARED_BYTES, coded, lanes_of
 
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 toolkit = pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
@@ -69,6 +69,9 @@ def residual():
 
 NETWORKS = {
     "small": (Sequential([Input((20,)), Dense(64, "relu"), Dense(32, "relu"), Dense(1, "sigmoid")]), 32, "bce"),
+    "on chip": (Sequential([Input((64,)), Dense(128, "gelu"), nnkit.Dropout(0.3), Dense(128, "leaky_relu"), Dense(10, "softmax")]), 1024,
+                "categorical_crossentropy"),
+    "deep on chip": (Sequential([Input((8,)), *[Dense(16, "elu") for _ in range(5)], Dense(3)]), 32, "mse"),
     "wide": (Sequential([Input((784,)), Dense(512, "gelu"), Dense(10, "softmax")]), 128, "sparse_categorical_crossentropy"),
     "large": (Sequential([Input((784,)), Dense(4096, "relu"), Dense(4096, "relu"), Dense(10, "softmax")]), 4096, "sparse_categorical_crossentropy"),
     "normalized": (Sequential([Input((64,)), Dense(96), nnkit.BatchNormalization(), nnkit.Activation("gelu"), nnkit.Dropout(0.5),
@@ -93,12 +96,12 @@ def test_the_launches_of_a_plan_assemble(name, precision, tmp_path):
     plan = build(model.graph, model.layout, "train", batch, losses=[(output.loss, output.weight) for output in model.outputs],
                  optimizer=model.optimizer, backend="cuda", precision=precision)
     for lanes in lanes_of(plan):
-        check(code_of(tuple(tuple(step.kernel for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
+        check(code_of(tuple(tuple(coded(step) for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
 
 
 def test_the_launches_of_a_network_on_a_graph_assemble(tmp_path):
     for lanes in lanes_of(graph_plan("attentive")):
-        check(code_of(tuple(tuple(step.kernel for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
+        check(code_of(tuple(tuple(coded(step) for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
 
 
 def test_an_older_architecture_differs_in_two_lines():

@@ -93,7 +93,8 @@ def test_a_kernel_does_what_its_twin_does(case):
 
 
 def test_every_kernel_has_a_case():
-    assert {name for name, _ in all_kernels()} == {case.kernel for case in CASES}
+    copying = {"prims.chip.bring", "prims.chip.gather_rows", "prims.chip.gather_labels", "prims.chip.arrive"}      # see test_cuda_chip.py
+    assert {name for name, _ in all_kernels()} == {case.kernel for case in CASES} | copying
 
 
 def test_a_twin_takes_the_same_arguments():

@@ -84,7 +84,7 @@ def test_gradients_and_single_batches_are_those_of_the_cpu(device):
     expected, found = (each.gradients(x, y, inputs=True) for each in (host, other))
     assert expected.keys() == found.keys()
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(found[name], values, rtol=5e-7, atol=1e-7, err_msg=name)
     for count in (6, 4, 6):
         rates = [each.train_on_batch(x[:count], y[:count], mask=np.arange(count) % 3 > 0) for each in (host, other)]
         assert rates[1] == pytest.approx(rates[0], rel=LOSS)
@@ -208,8 +208,9 @@ def test_submodels_and_cached_frozen_layers_use_the_same_memory(device):
     part = trained[0].submodel(outputs="dense_1")
     before = part.predict(x)
     named = {"batch_size": 4, "epochs": 2, "verbose": 0}
-    same_history(trained[0].fit(x, y, **named), trained[1].fit(x, y, cache_frozen=True, **named), rtol=0)
-    assert bits(trained[0]) == bits(trained[1])
+    same_history(trained[0].fit(x, y, **named), trained[1].fit(x, y, cache_frozen=True, **named))      # one product has no chain on chip: other sums
+    for name, values in trained[0].parameters.items():
+        np.testing.assert_allclose(trained[1].parameters[name], values, rtol=0, atol=2e-6)
     assert part.backend == "cuda"
     assert (part.predict(x) == trained[0].predict(x)).all()
     assert (part.predict(x) != before).any()
@@ -401,3 +402,22 @@ def test_backends_are_checked_first(monkeypatch):
 def test_importing_nnkit_imports_nothing_of_cuda():
     code = "import sys, nnkit; print([name for name in sys.modules if name.split('.')[0] in ('cuda', 'numba_cuda') or 'runtime.driver' in name])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_precision_and_library_of_large_products(device, tmp_path):
+    """Plans alone: how such products are computed test_cuda_cores.py and test_cuda_blas.py check."""
+    spec = Sequential([Input((784,)), Dense(1024, "relu"), Dense(1024, "relu"), Dense(10, "softmax")])
+    kernels = {}
+    for named in ({}, {"precision": "tf32"}, {"precision": "bfloat16"}, {"blas": True}, {"blas": True, "precision": "tf32"}):
+        found = model(spec=spec, **named)
+        kernels[str(named)] = {step.kernel for step in found.build_plan("train", 4096).steps}
+        assert {step.kernel for step in found.submodel(outputs="dense_1").build_plan("predict", 4096).steps} & kernels[str(named)]
+    tiles, tf32, bfloat16, library, fast = kernels.values()
+    assert "layers.dense.dense_forward_128" in tiles
+    assert "layers.dense.dense_forward_128_tf32" in tf32
+    assert "layers.dense.dense_forward_128_bfloat16" in bfloat16
+    assert "blas.product" in library
+    assert "blas.product_tf32" in fast
+    found.save(tmp_path / "model.nnkit")
+    again = nnkit.load(tmp_path / "model.nnkit", backend="cuda", precision="bfloat16")
+    assert {step.kernel for step in again.build_plan("train", 4096).steps} == bfloat16

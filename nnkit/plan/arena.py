@@ -6,7 +6,7 @@ import bisect
 
 import attrs
 
-from nnkit.plan.plan import ALIGNMENT, PERSISTENT, Buffer, Plan
+from nnkit.plan.plan import ALIGNMENT, CHIP, PERSISTENT, Buffer, Plan
 
 __all__ = ["aligned", "lives", "place"]
 
@@ -17,8 +17,8 @@ def aligned(nbytes: int, alignment: int = ALIGNMENT) -> int:
 
 
 def in_arena(buffer: Buffer) -> bool:
-    """Whether the buffer lives in the arena: neither persistent nor the caller's own array."""
-    return buffer.role not in PERSISTENT and buffer.role != "external" and buffer.inside is None
+    """Whether the buffer lives in the arena: neither persistent nor the caller's own array nor in a block's shared memory."""
+    return buffer.role not in PERSISTENT and buffer.role not in CHIP and buffer.role != "external" and buffer.inside is None
 
 
 def lives(plan: Plan) -> dict[str, tuple[int, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nnkit.plan.arena import in_arena
-from nnkit.plan.plan import Buffer, Plan, Step
+from nnkit.plan.plan import CHIP, Buffer, Plan, Step
 
 if TYPE_CHECKING:
     from nnkit.network import Graph
@@ -33,11 +33,12 @@ def shape_text(buffer: Buffer) -> str:
 
 
 def place(plan: Plan, step: Step) -> str:
-    """Where in the arena the first written buffer lies, and whose memory it takes over."""
+    """Where in the arena, or on chip, the first written buffer lies, and whose memory it takes over."""
     for buffer in step.writes:
-        if in_arena(buffer):
+        if in_arena(buffer) or buffer.role in CHIP:
             storage = plan.storage(buffer.name)
-            return f"{plan.offsets.get(storage, 0):#x}" + (f" in place of {storage}" if storage != buffer.name else "")
+            found = f"chip {plan.chip[storage]:#x}" if buffer.role in CHIP else f"{plan.offsets.get(storage, 0):#x}"
+            return found + (f" in place of {storage}" if storage != buffer.name else "")
     return ""
 
 
@@ -55,10 +56,11 @@ def table(plan: Plan) -> str:
     saved = plan.separate_bytes - plan.arena_bytes
     external = f"; arrays of the caller {plan.external_bytes:,} bytes" if plan.external_bytes else ""
     share = f" ({saved / plan.separate_bytes:.0%} saved by sharing)" if plan.separate_bytes else ""
+    chip = f"; shared memory of a block {plan.chip_bytes:,} bytes" if plan.chip_bytes else ""
     return "\n".join([
         f"plan {plan.mode}, batch {plan.batch}, {plan.dtype}: {len(plan.steps)} steps in {len(plan.groups)} {groups}",
         *columns(rows, right=frozenset({0, 1, 7, 8, 9})),
-        f"FLOPs per step {plan.flops:,}; arena {plan.arena_bytes:,} bytes{share}{external}",
+        f"FLOPs per step {plan.flops:,}; arena {plan.arena_bytes:,} bytes{share}{chip}{external}",
     ])
 
 

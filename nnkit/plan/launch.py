@@ -17,8 +17,9 @@ from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
     "CHUNK", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "LIBRARY", "MANY", "MOST_SHARED", "MOST_TASKS",
-    "NARROW", "PAD", "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "dependences",
-    "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions", "scratch_bytes", "slices_bytes", "step_words", "strip",
+    "NARROW", "PAD", "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded",
+    "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions", "scratch_bytes", "shared_bytes", "slices_bytes",
+    "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
@@ -36,6 +37,8 @@ DEVICE = 132                                             # multiprocessors of an
 MOST_TASKS = 32 * DEVICE                                 # blocks of a lane
 MOST_WORDS = 480                                         # of a launch, whose parameters may take 4096 bytes
 MOST_STEPS = 32                                          # of a launch, which is one function in the end
+MOST_CHIP_STEPS = 64                                     # where one of its chains is on chip, whose steps are short
+TALL = 4                                                 # rows of a thread's tile in products on chip; a task of no more rows has few
 ELEMENTS = THREADS                                       # of a sweep, for each block
 FEW_ELEMENTS = 64                                        # of a chain's largest step, for each block, as long as not every multiprocessor has one
 STEPS = 128                                              # of the walk through entries and rows of a sparse matrix, for each block: 16 for a warp
@@ -218,6 +221,11 @@ def _tasks(step: Step) -> int:
     return 1 if rule is None else max(1, rule(step))
 
 
+def _chain_tasks(steps: Sequence[Step]) -> int:
+    """Of a chain; of one on chip it was decided with what a block holds."""
+    return next((step.tasks for step in steps if step.on_chip), 0) or _row_tasks(steps)
+
+
 def _row_tasks(steps: Sequence[Step]) -> int:
     """Of a chain: about one element of its largest step for each thread, fewer where that leaves multiprocessors idle; a task has a row at least."""
     largest = max(buffer.size for step in steps for buffer in step.writes + step.updates)
@@ -232,9 +240,10 @@ def scratch_bytes(steps: Sequence[Step]) -> int:
     pieces = [(CHUNK * LEDGE + THREADS) * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == PRODUCTS[2]]
     drawn = [DRAWN[step.kernel](ITEMSIZE[step.buffers[0].dtype]) for step in steps if step.kernel in DRAWN]
     ends = {f"{name}{end}{core}": end for name in CONVOLUTIONS for end in PATCHES for core in ("", *CORES)}
+    parts = [4 * THREADS * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == "prims.chip.sum_parts"]
     patches = [patch_bytes(ends[step.kernel], step.writes[0].dtype) for step in steps if step.kernel in ends]
     walks = [int(step.scalars[WALK_ROOM]) * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel in WALKS]
-    return max([SUMS_BYTES, *tiles, *pieces, *drawn, *patches, *walks])
+    return max([SUMS_BYTES, *tiles, *pieces, *drawn, *parts, *patches, *walks])
 
 
 # Random numbers that a block draws at a time: four words of 32 bits, or four normal numbers, for each thread.
@@ -261,6 +270,19 @@ def step_words(step: Step) -> int:
     return sum(1 + len(buffer.shape) for buffer in step.buffers) + len(step.scalars)
 
 
+def coded(step: Step) -> str:
+    """The step's kernel as the code of a launch names it: behind an @, where it works on chip, a letter for each array. w: all of it lies in the
+    block's shared memory; r: the rows of its task do; -: it lies in global memory."""
+    letters = "".join({"chip_whole": "w", "chip_rows": "r"}.get(buffer.role, "-") for buffer in step.buffers)
+    return f"{step.kernel}@{letters}" if step.on_chip else step.kernel
+
+
+def shared_bytes(plan: Plan, lanes: Sequence[Sequence[Step]]) -> int:
+    """Bytes of shared memory of a launch's blocks."""
+    steps = [step for lane in lanes for step in lane]
+    return max(scratch_bytes(steps), plan.chip_bytes if any(step.on_chip for step in steps) else 0)
+
+
 def into_launches(plan: Plan) -> Plan:
     """Put the steps into the order of launches and say where launches (`groups`) and lanes begin.
 
@@ -276,7 +298,7 @@ def into_launches(plan: Plan) -> Plan:
         groups.append(len(steps))
         for lane in _next_launch(plan, before, done):
             chain = [plan.steps[index] for index in lane]
-            tasks = _row_tasks(chain) if chain[0].rows else _tasks(chain[0])
+            tasks = _chain_tasks(chain) if chain[0].rows else _tasks(chain[0])
             lanes.append(len(steps))
             steps += [attrs.evolve(step, tasks=tasks) for step in chain]
             done.update(lane)
@@ -288,17 +310,18 @@ def _next_launch(plan: Plan, before: Sequence[set[int]], done: set[int]) -> list
     pending = [index for index in range(len(plan.steps)) if index not in done]
     taken: set[int] = set()
     words = count = 0
+    most = MOST_CHIP_STEPS if plan.chip else MOST_STEPS
     lanes: list[list[int]] = []
-    chains: dict[int, list[int]] = {}                    # by rows: steps of as many rows may go into one
+    chains: dict[tuple[int, bool], list[int]] = {}       # by rows, of a batch or of parameters: steps of as many rows may go into one
     for index in pending:
         step = plan.steps[index]
         needed = before[index] - done
-        chain = chains.setdefault(step.rows, []) if step.rows else []
+        chain = chains.setdefault((step.rows, step.phase == "update"), []) if step.rows else []
         if step.kernel.endswith(ALONE) or step.kernel.startswith(LIBRARY):
             if taken or needed:
                 continue
             return [[index]]
-        if not needed <= set(chain) or (taken and (words + step_words(step) + len(lanes) + 1 > MOST_WORDS or count == MOST_STEPS)):
+        if not needed <= set(chain) or (taken and (words + step_words(step) + len(lanes) + 1 > MOST_WORDS or count == most)):
             continue
         if not chain:
             lanes.append(chain)

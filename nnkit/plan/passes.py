@@ -10,6 +10,7 @@ import attrs
 
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.cells import fuse_cells
+from nnkit.plan.chip import onto_chip, spare_counters
 from nnkit.plan.launch import image_pieces, into_launches
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 from nnkit.plan.products import by_library, check_precision, size_products
@@ -41,7 +42,8 @@ def optimise(plan: Plan, gap: int = 0, backend: str = "cpu", precision: str = "f
         passes += [fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks]
     else:
         library = [functools.partial(by_library, precision=precision)] if blas else []
-        passes += [fuse_relu, *library, in_place, functools.partial(size_products, precision=precision), into_launches]
+        sized = [functools.partial(step, precision=precision) for step in (onto_chip, size_products)]
+        passes += [fuse_relu, *library, in_place, spare_counters, *sized, into_launches]
     for step in passes:
         plan = step(plan)
     return place(plan, gap)

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-__all__ = ["ALIGNMENT", "Buffer", "Plan", "Step"]
+__all__ = ["ALIGNMENT", "CHIP", "Buffer", "Plan", "Step"]
 
 ALIGNMENT = 64                                           # bytes; a cache line, and an AVX-512 register
 ITEMSIZE = {"float32": 4, "float64": 8, "int32": 4, "int64": 8}
 PERSISTENT = frozenset({"parameter", "gradient", "state", "constant"})      # roles that outlive a step
+CHIP = frozenset({"chip_rows", "chip_whole"})            # roles of what lies in the shared memory of a device's blocks
 
 
 @attrs.frozen
@@ -24,7 +25,8 @@ class Buffer:
     """A named array. Two buffers of one name are the same memory, seen with different shapes.
 
     role: input, target (filled from the data set), activation, workspace (arena); parameter, gradient, state, constant (persistent);
-    external (the caller's own array, bound by address; a first dimension that is unknown here stands as 0).
+    external (the caller's own array, bound by address; a first dimension that is unknown here stands as 0); chip_rows, chip_whole (the shared memory
+    of a block on a device, which has the rows of its task there, or all of them: see plan/chip.py).
     inside: (name of the buffer that this one is a piece of, offset in elements), or None.
     """
 
@@ -107,8 +109,13 @@ class Step:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the step moves at least."""
-        return sum(buffer.nbytes for buffer in self.writes + self.updates + self.updates + self.reads)
+        """Bytes that the step moves at least, to and from memory."""
+        return sum(buffer.nbytes for buffer in self.writes + self.updates + self.updates + self.reads if buffer.role not in CHIP)
+
+    @property
+    def on_chip(self) -> bool:
+        """Whether the step reads or writes the shared memory of a block."""
+        return any(buffer.role in CHIP for buffer in self.buffers)
 
 
 @attrs.frozen(repr=False)
@@ -117,7 +124,8 @@ class Plan:
 
     groups: index of the first step of every group. lanes: of every lane, in plans for a device: see plan/launch.py. shared: name -> name of the
     buffer whose memory it takes over (in place). terms: names of the parts of the loss that "sums" holds, in their order. offsets: name -> byte
-    offset in the arena. arena_bytes: size of the arena; separate_bytes: what it would be without sharing.
+    offset in the arena. arena_bytes: size of the arena; separate_bytes: what it would be without sharing. chip: name -> byte offset in the shared
+    memory of a block; chip_bytes: the end of what lies there.
     """
 
     mode: str
@@ -130,6 +138,8 @@ class Plan:
     lanes: tuple[int, ...] = ()
     shared: Mapping[str, str] = attrs.field(factory=dict)
     offsets: Mapping[str, int] = attrs.field(factory=dict)
+    chip: Mapping[str, int] = attrs.field(factory=dict)
+    chip_bytes: int = 0
     arena_bytes: int = 0
     separate_bytes: int = 0
 

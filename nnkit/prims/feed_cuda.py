@@ -9,7 +9,7 @@ from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals
 from nnkit.plan.build import COUNTERS
 from nnkit.prims.block_cuda import row_share
 
-__all__ = ["advance", "gather_labels", "gather_rows", "scatter"]
+__all__ = ["POSITION", "advance", "copy_counters", "gather_labels", "gather_rows", "scatter"]
 
 STEP, POSITION = COUNTERS["step"], COUNTERS["position"]
 
@@ -55,3 +55,10 @@ def advance(task: Int, tasks: Int, counters: Counters, samples: Int, updates: In
         counts = data(counters)
         counts[POSITION] += samples
         counts[STEP] += updates
+
+
+@kernel
+def copy_counters(task: Int, tasks: Int, now: Counters, counters: Counters) -> None:
+    """now = counters, for those who read them while others count on. Both of one size, up to THREADS. One task. Writes now (=)."""
+    if thread() < now.size:
+        data(now)[thread()] = data(counters)[thread()]

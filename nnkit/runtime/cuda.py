@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 import numpy as np
 
-from nnkit.plan.launch import LIBRARY, lanes_of, scratch_bytes
+from nnkit.plan.launch import LIBRARY, coded, lanes_of, shared_bytes
 from nnkit.plan.plan import PERSISTENT, Plan, Step
 from nnkit.runtime import ptx_store
 from nnkit.runtime.blas import Call, call_of
@@ -132,7 +132,7 @@ def bits(value: float | int, declared: str, dtype: str) -> int:
 
 def names_of(lanes: Sequence[Sequence[Step]]) -> Lanes:
     """The kernels of a launch."""
-    return tuple(tuple(step.kernel for step in lane) for lane in lanes)
+    return tuple(tuple(coded(step) for step in lane) for lane in lanes)
 
 
 class DeviceTape:
@@ -181,7 +181,7 @@ class DeviceTape:
             words += [bits(value, kind, self.plan.dtype)
                       for value, kind in zip(step.scalars, declared[len(declared) - len(step.scalars):], strict=True)]
         blocks = sum(lane[0].tasks for lane in lanes)
-        return Node(self.device.load(code.ptx), blocks, scratch_bytes(steps), np.array(words, np.int64))
+        return Node(self.device.load(code.ptx), blocks, shared_bytes(self.plan, lanes), np.array(words, np.int64))
 
     @property
     def arrays(self) -> tuple[str, ...]:

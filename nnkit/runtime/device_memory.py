@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from nnkit.plan.build import Layout
-from nnkit.plan.plan import Buffer, Plan
+from nnkit.plan.plan import CHIP, Buffer, Plan
 from nnkit.runtime import cpu
 from nnkit.runtime.cuda import Block, Device, DeviceTape
 from nnkit.runtime.device_feed import DeviceHeld
@@ -113,7 +113,9 @@ class DeviceMemory:
         return self._state.kept.address, self._state.trained.address, self._state.arena.address
 
     def address(self, buffer: Buffer, plan: Plan | None = None) -> int:
-        """Where the buffer's first element lies on the device."""
+        """Where the buffer's first element lies on the device; of one on chip, its offset there."""
+        if plan is not None and buffer.role in CHIP:
+            return plan.chip[plan.storage(buffer.name)]
         if plan is not None and buffer.inside is None and plan.storage(buffer.name) in plan.offsets:
             return self._state.arena.address + plan.offsets[plan.storage(buffer.name)]
         offset, kept = cpu.persistent_offset(buffer, self.layout), self.layout.kept_bytes
