@@ -2,16 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from nnkit.plan.build import COUNTERS, SUMS, build, shuffle_plan
+from helpers import Results, Rig, alone, parts
+from nnkit.plan.build import COUNTERS, SUMS, build, lay_out, shuffle_plan
 from nnkit.runtime.cpu import Memory
 from nnkit.runtime.cuda import Device, DeviceTape
 from nnkit.runtime.device_memory import DeviceMemory
 
-__all__ = ["DeviceModel"]
+__all__ = ["DeviceModel", "on_device"]
+
+
+def on_device(rig: Rig, device: Device, x: Any, t: Any, w: np.ndarray | None = None) -> tuple[Any, Results]:
+    """What `rig.predict` and `rig.run` give, by the plans of its network for a device."""
+    layout = lay_out(rig.graph, None, rig.dtype, "cuda")
+    memory = DeviceMemory(device, layout)
+    losses, found = [(rig.loss, 1.0)] * len(rig.graph.outputs), {}
+    for mode in ("predict", "gradients"):
+        for name, buffer in layout.parameters.items():
+            memory.edit(buffer)[...] = rig.start[name]
+        for buffer in layout.gradients.values():
+            memory.edit(buffer)[...] = np.nan
+        memory.view(layout.buffers["counters"])[:] = 0
+        memory.view(layout.buffers["counters"])[COUNTERS["seed"]] = rig.seed
+        memory.view(layout.buffers["sums"])[:] = 0
+        plan = build(rig.graph, layout, mode, rig.batch, losses=losses, keep_predictions=True, input_gradients=mode == "gradients",
+                     sizes=rig.feeds and rig.feeds.sizes, backend="cuda")
+        written = rig.written()
+        places = placed(device, rig.given(mode, x, t, w) | written)
+        tape = memory.tape(plan, None)
+        tape.bind({name: places[name] for name in tape.arrays if name in places})
+        tape.run()
+        for name, values in written.items():
+            device.read(places[name][0], values)
+        found[mode] = rig.outputs(values for name, values in written.items() if name.startswith("predictions"))
+    return found["predict"], Results(
+        y=found["gradients"], loss=float(memory.view(layout.buffers["sums"])[SUMS["last"]]),
+        dx=alone(memory.read(buffer, plan).reshape(values.shape) for buffer, values in zip(plan.outputs, parts(x), strict=True)),
+        gradients={name: memory.read(buffer) for name, buffer in layout.gradients.items()},
+        updated={name: memory.read(buffer) for name, buffer in layout.parameters.items() if name not in layout.gradients})
+
+
+def placed(device: Device, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Copies of arrays on the device: for each its address and shape."""
+    places = {}
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array)
+        places[name] = device.allocate(array.nbytes), array.shape
+        device.write(places[name][0], array)
+    return places
 
 
 class DeviceModel:
@@ -26,11 +68,8 @@ class DeviceModel:
 
     def data(self, **arrays: np.ndarray) -> None:
         """Copy external arrays to the device: x, target, sample_weight (as "x/data", ...), order, predictions; others by their whole names."""
-        for name, array in arrays.items():
-            array = np.ascontiguousarray(array)
-            address = self.device.allocate(array.nbytes)
-            self.device.write(address, array)
-            self.arrays[name if "/" in name or name in ("order", "predictions") else f"{name}/data"] = address, array.shape
+        names = {name if "/" in name or name in ("order", "predictions") else f"{name}/data": array for name, array in arrays.items()}
+        self.arrays |= placed(self.device, names)
 
     def tape(self, mode: str, batch: int, **named: Any) -> DeviceTape:
         """The plan of a mode, bound to the device and its arrays."""

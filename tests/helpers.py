@@ -190,15 +190,12 @@ class Rig:
                 self.tapes[mode] = Tape(plan, self.memory, self.threads)
         return self.tapes[mode]
 
-    def bind(self, mode: str, x: Arrays, t: Arrays | None, w: np.ndarray | None) -> list[np.ndarray]:
-        """Bind the data, reset what a step counts; returns the arrays of predictions, full of NaN."""
+    def given(self, mode: str, x: Arrays, t: Arrays | None, w: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The external arrays that a plan reads, by name."""
         shapes = self.graph.output_shapes
-        ys = [np.full((self.batch, math.prod(shape)), np.nan, self.dtype) for shape in shapes]
         arrays = self.feeds.arrays(parts(x), self.dtype) if self.feeds is not None else {
             f"x{position or ''}/data": self._floats(values) if limit is None else np.ascontiguousarray(values, np.int32)
             for position, (values, limit) in enumerate(zip(parts(x), self.graph.index_limits, strict=True))}
-        arrays |= {numbered("predictions", position): y for position, y in enumerate(ys)}
-        arrays |= {numbered("mask", position): np.empty((self.batch, shape[0]), self.dtype) for position, shape in enumerate(shapes) if shape}
         if mode != "predict":
             for position, (values, output_shape) in enumerate(zip(parts(t), shapes, strict=True)):
                 shape, dtype = self.loss.target(output_shape)
@@ -206,14 +203,25 @@ class Rig:
                 arrays[f"{numbered('target', position)}/data"] = (
                     np.ascontiguousarray(values, np.int32) if dtype == "int32" else self._floats(values))
             arrays["sample_weight/data"] = self._floats(np.zeros(self.batch) if w is None else w)
-        self.tape(mode).bind(arrays)
+        return arrays
+
+    def written(self) -> dict[str, np.ndarray]:
+        """The external arrays that a plan writes: predictions, full of NaN, and masks."""
+        shapes = self.graph.output_shapes
+        ys = {numbered("predictions", position): np.full((self.batch, math.prod(shape)), np.nan, self.dtype) for position, shape in enumerate(shapes)}
+        return ys | {numbered("mask", position): np.empty((self.batch, shape[0]), self.dtype) for position, shape in enumerate(shapes) if shape}
+
+    def bind(self, mode: str, x: Arrays, t: Arrays | None, w: np.ndarray | None) -> list[np.ndarray]:
+        """Bind the data, reset what a step counts; returns the arrays of predictions, full of NaN."""
+        written = self.written()
+        self.tape(mode).bind(self.given(mode, x, t, w) | written)
         counters = self.memory.view(self.layout.buffers["counters"])
         counters[:] = 0
         counters[COUNTERS["seed"]] = self.seed
         self.memory.view(self.layout.buffers["sums"])[:] = 0
-        return ys
+        return [values for name, values in written.items() if name.startswith("predictions")]
 
-    def _outputs(self, ys: Iterable[np.ndarray]) -> Arrays:
+    def outputs(self, ys: Iterable[np.ndarray]) -> Arrays:
         """The arrays of predictions with the outputs' shapes."""
         return alone(y.reshape(self.batch, *shape) for y, shape in zip(ys, self.graph.output_shapes, strict=True))
 
@@ -226,7 +234,7 @@ class Rig:
         """The output in inference."""
         ys = self.bind("predict", x, None, None)
         self.tape("predict").run()
-        return self._outputs(ys)
+        return self.outputs(ys)
 
     def run(self, x: Arrays, t: Arrays, w: np.ndarray | None = None, *, mode: str = "gradients") -> Results:
         """One step without update. Gradients are NaN before; parameters that a training step changes begin as at the start."""
@@ -239,7 +247,7 @@ class Rig:
         tape.run()
         plan = tape.plan
         return Results(
-            y=self._outputs(ys), loss=float(self.memory.view(self.layout.buffers["sums"])[SUMS["last"]]),
+            y=self.outputs(ys), loss=float(self.memory.view(self.layout.buffers["sums"])[SUMS["last"]]),
             dx=alone(self.memory.view(buffer, plan).reshape(values.shape).copy() for buffer, values in zip(plan.outputs, parts(x), strict=True))
             if plan.outputs else np.empty(0),
             gradients={name: view.copy() for name, view in self._gradient_views().items()},

@@ -1,0 +1,60 @@
+"""The rows of the case table on a device that executes PTX, beside the CPU in float64: predictions, outputs in training, loss, all gradients."""
+
+import random
+
+import numpy as np
+import pytest
+
+from cases import LossCase, all_cases, all_loss_cases
+from helpers import assert_close
+from mutate import sweep_seed
+from test_cases import case_parameters, data_of, each, loss_data, loss_rig, new_rig
+
+pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
+pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
+import ptx
+from device_rig import on_device
+
+ROWS = [*all_cases(), *all_loss_cases()]
+SAMPLE = 40
+
+
+def rounded(values):
+    """Numbers of float32 in float64; whole numbers as they are."""
+    return values.astype(np.float32).astype(np.float64) if values.dtype.kind == "f" else values
+
+
+def compare(case):
+    """Tolerances are those of the CPU's float32: sums run in other orders, but are no longer."""
+    loss = isinstance(case, LossCase)
+    x, t, w = loss_data(case) if loss else (*data_of(case), None)
+    if loss:
+        x, t = rounded(x), rounded(t)
+        wide, narrow = loss_rig(case), loss_rig(case, dtype="float32", debug=False)
+    else:
+        x, t = (tuple(rounded(values) for values in arrays) for arrays in (x, t))
+        parameters = {name: value.astype(np.float32) for name, value in case_parameters(case).items()}
+        wide, narrow = new_rig(case, parameters=parameters), new_rig(case, "float32", debug=False, parameters=parameters)
+    expected, predicted = wide.run(x, t, w), wide.predict(x)
+    own, found = on_device(narrow, ptx.PtxDevice(), x, t, w)
+    for what, a, b in (("prediction", own, predicted), ("y", found.y, expected.y), ("dx", found.dx, expected.dx)):
+        for one, other in each(a, b):
+            assert_close(one, other, case.single, what)
+    assert_close(found.loss, expected.loss, case.single, "loss")
+    for part in ("gradients", "updated"):
+        for name, value in getattr(found, part).items():
+            assert_close(value, getattr(expected, part)[name], case.single, name)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("case", ROWS, ids=[case.id for case in ROWS])
+def test_row(case):
+    compare(case)
+
+
+@pytest.mark.sweep
+def test_sample_of_rows():
+    """As many as a run of CI has time for, others each time."""
+    for case in random.Random(sweep_seed()).sample(ROWS, SAMPLE):
+        print(case.id)
+        compare(case)
