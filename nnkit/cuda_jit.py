@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ from numba.extending import intrinsic
 from nnkit.jit import I64, Argument, declared_arguments
 from nnkit.plan.launch import ENTRY, THREADS
 from nnkit.runtime.ptx_store import ARCHITECTURE
+from nnkit.runtime.store import USER_KERNELS
 
 __all__ = [
     "THREADS", "Kernel", "anew", "barrier", "bfloat16_pair", "compile_launch", "copy_four_later", "copy_later", "data", "find", "four_aligned",
@@ -105,10 +107,12 @@ def kernel(function: Callable[..., None]) -> Kernel:
 
 def find(name: str) -> Kernel:
     """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda; behind an @ it says where
-    arrays lie.
+    arrays lie. That of a user's activation is made of its formula.
 
     Raises ValueError where there is none.
     """
+    if name in USER_KERNELS:
+        return _of_formula(name)
     name, _, where = name.partition("@")
     module, _, attribute = name.rpartition(".")
     try:
@@ -123,6 +127,18 @@ def find(name: str) -> Kernel:
         found = copy.copy(found)
         found.where = where
     return found
+
+
+@functools.cache
+def _of_formula(name: str) -> Kernel:
+    """The twin of a registered kernel that is made of a formula."""
+    from nnkit.layers.activation_cuda import pointwise
+
+    base, _, way = name.rpartition("_")
+    if way not in ("forward", "backward") or USER_KERNELS[name].formula is None:
+        raise ValueError(f"there is no CUDA kernel {name!r}")
+    forward, backward = pointwise(USER_KERNELS[f"{base}_forward"], USER_KERNELS[f"{base}_backward"])
+    return forward if way == "forward" else backward
 
 
 def words_of_arguments(arguments: Sequence[Argument]) -> int:

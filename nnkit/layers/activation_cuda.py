@@ -83,7 +83,7 @@ def softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
     """y = e^(x - max) / sum e^(x - max) along rows. Shapes: y, x [R, C]. Row-local; y may be x. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     T, C, ys, xs = y.dtype.type, y.shape[1], data(y), data(x)
-    for r in range(start + row_of_warp(), stop, THREADS // 32):
+    for r in range(start + row_of_warp(), stop if C else start, THREADS // 32):
         largest = largest_of_row(xs, r * C, C)
         total = T(0)
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):
@@ -113,7 +113,7 @@ def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
     """y = (x - max) - log sum e^(x - max) along rows. Shapes: y, x [R, C]. Row-local; y may be x. Writes y (=)."""
     start, stop = row_share(y.shape[0], tasks, task)
     T, C, ys, xs = y.dtype.type, y.shape[1], data(y), data(x)
-    for r in range(start + row_of_warp(), stop, THREADS // 32):
+    for r in range(start + row_of_warp(), stop if C else start, THREADS // 32):
         largest = largest_of_row(xs, r * C, C)
         total = T(0)
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):

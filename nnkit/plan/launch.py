@@ -18,8 +18,8 @@ from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 __all__ = [
     "CHUNK", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "LIBRARY", "MANY", "MOST_SHARED", "MOST_TASKS",
     "NARROW", "PAD", "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded",
-    "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions", "scratch_bytes", "shared_bytes", "slices_bytes",
-    "step_words", "strip",
+    "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions", "scratch_bytes", "shared_bytes",
+    "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block

@@ -39,7 +39,7 @@ def larger(a, b):
 
 @routine
 def largest_of_row(xs, first, n):
-    """max of xs[first : first + n]; NaN is not the largest, and stays in x - max. -inf where n is 0."""
+    """max of xs[first : first + n], n at least 1; NaN is not the largest, and stays in x - max."""
     largest = xs[first + warp_lane()] if warp_lane() < n else xs[first]
     for i in range(warp_lane() + 32, n, 32):
         largest = larger(largest, xs[first + i])

@@ -60,7 +60,8 @@ def codes(wanted: Iterable[Lanes], dtype: str, architecture: tuple[int, int] = A
         for key in missing:
             _known[key] = _compile(key)
             _compiled += 1
-            store.write_file(_path(key), _stored(key, _known[key]))
+            if not _of_user(key):
+                store.write_file(_path(key), _stored(key, _known[key]))
         return {key[0]: _known[key] for key in keys}
 
 
@@ -74,12 +75,17 @@ def _compile(key: Key) -> Code:
 
 def _load_stored(key: Key) -> bool:
     """Read a launch from the store; False where it is not there, or is another one."""
-    stored = store.read_file(_path(key))
+    stored = None if _of_user(key) else store.read_file(_path(key))
     good = stored is not None and stored.symbol == _text(key) and len(stored.externals) == sum(map(len, key[0]))
     if good:
         assert stored is not None
         _known[key] = Code(stored.data.decode(), stored.externals)
     return good
+
+
+def _of_user(key: Key) -> bool:
+    """Whether there are a user's kernels in it: they have names for one process alone."""
+    return any(name.startswith("user:") for lane in key[0] for name in lane)
 
 
 def _stored(key: Key, code: Code) -> store.Stored:
@@ -130,7 +136,9 @@ def has_kernel(name: str) -> bool:
     module, _, attribute = name.rpartition(".")
     if attribute in _names(module):
         return True
-    if name.startswith("user:") or not _source(module):
+    if name.startswith("user:"):
+        return name in store.USER_KERNELS and store.USER_KERNELS[name].formula is not None
+    if not _source(module):
         return False
     from nnkit import cuda_jit
 
