@@ -302,7 +302,7 @@ def products(headed: bool) -> Any:
         step, stop = row_share(ends[R] + R, tasks * WARPS, task * WARPS + row_of_warp())
         row = walk_place(ends, R, step)
         before = max(0, step - row - ends[row]) if row < R else 0        # entries of the row before this share
-        more = step < stop
+        more = F > 0 and step < stop
         while more and row < R:
             begin, end = ends[row], ends[row + 1]
             long, mine = end - begin > chunk, end + row < stop           # mine: the row ends in this share
