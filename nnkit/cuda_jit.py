@@ -107,7 +107,7 @@ def kernel(function: Callable[..., None]) -> Kernel:
 
 def find(name: str) -> Kernel:
     """The CUDA kernel of a step: "layers.dense.dense_forward" is dense_forward of nnkit.layers.dense_cuda; behind an @ it says where
-    arrays lie. That of a user's activation is made of its formula.
+    arrays lie. That of a user's activation or loss is made of its formula.
 
     Raises ValueError where there is none.
     """
@@ -131,13 +131,14 @@ def find(name: str) -> Kernel:
 
 @functools.cache
 def _of_formula(name: str) -> Kernel:
-    """The twin of a registered kernel that is made of a formula."""
-    from nnkit.layers.activation_cuda import pointwise
-
-    base, _, way = name.rpartition("_")
-    if way not in ("forward", "backward") or USER_KERNELS[name].formula is None:
+    """The twin of a registered kernel, by the function that has the name of its maker: both take a pair of formulas, forward and backward."""
+    kernel = USER_KERNELS[name]
+    if kernel.formula is None:
         raise ValueError(f"there is no CUDA kernel {name!r}")
-    forward, backward = pointwise(USER_KERNELS[f"{base}_forward"], USER_KERNELS[f"{base}_backward"])
+    maker, _, way = kernel.function.__qualname__.partition(".<locals>.")
+    module = importlib.import_module(f"{kernel.function.__module__.removesuffix('_cpu')}_cuda")
+    base = name.removesuffix(way)
+    forward, backward = getattr(module, maker)(USER_KERNELS[f"{base}forward"], USER_KERNELS[f"{base}backward"])
     return forward if way == "forward" else backward
 
 

@@ -148,7 +148,8 @@ class Kernel:
     """A kernel: callable on arrays (`k(0, 1, y, x)` for task 0 of 1), and compilable to object code for the tape.
 
     step: the name by which steps call it: of nnkit's own the place where it is declared, "layers.dense.dense_forward"; others get theirs from
-    `store.register`. formula: the scalar function that the kernel computes element by element, where it is made of one; its CUDA twin is, too.
+    `store.register`. formula: the scalar function that the kernel computes element by element, where it is made of one; its CUDA twin is, too, by a
+    function of the same name as the one that made this.
     """
 
     formula: Callable[..., Any] | None = None

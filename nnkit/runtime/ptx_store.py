@@ -85,7 +85,7 @@ def _load_stored(key: Key) -> bool:
 
 def _of_user(key: Key) -> bool:
     """Whether there are a user's kernels in it: they have names for one process alone."""
-    return any(name.startswith("user:") for lane in key[0] for name in lane)
+    return any(name in store.USER_KERNELS for lane in key[0] for name in lane)
 
 
 def _stored(key: Key, code: Code) -> store.Stored:
@@ -136,8 +136,8 @@ def has_kernel(name: str) -> bool:
     module, _, attribute = name.rpartition(".")
     if attribute in _names(module):
         return True
-    if name.startswith("user:"):
-        return name in store.USER_KERNELS and store.USER_KERNELS[name].formula is not None
+    if name in store.USER_KERNELS:
+        return store.USER_KERNELS[name].formula is not None
     if not _source(module):
         return False
     from nnkit import cuda_jit
