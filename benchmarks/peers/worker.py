@@ -31,7 +31,9 @@ def threads() -> int:
 
 
 def repetitions(run: Callable[[int], Any], seconds: float) -> int:
-    """How many repetitions take about so long. Doubles until a tenth is reached: one repetition may be a microsecond or a second."""
+    """How many repetitions take about so long. Doubles until a tenth is reached: one repetition may be a microsecond or a second. The first one, in
+    which some compile, does not count."""
+    run(1)
     n = 1
     while True:
         start = time.perf_counter()
