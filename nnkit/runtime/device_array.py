@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from nnkit.runtime.cuda import Device
 
-__all__ = ["DeviceArray", "adopted", "is_on_device", "on_host"]
+__all__ = ["DeviceArray", "adopted", "in_place", "is_on_device", "on_host"]
 
 DLPACK_CUDA = 2                                          # how DLPack calls the memory of a GPU
 MOST_PARTS = 64                                          # inputs or outputs of a network; longer lists are numbers
@@ -118,20 +118,21 @@ def _by_interface(value: Any, device: Device, what: str) -> DeviceArray:
     address, strides = int(found["data"][0]), found.get("strides")
     if found.get("mask") is not None:
         raise ValueError(f"{what} must have no mask, received {type(value).__name__} with one")
-    check_order(shape, None if strides is None else tuple(strides), dtype.itemsize, what)
-    if address and not device.holds(address):
-        raise ValueError(f"{what} must lie on the GPU that the model uses, the first one, received {type(value).__name__} that lies elsewhere")
+    array = in_place(DeviceArray(device, address, shape, dtype, value), None if strides is None else tuple(strides), value, what)
     if found.get("version", 0) < 3:
         device.wait_for(None)                            # it does not say of which stream it is
     elif found.get("stream") is not None:
         device.wait_for(int(found["stream"]))
-    return DeviceArray(device, address, shape, dtype, value)
+    return array
 
 
-def check_order(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int, what: str) -> None:
-    """Refuse an array that is not C-contiguous. strides: in bytes."""
-    expected, elements = itemsize, math.prod(shape)
-    for size, stride in zip(reversed(shape), reversed(strides or ()), strict=False):
+def in_place(array: DeviceArray, strides: tuple[int, ...] | None, value: Any, what: str) -> DeviceArray:
+    """The array of the user's `value`, which can be used where it lies: C-contiguous, on the model's device. strides: in bytes. Raises ValueError."""
+    expected, elements = array.dtype.itemsize, math.prod(array.shape)
+    for size, stride in zip(reversed(array.shape), reversed(strides or ()), strict=False):
         if size > 1 and stride != expected and elements:
-            raise ValueError(f"{what} must be C-contiguous to be used where it lies, received strides {strides} for shape {shape}")
+            raise ValueError(f"{what} must be C-contiguous to be used where it lies, received strides {strides} for shape {array.shape}")
         expected *= size
+    if array.address and not array.device.holds(array.address):
+        raise ValueError(f"{what} must lie on the GPU that the model uses, the first one, received {type(value).__name__} that lies elsewhere")
+    return array

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnkit.runtime.cuda import Device
-from nnkit.runtime.device_array import DeviceArray, check_order
+from nnkit.runtime.device_array import DeviceArray, in_place
 
 __all__ = ["taken"]
 
@@ -55,11 +55,8 @@ def taken(value: Any, device: Device, what: str) -> DeviceArray:
         raise ValueError(f"{what} must hold real numbers, received {type(value).__name__} of DLPack's type {tensor.code} with {tensor.lanes} lanes")
     dtype = np.dtype(f"{KINDS[tensor.code]}{tensor.bits // 8}")
     strides = tuple(stride * dtype.itemsize for stride in tensor.strides[:tensor.ndim]) if tensor.strides else None
-    check_order(shape, strides, dtype.itemsize, what)
     address = (tensor.data or 0) + tensor.byte_offset
-    if address and not device.holds(address):
-        raise ValueError(f"{what} must lie on the GPU that the model uses, the first one, received {type(value).__name__} that lies elsewhere")
-    return DeviceArray(device, address, shape, dtype, owner)
+    return in_place(DeviceArray(device, address, shape, dtype, owner), strides, value, what)
 
 
 def _managed(capsule: Any) -> _Managed:
