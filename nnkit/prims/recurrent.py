@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["ACTIVATIONS", "Cell", "Pass"]
+__all__ = ["ACTIVATIONS", "Cell", "Pass", "Way"]
 
 # Kernels of activations whose derivative follows from their value, in the order of `recurrent_cpu.any_of`.
 ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid", "leaky_relu", "elu", "selu", "softplus", "softsign", "exponential")
@@ -45,7 +45,7 @@ class Cell:
 
 
 @attrs.frozen
-class Pass:
+class Way:
     """One way of a cell through its sequences x [N, T, I], of U units.
 
     backwards: from the last step to the first; aligned: then put outputs where their inputs lie, not in the order of steps. sequences: the output
@@ -60,6 +60,20 @@ class Pass:
     aligned: bool = False
     sequences: bool = False
     zero_masked: bool = False
+
+    @property
+    def flags(self) -> tuple[int, ...]:
+        """backwards, aligned, sequences, zero_masked, as kernels take them."""
+        return int(self.backwards), int(self.aligned), int(self.sequences), int(self.zero_masked)
+
+    def absent(self) -> Buffer:
+        """A matrix of no rows, for arrays that are not there."""
+        return attrs.evolve(self.x, shape=(0, self.units))
+
+
+@attrs.frozen
+class Pass(Way):
+    """A way on the CPU: groups of rows, and blocks of steps whose inputs are multiplied at a time."""
 
     @property
     def rows(self) -> int:
@@ -85,17 +99,12 @@ class Pass:
     @property
     def shape(self) -> tuple[int, ...]:
         """What kernels take as `Sequence`: see recurrent_cpu.py for the order."""
-        flags = (self.backwards, self.aligned, self.sequences, self.zero_masked, self.cell.after)
-        return (self.units, self.rows, self.steps, self.block, *map(int, flags), *self.cell.codes, self.x.shape[0])
+        return (self.units, self.rows, self.steps, self.block, *self.flags, int(self.cell.after), *self.cell.codes, self.x.shape[0])
 
     def flops(self) -> int:
         """Of the way forward."""
         N, T, inputs = self.x.shape
         return 2 * N * T * self.cell.gates * self.units * (inputs + self.units)
-
-    def absent(self) -> Buffer:
-        """A matrix of no rows, for arrays that are not there."""
-        return attrs.evolve(self.x, shape=(0, self.units))
 
     def panels(self, g: Builder, name: str, weight: Buffer, *, transposed: bool = False) -> Buffer:
         """A kernel's panels, gate by gate."""

@@ -12,7 +12,7 @@ import attrs
 
 from nnkit.plan.launch import DEVICE, MOST_SHARED, MOST_TASKS, THREADS
 from nnkit.plan.plan import ITEMSIZE
-from nnkit.prims.recurrent import Cell
+from nnkit.prims.recurrent import Way
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -30,17 +30,8 @@ def quartets(n: int) -> int:
 
 
 @attrs.frozen
-class Walk:
-    """One way of a cell through its sequences x [N, T, I], of U units; fields as of `recurrent.Pass`."""
-
-    cell: Cell
-    x: Buffer
-    units: int
-    training: bool
-    backwards: bool = False
-    aligned: bool = False
-    sequences: bool = False
-    zero_masked: bool = False
+class Walk(Way):
+    """A way on a GPU: all of its steps in one launch, between products of all steps."""
 
     @property
     def kernel(self) -> str:
@@ -78,12 +69,7 @@ class Walk:
         kept = min(rows, (MOST_SHARED // size - own) // (ROWS * width))
         kept -= (kept - rows) % AT_ONCE if kept >= AT_ONCE else kept           # so that the others come in whole rounds
         room = own + kept * ROWS * width
-        flags = (self.backwards, self.aligned, self.sequences, self.zero_masked)
-        return [self.units, self.groups, kept, self.x.shape[1], *map(int, flags), room, *self.cell.codes, self.x.shape[0], *self.cell.constants]
-
-    def absent(self) -> Buffer:
-        """A matrix of no rows, for arrays that are not there."""
-        return attrs.evolve(self.x, shape=(0, self.units))
+        return [self.units, self.groups, kept, self.x.shape[1], *self.flags, room, *self.cell.codes, self.x.shape[0], *self.cell.constants]
 
     def steps(self, g: Builder, name: str, width: int, wanted: bool = True) -> Buffer:
         """A matrix with a row for each step of each sample; without rows where it is not wanted."""
