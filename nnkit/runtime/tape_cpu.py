@@ -142,6 +142,14 @@ def call(typing_context: Any, address: Any, words: Any, task: Any, tasks: Any) -
 
 
 @routine
+def flush_small():
+    """From here on this thread takes numbers that are not normal for 0; returns how it computed before, for `set_control`."""
+    before = control()
+    set_control(before | FLUSH)
+    return before
+
+
+@routine
 def wait(turn):
     """One turn of waiting."""
     if turn < SPINS:
@@ -167,8 +175,7 @@ def take_tasks(cells, first, tasks, kernels):
 
 def lead_tape(steps, groups, first_address, tasks_address, kernel_address, words_address, cells_address):  # type: ignore[no-untyped-def]
     """Run the tape `steps` times."""
-    before = control()
-    set_control(before | FLUSH)
+    before = flush_small()
     first, tasks, kernels, words = int64_at(first_address), int64_at(tasks_address), int64_at(kernel_address), int64_at(words_address)
     cells = int64_at(cells_address)
     store(cells, WORDS, words_address)
@@ -193,8 +200,7 @@ def lead_tape(steps, groups, first_address, tasks_address, kernel_address, words
 
 def assist_tape(steps, groups, first_address, tasks_address, kernel_address, words_address, cells_address):  # type: ignore[no-untyped-def]
     """Take tasks of whatever group is open until the leader stops. Arguments as for `lead_tape`."""
-    before = control()
-    set_control(before | FLUSH)
+    before = flush_small()
     first, tasks, kernels = int64_at(first_address), int64_at(tasks_address), int64_at(kernel_address)
     cells = int64_at(cells_address)
     turn = seen = 0
@@ -210,8 +216,7 @@ def assist_tape(steps, groups, first_address, tasks_address, kernel_address, wor
 
 def call_alone(kernel, words, task, tasks, status_address, _unused, _also):  # type: ignore[no-untyped-def]
     """One task of one step, computed as the runner does; what its kernel returns goes to the int64 at `status_address`. For debug runs."""
-    before = control()
-    set_control(before | FLUSH)
+    before = flush_small()
     status = int64_at(status_address)
     status[0] = call(kernel, words, task, tasks)
     set_control(before)
