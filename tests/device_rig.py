@@ -63,8 +63,13 @@ class DeviceModel:
         self.model, self.device = model, device
         self.memory = DeviceMemory(device, model.layout)
         self.fetched = Memory(model.layout)
-        self.memory.put(model.memory)
+        self.put(model.memory)
         self.arrays: dict[str, tuple[int, tuple[int, ...]]] = {}
+
+    def put(self, memory: Memory) -> None:
+        """Copy what persists there, from a memory of the same layout."""
+        for buffer in self.model.layout.buffers.values():
+            self.memory.edit(buffer)[...] = memory.view(buffer)
 
     def data(self, **arrays: np.ndarray) -> None:
         """Copy external arrays to the device: x, target, sample_weight (as "x/data", ...), order, predictions; others by their whole names."""
@@ -88,7 +93,8 @@ class DeviceModel:
 
     def fetch(self) -> DeviceModel:
         """Bring what persists here."""
-        self.memory.get(self.fetched)
+        for buffer in self.model.layout.buffers.values():
+            self.fetched.view(buffer)[...] = self.memory.view(buffer)
         return self
 
     def view(self, name: str) -> np.ndarray:
@@ -102,7 +108,7 @@ class DeviceModel:
         self.view("counters")[COUNTERS["epoch"]] = epoch
         self.view("counters")[COUNTERS["position"]] = 0
         self.view("sums")[:] = 0
-        self.memory.put(self.fetched)
+        self.put(self.fetched)
 
     def loss(self) -> float:
         """The mean loss since the epoch began."""

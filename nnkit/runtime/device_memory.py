@@ -194,16 +194,3 @@ class DeviceMemory:
             if owner is not None:
                 self._held[owner] = held
         return held
-
-    # Copies of the whole.
-
-    def put(self, memory: cpu.Memory) -> None:
-        """Take what persists from a memory of the same layout."""
-        self.host.kept[:], self.host.training[:] = memory.kept, memory.training
-        self._state.parameters.newer = self._state.training.newer = "host"
-
-    def get(self, memory: cpu.Memory) -> None:
-        """Copy what persists to a memory of the same layout."""
-        self._state.parameters.fetch()
-        self._state.training.fetch()
-        memory.kept[:], memory.training[:] = self.host.kept, self.host.training
