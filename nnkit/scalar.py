@@ -12,7 +12,8 @@ which would delete NaN and undo the rounding trick below. Two ideas carry the fi
 
 "ulp" counts units in the last place of the exact result; for denormal results, of the smallest denormal. Errors stated are upper bounds that
 the tests confirm: float32 over a sample of all bit patterns, float64 against long double. Special values follow IEEE 754 and C: NaN gives NaN,
-the sign of zero is kept where the function is odd.
+the sign of zero is kept where the function is odd. "Down to the least normal number" (1.2e-38, float64: 2.2e-308): below it a result lies between 0
+and that number, as all numbers do while a tape runs.
 
 Coefficients: float32 minimax by Lawson's reweighted least squares; float64 Taylor, where the reduced argument is small enough.
 Argument reductions follow Muller et al., Handbook of Floating-Point Arithmetic (2nd ed. 2018), chapter 10.
@@ -34,8 +35,9 @@ from numba.extending import intrinsic, overload
 from nnkit.jit import SCALAR_OPTIONS, scalar
 
 __all__ = [
-    "copysign", "erf", "exp", "exp_normal", "expm1", "fabs", "fma", "gelu", "log", "log1p", "log_normal", "maximum", "minimum", "normal_cdf",
-    "normal_pair", "normal_pdf", "philox", "sigmoid", "sigmoid_gate", "sin_cos_turn", "softplus", "sqrt", "tanh", "uniform", "whole_power",
+    "copysign", "erf", "exp", "exp_below", "exp_normal", "expm1", "fabs", "fma", "gelu", "log", "log1p", "log_normal", "maximum", "minimum",
+    "normal_cdf", "normal_pair", "normal_pdf", "philox", "sigmoid", "sigmoid_gate", "sin_cos_turn", "softplus", "sqrt", "tanh", "uniform",
+    "whole_power",
 ]
 
 
@@ -98,17 +100,28 @@ def constant(single: float, double: float | None = None) -> Callable[..., Any]:
     return intrinsic(typed)
 
 
-def polynomial(single: Sequence[float], double: Sequence[float] | None = None) -> Callable[..., Any]:
-    """P = polynomial(c): P(x) = c[0] + c[1] x + c[2] x^2 + ... by Horner's rule in fma, the coefficients by the type of x."""
+def _horner(builder: Any, terms: Sequence[Any], x: Any) -> Any:
+    total = terms[-1]
+    for term in terms[-2::-1]:
+        total = _call(builder, "fma", [total, x, term])
+    return total
+
+
+def polynomial(single: Sequence[float], double: Sequence[float] | None = None, halves: bool = False) -> Callable[..., Any]:
+    """P = polynomial(c): P(x) = c[0] + c[1] x + c[2] x^2 + ... by Horner's rule in fma, the coefficients by the type of x.
+
+    halves: the even and the odd terms are summed side by side, which halves the wait for one more product and a little more rounding.
+    """
     def typed(typing_context: Any, x: Any) -> Any:
         coefficients = single if x == types.float32 or double is None else double
 
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            terms = [_literal(values[0].type, c) for c in coefficients]
-            total = terms.pop()
-            while terms:
-                total = _call(builder, "fma", [total, values[0], terms.pop()])
-            return total
+            x = values[0]
+            terms = [_literal(x.type, c) for c in coefficients]
+            if not halves:
+                return _horner(builder, terms, x)
+            square = builder.fmul(x, x)
+            return _call(builder, "fma", [_horner(builder, terms[1::2], square), x, _horner(builder, terms[::2], square)])
         return (x(x), codegen) if x in LAYOUTS else None
     return intrinsic(typed)
 
@@ -207,6 +220,7 @@ LOG_2 = constant(math.log(2))                                                   
 LOG2_HIGH = constant(0.693359375, float.fromhex("0x1.62e42feep-1"))                     # few bits, so that k * LOG2_HIGH is exact
 LOG2_LOW = constant(-2.12194440e-4, float.fromhex("0x1.a39ef35793c76p-33"))             # log 2 - LOG2_HIGH
 EXP_TOP, EXP_BOTTOM = constant(89.5, 710.5), constant(-104.5, -746.0)                   # beyond: infinity, zero
+BELOW_BOTTOM = constant(-88.0, -709.0)                                                  # here n is -127 (-1023), whose 2^n `power_of_two` makes 0
 EXPM1_TOP, EXPM1_BOTTOM = constant(88.8, 709.8), constant(-17.5, -38.0)                 # beyond: infinity, -1
 TANH_TOP = constant(9.1, 19.1)                                                          # tanh is 1 from here on
 GATE_TOP = constant(87.0, 708.0)                                                        # e^-x is normal up to here
@@ -220,11 +234,15 @@ ERF_TOP = constant(3.95)                                                        
 # (e^r - 1 - r) / r^2 in r, |r| <= 0.35
 EXP = polynomial((.4999999403953552, .16666515171527863, .04166845604777336, .008369418792426586, .0013813144760206342),
                  [1 / math.factorial(k) for k in range(2, 14)])
+# (2^r - 1) / r in r, |r| <= 1/2
+EXP_2 = polynomial((.6931471824645996, .24022647738456726, .055503323674201965, .00961843691766262, .0013398873852565885, .00015353361959569156))
 # (log(1 + f) - f + f^2/2) / f^3 in f, sqrt(1/2) <= 1 + f <= sqrt(2)
 LOG = polynomial((.3333331346511841, -.25000008940696716, .2000211924314499, -.1666799634695053, .14219552278518677, -.1240558847784996,
                   .11888165026903152, -.11675657331943512, .06746641546487808))
 # (log(1 + f) - 2 w) / w^3 in w^2, w = f / (2 + f): 2 atanh(w) = 2 w + 2 w^3 / 3 + 2 w^5 / 5 + ...
 ATANH = polynomial([2 / (2 * k + 1) for k in range(1, 13)])
+# (2 atanh(w) - 2 w) / w^3 in w^2, 0 <= w <= 1/3
+ATANH_UNIT = polynomial((.666664183139801, .4002152681350708, .28001806139945984, .2801198661327362))
 # erf(x) / x - 1 in x^2, |x| <= 1; -log(erfc(t)) / t - 1 in t, 1 <= t <= 3.95
 ERF_SMALL = polynomial((.12837916612625122, -.3761262595653534, .1128358542919159, -.026853812858462334, .005188327748328447,
                         -.0008010193705558777, 7.853861461626366e-05))
@@ -234,9 +252,10 @@ ERF_LARGE = polynomial((.1286943405866623, .6349695324897766, .10653084516525269
 NORMAL = polynomial((.7978852391242981, .3183022141456604, .036363959312438965, -.004829149227589369, 4.468151928449515e-07,
                      .00020243195467628539, -5.9786936617456377e-05, 1.0116985322383698e-05, -1.108412902794953e-06, 7.750674058115692e-08,
                      -3.148480365311457e-09, 5.654684706590807e-11))
-# The same for 0 <= t <= 6, least where t Phi(-t), which gelu needs, is large
-GELU_TAIL = polynomial((.7978865504264832, .31828704476356506, .036422524601221085, -.004938672296702862, .00011517289385665208,
-                        .0001303511526202783, -3.183776789228432e-05, 3.428278660067008e-06, -1.4813774384947465e-07))
+# The same for 0 <= t <= 6, least where t Phi(-t), which gelu needs, is large; in powers of 2: over log 2
+GELU_TAIL = polynomial([c / math.log(2) for c in (
+    .7978865504264832, .31828704476356506, .036422524601221085, -.004938672296702862, .00011517289385665208, .0001303511526202783,
+    -3.183776789228432e-05, 3.428278660067008e-06, -1.4813774384947465e-07)], halves=True)
 # sin(pi f / 2) / f and (cos(pi f / 2) - 1) / f^2 in f^2, |f| <= 1/2
 SIN = polynomial((1.5707963705062866, -.6459634304046631, .07968002557754517, -.0046016257256269455),
                  [(-1) ** k * (math.pi / 2) ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(9)])
@@ -277,6 +296,12 @@ def exp_normal(x):
 
 
 @scalar
+def exp_below(x):
+    """e^x within 1 ulp for x up to 88 (float64: 709), down to the least normal number; meaningless above. NaN gives NaN."""
+    return exp_normal(BELOW_BOTTOM(x) if x < BELOW_BOTTOM(x) else x)
+
+
+@scalar
 def expm1(x):
     """e^x - 1 within 2 ulp, also where x is small; inf above log(max)."""
     T = type(x)
@@ -301,9 +326,9 @@ def tanh(x):
 
 @scalar
 def sigmoid(x):
-    """1 / (1 + e^-x) within 3 ulp, down to the last denormal on the left."""
+    """1 / (1 + e^-x) within 3 ulp, down to the least normal number."""
     T = type(x)
-    e = exp(-fabs(x))
+    e = exp_below(-fabs(x))
     return (e if x < T(0) else T(1)) / (T(1) + e)
 
 
@@ -372,13 +397,28 @@ def log1p(x):
 
 
 @scalar
-def softplus(x):
-    """log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|, within 2 ulp, down to the last denormal on the left."""
-    T = type(x)
-    u = exp(-fabs(x))
+def _log1p_unit_single(u):
+    w = u / (type(u)(2) + u)
+    z = w * w
+    return fma(-w, fma(-z, ATANH_UNIT(z), u), u)
+
+
+@scalar
+def _log1p_unit_double(u):
+    T = type(u)
     halved = u > T(math.sqrt(2) - 1)                    # 1 + u is at most 2, so k is 0 or 1
-    r = log_parts(fma(T(0.5), u, T(-0.5)) if halved else u, T(1) if halved else T(0))
-    return (T(0) if x < T(0) else x) + r
+    return log_parts(fma(T(0.5), u, T(-0.5)) if halved else u, T(1) if halved else T(0))
+
+
+# log(1 + u) for u from 0 to 1. float32: 2 atanh(w) = 2 w + 2 w^3 / 3 + ... = u - w (u - 2 w^2 / 3 - ...), w = u / (2 + u).
+_log1p_unit = by_type(_log1p_unit_single, _log1p_unit_double)
+
+
+@scalar
+def softplus(x):
+    """log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|, within 2 ulp, down to the least normal number."""
+    T = type(x)
+    return (T(0) if x < T(0) else x) + _log1p_unit(exp_below(-fabs(x)))
 
 
 # The normal distribution.
@@ -446,11 +486,15 @@ def normal_pdf(x):
 
 @scalar
 def _gelu_single(x):
-    """max(x, 0) - t Phi(-t) with t = |x|: on either side the smaller part is made, by one exponential."""
+    """max(x, 0) - t Phi(-t) with t = |x|: on either side the smaller part is made, by one power of 2, 2^(n + r)."""
     T = type(x)
     t = fabs(x)
     y = GELU_TOP(x) if t > GELU_TOP(x) else t
-    part = y * exp_normal(fma(-y, GELU_TAIL(y), -LOG_2(y)))
+    power = fma(-y, GELU_TAIL(y), T(-1))
+    n = power + ROUND(x)
+    r = power - (n - ROUND(x))
+    s = power_of_two(n)
+    part = y * fma(s, r * EXP_2(r), s)
     return (x if x >= T(0) else T(-0.0)) - (T(0) if t >= GELU_TOP(x) else part)
 
 

@@ -17,7 +17,22 @@ from nnkit.jit import Int, Kernel, Matrix, Real, Tensor3, kernel, routine, scala
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import BLOCK, block_like, fill_over, largest_run, sum_run
 from nnkit.prims.simd_cpu import address, itemsize, part
-from nnkit.scalar import EXP_BOTTOM, by_type, constant, copysign, exp, exp_normal, expm1, fabs, fma, log, normal_cdf, normal_pdf, polynomial
+from nnkit.scalar import (
+    EXP_BOTTOM,
+    by_type,
+    constant,
+    copysign,
+    exp,
+    exp_below,
+    exp_normal,
+    expm1,
+    fabs,
+    fma,
+    log,
+    normal_cdf,
+    normal_pdf,
+    polynomial,
+)
 from nnkit.scalar import gelu as gelu_of
 from nnkit.scalar import sigmoid as sigmoid_of
 from nnkit.scalar import softplus as softplus_of
@@ -261,7 +276,7 @@ def within(x, bound):
 def sigmoid_pair(x):
     """s = 1 / (1 + e^-x) and ds/dx = s (1 - s), without cancellation."""
     T = type(x)
-    e = exp(-fabs(x))
+    e = exp_below(-fabs(x))
     r = T(1) / (T(1) + e)
     return (e if x < T(0) else T(1)) * r, e * r * r
 
@@ -288,7 +303,7 @@ def mish(x):
     """X tanh(log(1 + e^x)) = x n / (n + 2), n = e^x (e^x + 2) = (1 + e^x)^2 - 1."""
     T = type(x)
     x = EXP_BOTTOM(x) if x < EXP_BOTTOM(x) else x
-    e = exp(MISH_TOP(x) if x > MISH_TOP(x) else x)
+    e = exp_below(MISH_TOP(x) if x > MISH_TOP(x) else x)
     n = e * (e + T(2))
     return x * (n / (n + T(2)))
 
@@ -298,7 +313,7 @@ def mish_derivative(x):
     T = type(x)
     x = EXP_BOTTOM(x) if x < EXP_BOTTOM(x) else x
     x = MISH_TOP(x) if x > MISH_TOP(x) else x
-    e = exp(x)
+    e = exp_below(x)
     n = e * (e + T(2))
     r = T(1) / (n + T(2))
     return r * fma(x * r, T(4) * e * (e + T(1)), n)
@@ -399,10 +414,10 @@ def exp_of_difference(y, x, numbers):
     """y = e^(x - numbers); y may be x."""
     if address(y) == address(x):
         for i in range(y.size):
-            y[i] = exp(y[i] - numbers[i])
+            y[i] = exp_below(y[i] - numbers[i])
     else:
         for i in range(y.size):
-            y[i] = exp(x[i] - numbers[i])
+            y[i] = exp_below(x[i] - numbers[i])
 
 
 @routine
@@ -478,7 +493,7 @@ def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
             ys = part(y, piece, end)
             difference(ys, part(x, piece, end), place)
             for i in range(ys.size):
-                terms[i] = exp(ys[i])
+                terms[i] = exp_below(ys[i])
             if C > BLOCK:
                 total += sum_run(address(terms), end - piece, y)
         for r in range(last - first):                    # sum r goes where row 0, ..., r were summed before
@@ -508,10 +523,10 @@ def log_softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matri
             dxs, dys, ys = part(dx, piece, end), part(dy, piece, end), part(y, piece, end)
             if address(dx) == address(dy):
                 for i in range(dxs.size):
-                    dxs[i] -= exp(ys[i]) * place[i]
+                    dxs[i] -= exp_below(ys[i]) * place[i]
             else:
                 for i in range(dxs.size):
-                    dxs[i] = dys[i] - exp(ys[i]) * place[i]
+                    dxs[i] = dys[i] - exp_below(ys[i]) * place[i]
 
 
 # Along the middle axis of [A, C, B]: elementwise along b, so plain loops become vector code. Task t covers its share of a.
@@ -544,7 +559,7 @@ def softmax_axis_forward(task: Int, tasks: Int, y: Tensor3, x: Tensor3, largest:
             first = (a * C + c) * B
             ys, xs = part(y, first, first + B), part(x, first, first + B)
             for b in range(ts.size):
-                ys[b] = exp(xs[b] - ms[b])
+                ys[b] = exp_below(xs[b] - ms[b])
             for b in range(ts.size):
                 ts[b] += ys[b]
         for b in range(ts.size):
@@ -591,7 +606,7 @@ def log_softmax_axis_forward(task: Int, tasks: Int, y: Tensor3, x: Tensor3, larg
             first = (a * C + c) * B
             xs = part(x, first, first + B)
             for b in range(ts.size):
-                ts[b] += exp(xs[b] - ms[b])
+                ts[b] += exp_below(xs[b] - ms[b])
         for b in range(ts.size):
             ts[b] = log(ts[b])
         for c in range(C):
@@ -619,4 +634,4 @@ def log_softmax_axis_backward(task: Int, tasks: Int, dx: Tensor3, dy: Tensor3, y
             first = (a * C + c) * B
             dxs, dys, ys = part(dx, first, first + B), part(dy, first, first + B), part(y, first, first + B)
             for b in range(ts.size):
-                dxs[b] = dys[b] - exp(ys[b]) * ts[b]
+                dxs[b] = dys[b] - exp_below(ys[b]) * ts[b]

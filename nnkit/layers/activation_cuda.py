@@ -14,7 +14,7 @@ from nnkit.layers import activation_cpu as cpu
 from nnkit.prims.block_cuda import AT_ONCE, divided, row_share, several, strided_sums, wholes
 from nnkit.prims.reduce_cuda import plain_sums
 from nnkit.prims.rows_cuda import larger, largest_of_row, row_of_warp, sum_over_warp, warp_lane
-from nnkit.scalar import exp, log
+from nnkit.scalar import exp_below, log
 
 
 def pointwise(forward_twin: Twin, backward_twin: Twin) -> tuple[Kernel, Kernel]:
@@ -87,7 +87,7 @@ def softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
         largest = largest_of_row(xs, r * C, C)
         total = T(0)
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):
-            ys[c] = exp(xs[c] - largest)
+            ys[c] = exp_below(xs[c] - largest)
             total += ys[c]
         scale = T(1) / sum_over_warp(total)
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):
@@ -117,7 +117,7 @@ def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
         largest = largest_of_row(xs, r * C, C)
         total = T(0)
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):
-            total += exp(xs[c] - largest)
+            total += exp_below(xs[c] - largest)
         total = log(sum_over_warp(total))
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):
             ys[c] = (xs[c] - largest) - total
@@ -134,7 +134,7 @@ def log_softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matri
             total += dys[c]
         total = sum_over_warp(total)
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):
-            dxs[c] = dys[c] - exp(ys[c]) * total
+            dxs[c] = dys[c] - exp_below(ys[c]) * total
 
 
 # Along another axis [A, C, B]: a thread takes the entries of one a and b, so that neighbours read neighbours. `largest` and `total` are not used.
@@ -142,7 +142,7 @@ def log_softmax_backward(task: Int, tasks: Int, dx: Matrix, dy: Matrix, y: Matri
 @routine
 def exponential(x, y, largest, more, c):
     """Sum e^(x - largest)."""
-    return exp(x - largest), type(x)(0)
+    return exp_below(x - largest), type(x)(0)
 
 
 @routine
@@ -175,7 +175,7 @@ def softmax_axis_forward(task: Int, tasks: Int, y: Tensor3, x: Tensor3, largest:
         found, _ = exponential_sums(0, C, 1, B, xs, at, xs, at, top, 0, y)
         scale = T(1) / found
         for i in range(at, at + C * B, B):
-            ys[i] = exp(xs[i] - top) * scale
+            ys[i] = exp_below(xs[i] - top) * scale
 
 
 @kernel
@@ -216,4 +216,4 @@ def log_softmax_axis_backward(task: Int, tasks: Int, dx: Tensor3, dy: Tensor3, y
         at = a * C * B + b
         along, _ = plain_sums(0, C, 1, B, dys, at, dys, at, T(0), 0, y)
         for i in range(at, at + C * B, B):
-            dxs[i] = dys[i] - exp(ys[i]) * along
+            dxs[i] = dys[i] - exp_below(ys[i]) * along

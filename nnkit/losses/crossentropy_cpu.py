@@ -13,7 +13,7 @@ from nnkit.losses.weights_cpu import weigh
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import blend_run, fill_run, largest_run, scale_run, shift_run, sum_run, sum_shifted
 from nnkit.prims.simd_cpu import address, itemsize, part
-from nnkit.scalar import GATE_TOP, exp_normal, log, sigmoid, softplus
+from nnkit.scalar import exp_below, exp_normal, log, sigmoid, softplus
 
 
 @scalar
@@ -88,21 +88,13 @@ kl_divergence_forward, kl_divergence_backward = pointwise_loss(kl_divergence, kl
 
 # What the categorical forms share.
 
-@scalar
-def exp_or_zero(x):
-    """e^x for x <= 0; 0 where it would be below the normal numbers."""
-    T = type(x)
-    e = exp_normal(-GATE_TOP(x) if x < -GATE_TOP(x) else x)
-    return T(0) if x < -GATE_TOP(x) else e
-
-
 @routine
 def exp_rows(e, start, stop):
     """e = exp(e) for rows [start, stop), elementwise: one long loop also where rows are short."""
     C = e.shape[1]
     es = part(e, start * C, stop * C)
     for i in range(es.size):
-        es[i] = exp_or_zero(es[i])
+        es[i] = exp_below(es[i])
 
 
 @routine

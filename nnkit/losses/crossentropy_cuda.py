@@ -5,11 +5,11 @@ from __future__ import annotations
 from nnkit.cuda_jit import THREADS, data, kernel, routine, scratch, thread
 from nnkit.jit import Int, Labels, Matrix, Real, Vector
 from nnkit.losses import crossentropy_cpu as cpu
-from nnkit.losses.crossentropy_cpu import clipped, exp_or_zero
+from nnkit.losses.crossentropy_cpu import clipped
 from nnkit.losses.pointwise_cuda import pointwise_loss, weight_of
 from nnkit.prims.block_cuda import WARPS, block_sum, divided, row_share
 from nnkit.prims.rows_cuda import largest_of_row, row_of_warp, sum_over_warp, warp_lane
-from nnkit.scalar import exp_normal, log
+from nnkit.scalar import exp_below, exp_normal, log
 
 binary_crossentropy_forward, binary_crossentropy_backward = pointwise_loss(cpu.binary_crossentropy_forward, cpu.binary_crossentropy_backward)
 binary_crossentropy_logits_forward, binary_crossentropy_logits_backward = pointwise_loss(
@@ -100,7 +100,7 @@ def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector,
         total, targets, cross = T(0), T(0), T(0)
         for i in range(r * C + warp_lane(), (r + 1) * C, 32):
             target, shifted = part * ts[i] + base, zs[i] - largest
-            e = exp_or_zero(shifted)
+            e = exp_below(shifted)
             es[i] = e
             total += e
             targets += target
@@ -214,7 +214,7 @@ def sparse_categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: 
         largest = largest_of_row(zs, r * C, C)
         total = T(0)
         for i in range(r * C + warp_lane(), (r + 1) * C, 32):
-            e = exp_or_zero(zs[i] - largest)
+            e = exp_below(zs[i] - largest)
             es[i] = e
             total += e
         total = sum_over_warp(total)

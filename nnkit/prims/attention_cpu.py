@@ -15,7 +15,7 @@ from nnkit.prims.csr_cpu import prefetch_near, rest_share, row_cut
 from nnkit.prims.reduce_cpu import columns_plain
 from nnkit.prims.rows_cpu import BLOCK, fill_run
 from nnkit.prims.simd_cpu import I32, Emitter, address, itemsize, lanes, part
-from nnkit.scalar import exp
+from nnkit.scalar import exp_below
 
 __all__ = ["csr_places", "csr_row_sums", "edge_softmax_backward", "edge_softmax_forward"]
 
@@ -180,7 +180,7 @@ def edge_softmax_forward(task: Int, tasks: Int, alpha: Matrix, starts: Ordinals,
                 shift_scores(a + size * h, address(columns), starts[i], starts[i + 1], own, address(t) + size * h, H, H - h, known, slope, s)
         z = part(alpha, starts[row] * H, starts[stop] * H)
         for k in range(z.size):
-            z[k] = exp(z[k])
+            z[k] = exp_below(z[k])
         for i in range(row, stop):
             for h in range(0, H, lane):
                 divide_by_sum(a + size * h, starts[i], starts[i + 1], H, H - h, s)

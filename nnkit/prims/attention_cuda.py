@@ -12,7 +12,7 @@ from nnkit.cuda_jit import THREADS, data, kernel, routine, thread
 from nnkit.jit import Int, Labels, Matrix, Ordinals, Real
 from nnkit.prims.block_cuda import divided, share
 from nnkit.prims.csr_cuda import Team, fill_rest, lanes_for, over_rows, row_totals
-from nnkit.scalar import exp
+from nnkit.scalar import exp_below
 
 __all__ = ["csr_places", "csr_row_sums", "edge_softmax_backward", "edge_softmax_forward"]
 
@@ -44,7 +44,7 @@ def softmax_of_row(team: Team) -> Any:
             largest = largest_of(largest, width, place)
             e = first + part
             while e < last:
-                power = exp(leaky(own + t[columns[e] * H + h], slope) - largest)
+                power = exp_below(leaky(own + t[columns[e] * H + h], slope) - largest)
                 total += power
                 if head + column < H:
                     alphas[e * H + h] = power
