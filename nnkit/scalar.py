@@ -35,9 +35,9 @@ from numba.extending import intrinsic, overload
 from nnkit.jit import SCALAR_OPTIONS, scalar
 
 __all__ = [
-    "copysign", "erf", "exp", "exp_below", "exp_normal", "expm1", "fabs", "fma", "gelu", "log", "log1p", "log_normal", "maximum", "minimum",
-    "normal_cdf", "normal_pair", "normal_pdf", "philox", "sigmoid", "sigmoid_gate", "sin_cos_turn", "softplus", "sqrt", "tanh", "uniform",
-    "whole_power",
+    "copysign", "erf", "exp", "exp_below", "exp_normal", "expm1", "expm1_below", "fabs", "fma", "gelu", "log", "log1p", "log_normal",
+    "maximum", "minimum", "normal_cdf", "normal_pair", "normal_pdf", "philox", "sigmoid", "sigmoid_gate", "sin_cos_turn", "softplus",
+    "sqrt", "tanh", "uniform", "whole_power",
 ]
 
 
@@ -311,6 +311,14 @@ def expm1(x):
     s = power_of_two(t - T(1))                          # half of 2^n, which itself may overflow
     e = fma(s, p, s - T(0.5)) * T(2)
     return x if fabs(x) < NEGLIGIBLE(x) else e          # keeps -0 and the last bit of denormals
+
+
+@scalar
+def expm1_below(x):
+    """e^x - 1 within 2 ulp for x up to 87 (float64: 708), 0 at both zeros; meaningless above. NaN gives NaN."""
+    t, p = exp_parts(EXPM1_BOTTOM(x) if x < EXPM1_BOTTOM(x) else x)
+    s = power_of_two(t)
+    return fma(s, p, s - type(x)(1))
 
 
 @scalar

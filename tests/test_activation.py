@@ -10,8 +10,10 @@ import naive
 import nnkit.layers.activation as act
 from cases_activation import ELEMENTWISE
 from helpers import Rig, assert_close
+from nnkit.layers.activation_cpu import sigmoid_forward, silu_backward
 from nnkit.layers.dense import Dense
 from nnkit.network import Input, Sequential
+from nnkit.prims.simd_cpu import STREAMED
 from nnkit.runtime import store
 from nnkit.spec import from_json, resolve, to_json
 
@@ -130,6 +132,28 @@ def test_names_stand_for_defaults(name, spec):
 def test_refusals(make, message):
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         make()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_results_written_past_the_caches(dtype):
+    """The bits of small arrays, nothing beside them, from any address on, for any number of tasks."""
+    R, C = 1021, STREAMED // np.dtype(dtype).itemsize // 1021 + 1
+    rng = np.random.default_rng(7)
+    x, dy = (rng.standard_normal((R, C)).astype(dtype) for _ in range(2))
+
+    def over(kernel, shift, tasks, step, *reads):
+        memory = np.full(R * C + 64, 7, dtype)
+        y = memory[shift:shift + R * C].reshape(R, C)
+        for first in range(0, R, step):
+            for task in range(tasks):
+                kernel(task, tasks, y[first:first + step], *(a[first:first + step] for a in reads), 0.0, 0.0, 0.0)
+        assert (memory[:shift] == 7).all()
+        assert (memory[shift + R * C:] == 7).all()
+        return y
+    for kernel, reads in ((sigmoid_forward, [x]), (silu_backward, [dy, x])):
+        expected = over(kernel, 0, 1, 100, *reads)
+        for shift, tasks in ((0, 1), (3, 2), (16, 7), (29, 32)):
+            np.testing.assert_array_equal(over(kernel, shift, tasks, R, *reads), expected, strict=True)
 
 
 # Softmax.

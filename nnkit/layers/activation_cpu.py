@@ -16,7 +16,7 @@ from typing import Any
 from nnkit.jit import Int, Kernel, Matrix, Real, Tensor3, kernel, routine, scalar
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import BLOCK, block_like, fill_over, largest_run, sum_run
-from nnkit.prims.simd_cpu import address, itemsize, part
+from nnkit.prims.simd_cpu import LINE, STREAMED, address, copy_past, fence, itemsize, part
 from nnkit.scalar import (
     EXP_BOTTOM,
     by_type,
@@ -25,7 +25,7 @@ from nnkit.scalar import (
     exp,
     exp_below,
     exp_normal,
-    expm1,
+    expm1_below,
     fabs,
     fma,
     log,
@@ -38,11 +38,21 @@ from nnkit.scalar import sigmoid as sigmoid_of
 from nnkit.scalar import softplus as softplus_of
 from nnkit.scalar import tanh as tanh_of
 
+PIECE = 256                                              # numbers that are made at a time, then written past the caches
+AHEAD = 4096                                             # bytes from what is read to what is fetched meanwhile
+
+
+@routine
+def piece_end(y, first, stop):
+    """Where a piece of y[first:stop], flat, ends: so that the next one begins with a line."""
+    return min(stop, first + PIECE - (address(y) + first * itemsize(y)) % LINE // itemsize(y))
+
 
 def pointwise(f: Callable[..., Any], df: Callable[..., Any]) -> tuple[Kernel, Kernel]:
     """The forward and the backward kernel of a scalar function f(x, constants...) and its derivative df(kept, constants...).
 
-    A task covers its share of the rows. y may be x, dx may be dy.
+    A task covers its share of the rows. y may be x, dx may be dy. Where they are not, a large result is made piece by piece in the first-level
+    cache and copied from there past the caches: else each of its lines would be fetched from memory before it is written.
     """
     count = len(inspect.signature(f).parameters) - 1
     inner, inner_derivative = scalar(f), scalar(df)
@@ -56,6 +66,16 @@ def pointwise(f: Callable[..., Any], df: Callable[..., Any]) -> tuple[Kernel, Ke
         if address(y) == address(x):                     # one array: a loop over two that overlap would not become vector code
             for i in range(ys.size):
                 ys[i] = inner(ys[i], *constants)
+        elif y.size * itemsize(y) >= STREAMED:
+            block, first = block_like(y), start * F
+            while first < stop * F:
+                last = piece_end(y, first, stop * F)
+                xs = part(x, first, last)
+                for i in range(xs.size):
+                    block[i] = inner(xs[i], *constants)
+                copy_past(address(y) + first * itemsize(y), address(block), xs.size, address(xs) + AHEAD, address(xs) + AHEAD, y)
+                first = last
+            fence()
         else:
             for i in range(ys.size):
                 ys[i] = inner(xs[i], *constants)
@@ -69,6 +89,16 @@ def pointwise(f: Callable[..., Any], df: Callable[..., Any]) -> tuple[Kernel, Ke
         if address(dx) == address(dy):
             for i in range(dxs.size):
                 dxs[i] *= inner_derivative(ks[i], *constants)
+        elif dx.size * itemsize(dx) >= STREAMED:
+            block, first = block_like(dx), start * F
+            while first < stop * F:
+                last = piece_end(dx, first, stop * F)
+                dys, ks = part(dy, first, last), part(kept, first, last)
+                for i in range(ks.size):
+                    block[i] = dys[i] * inner_derivative(ks[i], *constants)
+                copy_past(address(dx) + first * itemsize(dx), address(block), ks.size, address(dys) + AHEAD, address(ks) + AHEAD, dx)
+                first = last
+            fence()
         else:
             for i in range(dxs.size):
                 dxs[i] = dys[i] * inner_derivative(ks[i], *constants)
@@ -189,7 +219,7 @@ exponential_forward, exponential_backward = pointwise(lambda x: exp(x), lambda y
 def elu(x, alpha):
     """X where x > 0, alpha (e^x - 1) elsewhere."""
     T = type(x)
-    low = alpha * expm1(x)
+    low = alpha * expm1_below(x)
     return low if x <= T(0) else x
 
 
@@ -208,7 +238,7 @@ SELU_LOW = constant(1.0507009873554804934193349852946 * 1.6732632423543772848170
 def selu(x):
     """Scale x where x > 0, scale alpha (e^x - 1) elsewhere."""
     T = type(x)
-    low = SELU_LOW(x) * expm1(x)
+    low = SELU_LOW(x) * expm1_below(x)
     return low if x <= T(0) else SELU_SCALE(x) * x
 
 
@@ -224,7 +254,7 @@ selu_forward, selu_backward = pointwise(selu, selu_derivative)
 def celu(x, alpha, inverse):
     """X where x > 0, alpha (e^(x / alpha) - 1) elsewhere; inverse is 1 / alpha."""
     T = type(x)
-    low = alpha * expm1(x * inverse)
+    low = alpha * expm1_below(x * inverse)
     return low if x <= T(0) else x
 
 
@@ -239,7 +269,7 @@ celu_forward, celu_backward = pointwise(celu, celu_derivative)
 
 def softplus_derivative(y):
     """1 / (1 + e^-x) = 1 - e^-y."""
-    return -expm1(-y)
+    return -expm1_below(-y)
 
 
 softplus_forward, softplus_backward = pointwise(lambda x: softplus_of(x), softplus_derivative)

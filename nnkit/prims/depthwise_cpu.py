@@ -23,13 +23,12 @@ from nnkit.prims.convolution import CHAIN
 from nnkit.prims.depthwise import ROWS
 from nnkit.prims.direct_cpu import unit_place
 from nnkit.prims.rows_cpu import fill_run
-from nnkit.prims.simd_cpu import Emitter, address, fence, itemsize, lanes, part
+from nnkit.prims.simd_cpu import STREAMED, Emitter, address, fence, itemsize, lanes, part
 
 __all__ = ["depthwise_forward", "depthwise_weight"]
 
 TAPS = 9                                                 # places of the window whose gradients are summed at once
 PLACES = 4                                               # places that a tile of gradients takes in one turn
-STREAMED = 2 ** 24                                       # bytes of an output from which on it is written past the caches
 
 
 def places_tile(whole: bool) -> Any:

@@ -17,12 +17,13 @@ from numba.extending import intrinsic
 from nnkit.jit import I64, array_view, vector_bytes
 
 __all__ = [
-    "LANES32", "LANES64", "address", "copy_masked", "copy_whole", "fence", "itemsize", "lanes", "largest_of_square", "micro", "part",
-    "prefetch", "prefetch_run", "run", "transpose_tile",
+    "LANES32", "LANES64", "STREAMED", "address", "copy_masked", "copy_past", "copy_whole", "fence", "itemsize", "lanes", "largest_of_square",
+    "micro", "part", "prefetch", "prefetch_run", "run", "transpose_tile",
 ]
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 LINE = 64                                                # bytes of a cache line
+STREAMED = 2 ** 24                                       # bytes of an output from which on it is written past the caches
 I32, I1 = ir.IntType(32), ir.IntType(1)
 
 
@@ -275,6 +276,38 @@ def copy_masked(typing_context: Any, y: Any, x: Any, n: Any, like: Any) -> Any:
         e.store(e.load(e.pointer(values[1]), mask), e.pointer(values[0]), mask)
         return context.get_dummy_value()
     return types.void(types.int64, types.int64, types.int64, like), codegen
+
+
+@intrinsic
+def copy_past(typing_context: Any, y: Any, x: Any, n: Any, next_a: Any, next_b: Any, like: Any) -> Any:
+    """y[:n] = x[:n] by address, past the caches: whole registers of y, from the first one of a line on. Others see it after a `fence`.
+
+    Meanwhile as many numbers are fetched from two other addresses, which may be any: memory that only writes gives half of what it could.
+    """
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        y, x, n, next_a, next_b, _ = values
+        e = Emitter(builder, signature.args[-1].dtype)
+        size, lanes = I64(e.itemsize), I64(e.lanes)
+        source, target = e.pointer(x), e.pointer(y)
+        before = builder.sdiv(builder.and_(builder.neg(y), I64(LINE - 1)), size)
+        before = builder.select(builder.icmp_signed("<", before, n), before, n)
+        turns = builder.sdiv(builder.sub(n, before), lanes)
+        last = builder.add(before, builder.mul(turns, lanes))
+
+        def few(first: Any, count: Any) -> None:
+            def visit(offset: Any, mask: Any) -> None:
+                place = builder.add(first, offset)
+                e.store(e.load(e.at(source, place), mask), e.at(target, place), mask)
+            e.each_register(count, visit)
+        few(I64(0), before)
+        with cgutils.for_range(builder, turns) as loop:
+            place = builder.add(before, builder.mul(loop.index, lanes))
+            e.stream(e.load(e.at(source, place)), e.at(target, place))
+            for following in (next_a, next_b):
+                e.prefetch(builder.add(following, builder.mul(place, size)))
+        few(last, builder.sub(n, last))
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 5, like), codegen
 
 
 @intrinsic
