@@ -190,6 +190,7 @@ class _Room:
             self.places[name] = self._blocks[name].address, shape
             if name in sources:
                 self._pinned[name] = device.pinned(nbytes).view(dtype).reshape(shape)
+        device.wait_for(None)                            # until it is zeroed: chunks come beside whatever does that
         weakref.finalize(self, device.sent).atexit = False       # before the memory goes
 
     def fill(self, start: int, n: int, order: np.ndarray | None) -> None:

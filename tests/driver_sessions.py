@@ -1,0 +1,98 @@
+"""What a process does that has the driver of libcuda.py: each session is a test of nnkit's calls to NVIDIA's driver."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nnkit
+from libcuda import Driver
+from nnkit.runtime.driver import call
+
+SPEC = nnkit.Sequential([nnkit.Input((3,)), nnkit.Dense(5, activation="relu"), nnkit.Dropout(0.3), nnkit.Dense(1, activation="sigmoid")])
+RNG = np.random.default_rng(5)
+X = RNG.standard_normal((70, 3), dtype=np.float32)
+Y = (X[:, 0] > 0).astype(np.float32)
+
+
+def model(backend: str, **named: Any) -> nnkit.Model:
+    return nnkit.compile(SPEC, optimizer="adam", loss="binary_crossentropy", metrics=["accuracy"], seed=3, backend=backend, **named)
+
+
+def close(found: Any, expected: Any) -> None:
+    """float32, a few dozen steps: rounding differs in a few places of the last digits."""
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+
+def training(driver: Driver) -> None:
+    """fit, evaluate and predict give the CPU's numbers; the bits of two runs are the same; another data set goes into graphs that are there."""
+    here, there = model("cpu"), model("cuda")
+    for x, y in ((X, Y), (X[:40] * 2, Y[:40])):
+        logs = [each.fit(x, y, batch_size=4, epochs=2, verbose=0) for each in (here, there)]
+        close(logs[1]["loss"], logs[0]["loss"])
+        close(there.predict(x), here.predict(x))
+        close(list(there.evaluate(x, y).values()), list(here.evaluate(x, y).values()))
+    for name, value in here.parameters.items():
+        close(there.parameters[name], value)
+    again = model("cuda")
+    for x, y in ((X, Y), (X[:40] * 2, Y[:40])):
+        again.fit(x, y, batch_size=4, epochs=2, verbose=0)
+    for name, value in there.parameters.items():
+        np.testing.assert_array_equal(again.parameters[name], value, strict=True)
+
+
+def streaming(driver: Driver) -> None:
+    """A data set larger than the memory gives the bits of one that fits."""
+    x, y = np.tile(X, (20, 1)), np.tile(Y, 20)
+    first, second = model("cuda"), model("cuda")
+    logs = first.fit(x, y, batch_size=100, epochs=2, verbose=0)
+    predicted = first.predict(x)
+    held = driver.pinned_bytes
+    driver.room = sum(driver.sizes.values()) + 24_000
+    streamed = second.fit(x, y, batch_size=100, epochs=2, verbose=0)
+    assert driver.pinned_bytes > held, "nothing was streamed"
+    assert streamed["loss"] == logs["loss"]
+    np.testing.assert_array_equal(second.predict(x), predicted)
+
+
+def memory(driver: Driver) -> None:
+    """What a model has taken is given back with it, but for small memory that is kept for others; where there is none left, one sentence says so."""
+    for _ in range(2):
+        one = model("cuda")
+        one.fit(X, Y, batch_size=4, epochs=1, verbose=0)
+        del one
+        gc.collect()
+        held = sum(driver.sizes.values())
+    one = model("cuda")
+    one.fit(X, Y, batch_size=4, epochs=1, verbose=0)
+    assert sum(driver.sizes.values()) == held, "a second model takes what the first one had"
+    driver.room = held
+    with pytest.raises(MemoryError, match=r"^the GPU has no 3,609,600 bytes of memory left, 0 are free$"):
+        nnkit.compile(nnkit.Sequential([nnkit.Input((3000,)), nnkit.Dense(300)]), backend="cuda")
+
+
+class OnDevice:
+    """Another library's array on the device."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.address = call("cuMemAlloc", values.nbytes)
+        self.stream = call("cuStreamCreate", 1)
+        self.values = values                             # its copy may still be under way when it is passed on
+        call("cuMemcpyHtoDAsync", self.address, values.ctypes.data, values.nbytes, self.stream)
+        self.__cuda_array_interface__ = {"shape": values.shape, "typestr": values.dtype.str, "data": (int(self.address), True), "version": 3,
+                                         "strides": None, "stream": int(self.stream)}
+
+
+def arrays(driver: Driver) -> None:
+    """Arrays that lie on the device are read where they lie, after what their library has asked for; memory of the host's is refused."""
+    one, other = model("cuda"), model("cuda")
+    x = OnDevice(X)
+    logs = [each.fit(given, Y, batch_size=10, epochs=2, verbose=0)["loss"] for each, given in ((one, X), (other, x))]
+    assert logs[0] == logs[1]
+    np.testing.assert_array_equal(other.predict(x), one.predict(X))
+    x.__cuda_array_interface__["data"] = (X.ctypes.data, True)
+    with pytest.raises(ValueError, match=r"^x must lie on the GPU that the model uses, the first one, received OnDevice that lies elsewhere$"):
+        other.predict(x)
