@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 
 import nnkit
 from libcuda import Driver
+from nnkit.runtime import driver as nvidia
+from nnkit.runtime.blas import Call, computed
 from nnkit.runtime.driver import call
 
 SPEC = nnkit.Sequential([nnkit.Input((3,)), nnkit.Dense(5, activation="relu"), nnkit.Dropout(0.3), nnkit.Dense(1, activation="sigmoid")])
@@ -72,6 +76,33 @@ def memory(driver: Driver) -> None:
     driver.room = held
     with pytest.raises(MemoryError, match=r"^the GPU has no 3,609,600 bytes of memory left, 0 are free$"):
         nnkit.compile(nnkit.Sequential([nnkit.Input((3000,)), nnkit.Dense(300)]), backend="cuda")
+
+
+def library(driver: Driver) -> None:
+    """Calls of a library are captured into the graph of a step: here one that computes by NumPy, from memory as it is when the graph runs."""
+    multiplied = []
+
+    class Product:
+        def __init__(self, call: Call) -> None:
+            self.call = call
+
+        def enqueue(self, stream: int) -> None:
+            driver.later(stream, self.multiply)
+
+        def multiply(self) -> None:
+            y, *given = (driver.bytes_of(each.address, 4 * math.prod(each.shape)).view(np.float32).reshape(each.shape)
+                         for each in (self.call.y, self.call.a, self.call.b, self.call.bias))
+            y[...] = computed(self.call, *given)
+            multiplied.append(self)
+
+    nvidia.Library = lambda device: SimpleNamespace(product=Product)
+    nvidia.bindings = lambda: None
+    spec = nnkit.Sequential([nnkit.Input((64,)), nnkit.Dense(256, activation="relu"), nnkit.Dense(1)])
+    x, y = RNG.standard_normal((300, 64), dtype=np.float32), RNG.standard_normal((300, 1), dtype=np.float32)
+    here, there = (nnkit.compile(spec, optimizer="sgd", loss="mse", seed=1, **named) for named in ({}, {"backend": "cuda", "blas": True}))
+    logs = [each.fit(x, y, batch_size=100, epochs=2, verbose=0) for each in (here, there)]
+    assert len(multiplied) == 6 * len(set(multiplied))   # each node in each of the steps
+    close(logs[1]["loss"], logs[0]["loss"])
 
 
 class OnDevice:

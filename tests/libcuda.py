@@ -75,11 +75,14 @@ class Launch:
     words: tuple[int, ...]
 
 
+Actions = tuple[Callable[[], None], ...]                 # what a stream was asked for while it was captured
+
+
 @attrs.define
 class Graph:
     """Nodes in the order in which they were added, each behind the ones that it names."""
 
-    launches: dict[int, Launch] = attrs.field(factory=dict)
+    launches: dict[int, Launch | Actions] = attrs.field(factory=dict)
     before: dict[int, tuple[int, ...]] = attrs.field(factory=dict)
     parent: int = 0                                      # of an executable graph: what it was made of
 
@@ -97,6 +100,7 @@ class Driver:
         self.sizes: dict[int, int] = {}                  # of memory on the device
         self.host: dict[int, Any] = {}                   # pinned memory
         self.streams: dict[int, list[Callable[[], None]]] = {}
+        self.captured: dict[int, list[Callable[[], None]]] = {}      # by streams that are being captured
         self.things: dict[int, Any] = {}                 # modules, functions, graphs by handle
         self.asked: dict[int, int] = {}                  # shared memory that a function may have
         self.runs: dict[Launch, ptx.Run] = {}
@@ -126,10 +130,11 @@ class Driver:
     def later(self, stream: int, action: Callable[[], None]) -> None:
         """Ask for something on a stream."""
         assert threading.get_ident() in self.entered, "a call before its thread had a context"
-        self.streams[stream].append(action)
+        self.captured.get(stream, self.streams[stream]).append(action)
 
     def drain(self, stream: int) -> None:
         """Do what was asked for on a stream."""
+        assert stream not in self.captured, "a wait for a stream that is being captured"
         actions, self.streams[stream] = self.streams[stream], []
         for action in actions:
             action()
@@ -172,6 +177,14 @@ class Driver:
         if stream in (1, 2):                             # the default streams, of which nothing has been asked
             return
         self.drain(stream)
+
+    def cuStreamBeginCapture(self, stream: int, mode: int, *_: int) -> None:
+        assert mode == 1, "only calls of this thread are refused meanwhile"
+        assert not self.streams[stream]
+        self.captured[stream] = []
+
+    def cuStreamEndCapture(self, stream: int, place: int, *_: int) -> None:
+        store(place, self.handle(Graph({self.handle("node"): tuple(self.captured.pop(stream))})))
 
     # Memory.
 
@@ -256,12 +269,19 @@ class Driver:
         store(place, self.handle(Graph()))
 
     def cuGraphAddKernelNode(self, place: int, graph: int, before: int, count: int, parameters: int, *_: int) -> None:
+        self.add(place, graph, before, count, self.launch(parameters))
+
+    def add(self, place: int, graph: int, before: int, count: int, launch: Launch | Actions) -> None:
+        """Add a node."""
         own: Graph = self.things[graph]
         named = tuple((ctypes.c_uint64 * count).from_address(before)) if count else ()
         if any(node not in own.launches for node in named):
             raise Refused(INVALID)
         store(place, node := self.handle("node"))
-        own.launches[node], own.before[node] = self.launch(parameters), named
+        own.launches[node], own.before[node] = launch, named
+
+    def cuGraphAddChildGraphNode(self, place: int, graph: int, before: int, count: int, child: int, *_: int) -> None:
+        self.add(place, graph, before, count, tuple(action for actions in self.things[child].launches.values() for action in actions))
 
     def launch(self, place: int) -> Launch:
         """Copy the parameters of a node."""
@@ -284,9 +304,13 @@ class Driver:
         launches = list(self.things[executable].launches.values())
         self.later(stream, lambda: self.go(launches))
 
-    def go(self, launches: Sequence[Launch]) -> None:
+    def go(self, launches: Sequence[Launch | Actions]) -> None:
         """Run these, one after the other."""
         for launch in launches:
+            if isinstance(launch, tuple):
+                for action in launch:
+                    action()
+                continue
             if launch not in self.runs:
                 self.runs[launch] = ptx.Run(launch.program, self.memory, launch.blocks, launch.shared, launch.words)
             self.runs[launch].go("together")
@@ -295,7 +319,7 @@ class Driver:
     def cuGraphExecKernelNodeSetParams(self, executable: int, node: int, parameters: int, *_: int) -> None:
         own: Graph = self.things[executable]
         old, new = own.launches[node], self.launch(parameters)
-        if node not in self.things[own.parent].launches or old.program is not new.program:
+        if node not in self.things[own.parent].launches or not isinstance(old, Launch) or old.program is not new.program:
             raise Refused(INVALID)
         own.launches[node] = new
 
