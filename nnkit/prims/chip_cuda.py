@@ -295,8 +295,8 @@ def dense_backward_weight(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: M
 @kernel
 def dense_backward_weight_few(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: Matrix, first: Int, last: Int, first_bias: Int, last_bias: Int
                               ) -> None:
-    """The same for tasks of TALL rows at most: a lane keeps a column of dy, a warp goes through rows of W. Rows that are missing count as the last
-    one times 0."""
+    """The same for tasks of TALL rows at most: a lane keeps a column of dy, a warp goes through rows of W. Of rows that are
+    missing the last one is read and not added, for 0 times an infinite number would be NaN."""
     start, stop = row_share(x.shape[0], tasks, task)
     inputs, outputs = x.shape[1], dy.shape[1]
     T, own, at = parts.dtype.type, tall(parts), tall_places(parts)
@@ -312,11 +312,14 @@ def dense_backward_weight_few(task: Int, tasks: Int, parts: Matrix, x: Matrix, d
             total += own[r]
         if row_of_warp() == 0 and first_bias < last_bias:
             to[begin + first_bias + column] = total
-        for i in range(row_of_warp(), inputs, WARPS):
+        i = row_of_warp()
+        while i < inputs:
             total = T(0)
             for r in range(TALL):
-                total += xs[at[r] + i] * own[r]
+                value = xs[at[r] + i]
+                total += (value if start + r < stop else T(0)) * own[r]
             to[begin + first + i * outputs + column] = total
+            i += WARPS
         column = anew(column + 32)
     behind_weight, behind_bias = first + inputs * outputs + thread(), first_bias + outputs + thread()
     if behind_weight < last:                             # less than a line of memory, both
