@@ -71,7 +71,8 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
         blas: whether large products of Dense on a GPU are NVIDIA's cuBLASLt's (needs the extra nnkit[cuda-blas]).
 
     Raises:
-        ValueError: an unknown name, a loss that does not fit the output, a layer that the backend does not have, or another wrong argument.
+        ValueError: an unknown name, a loss that does not fit the output, a layer that the backend does not have or a formula that it cannot
+            compile, or another wrong argument.
         RuntimeError: for "cuda" and `blas`, without the extra or a GPU.
 
     >>> import nnkit
