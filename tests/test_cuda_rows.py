@@ -15,9 +15,8 @@ pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 import ptx
 from cuda_cases import KernelCase
-from device_rig import on_device
+from device_rig import code_of, on_device
 from nnkit.layers.activation import register_activation
-from nnkit.runtime.cuda import code_of
 from test_cuda_kernels import on_the_device
 
 ROWS = [*all_cases(), *all_loss_cases()]
