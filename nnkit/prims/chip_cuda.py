@@ -15,7 +15,7 @@ from nnkit.cuda_jit import THREADS, anew, barrier, copy_later, data, from_lane, 
 from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals, Vector
 from nnkit.plan.launch import TALL, WARPS
 from nnkit.prims.block_cuda import divided, row_share, share
-from nnkit.prims.feed_cuda import POSITION
+from nnkit.prims.feed_cuda import POSITION, gathering
 from nnkit.prims.rows_cuda import row_of_warp, warp_lane
 
 __all__ = [
@@ -57,17 +57,18 @@ def bring(task: Int, tasks: Int, own_weight: Matrix, own_bias: Vector, weight: M
 
 
 @routine
-def gather(y, x, order, position, task, tasks):
-    """y[n] = x[order[position + n]] for the task's rows, after `arrive`; of any dtype."""
-    start, stop = row_share(y.shape[0], tasks, task)
-    F = y.shape[1]
-    ys, xs, places = data(y), data(x), data(order)
-    i = start * F + thread()
-    while i < stop * F:
-        n, f = divided(i, F)
-        sample = places[position + n] if order.size else position + n
-        copy_later(ys, i, xs, sample * F + f, True)
-        i = anew(i + THREADS)
+def put_later(ys, i, xs, at):
+    """ys[i] = xs[at], after `arrive`."""
+    copy_later(ys, i, xs, at, True)
+
+
+@routine
+def next_of(i):
+    """The same thread's next element, in a loop that is not unrolled."""
+    return anew(i + THREADS)
+
+
+gather = gathering(put_later, next_of)
 
 
 @kernel
