@@ -25,6 +25,7 @@ import contextlib
 import copy
 import functools
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,15 +37,15 @@ from numba.cuda import cgutils
 from numba.cuda import dispatcher as cuda_dispatcher
 from numba.extending import intrinsic
 
-from nnkit.jit import I64, Argument, declared_arguments
+from nnkit.jit import I64, Argument, declared_arguments, reason
 from nnkit.plan.launch import ENTRY, THREADS
 from nnkit.runtime.ptx_store import ARCHITECTURE
 from nnkit.runtime.store import USER_KERNELS
 
 __all__ = [
-    "THREADS", "Kernel", "anew", "barrier", "bfloat16_pair", "compile_launch", "copy_four_later", "copy_later", "data", "find", "four_aligned",
-    "from_lane", "kernel", "multiply_on_cores", "nothing", "quartet_at", "registers", "routine", "scratch", "tf32_bits", "thread", "wait_for_copies",
-    "whole_numbers",
+    "THREADS", "Kernel", "anew", "barrier", "bfloat16_pair", "check_formula", "compile_launch", "copy_four_later", "copy_later", "data", "find",
+    "four_aligned", "from_lane", "kernel", "multiply_on_cores", "nothing", "quartet_at", "registers", "routine", "scratch", "tf32_bits", "thread",
+    "wait_for_copies", "whole_numbers",
 ]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
@@ -140,6 +141,18 @@ def _of_formula(name: str) -> Kernel:
     base = name.removesuffix(way)
     forward, backward = getattr(module, maker)(USER_KERNELS[f"{base}forward"], USER_KERNELS[f"{base}backward"])
     return forward if way == "forward" else backward
+
+
+@functools.cache
+def check_formula(name: str, dtype: str, architecture: tuple[int, int] = ARCHITECTURE) -> None:
+    """Compile the formula of a user's kernel by itself, which is a matter of milliseconds. Raises ValueError with the reason where that fails."""
+    formula = USER_KERNELS[name].formula
+    assert formula is not None
+    try:
+        with _for_architecture(architecture):
+            cuda.compile_ptx(formula, (DTYPES[dtype],) * len(inspect.signature(formula).parameters), device=True, cc=architecture)
+    except Exception as error:                           # Numba's and NVVM's have no base in common
+        raise ValueError(f"must be a function that Numba can compile for a GPU, received one of which it says: {reason(error, formula)}") from error
 
 
 def words_of_arguments(arguments: Sequence[Argument]) -> int:

@@ -10,6 +10,7 @@ number of cells of the window. A vector of length n has fan_in = fan_out = n, a 
 
 from __future__ import annotations
 
+import abc
 import base64
 import math
 from typing import Any, ClassVar
@@ -33,17 +34,17 @@ LARGEST_READABLE = 256
 
 
 @base
-class Initializer(Spec):
-    """Base of all initializers. A subclass gives `values`."""
+class Initializer(Spec, abc.ABC):
+    """Base of all initializers. A subclass gives `values`; one that does not cannot be made (TypeError)."""
 
     family: ClassVar[str] = "initializer"
 
+    @abc.abstractmethod
     def values(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """First values of a parameter: float64, of that shape.
 
         `rng` is used by the random initializers without a seed of their own. Raises ValueError where the initializer cannot fill that shape.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define values(shape, rng)")
 
 
 @base
@@ -61,9 +62,9 @@ class RandomInitializer(Initializer):
         shape = tuple(shape)
         return self.draw(shape, rng if self.seed is None else np.random.default_rng(self.seed))
 
+    @abc.abstractmethod
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Values from this generator: float64, of that shape."""
-        raise NotImplementedError(f"{type(self).__name__} does not define draw(shape, rng)")
 
 
 def compute_fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -237,7 +237,7 @@ def reason(error: Exception, function: Callable[..., Any]) -> str:
     text = str(error) if isinstance(error, NumbaError) else f"{type(error).__name__}: {error}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     lines = [line.strip() for line in text.splitlines()]
-    said = [line for line in lines if line and not line.startswith(("Failed in nopython mode", "During:", "File ", "This error"))]
+    said = [line for line in lines if line and not line.startswith(("Failed in ", "During:", "File ", "This error"))]
     first = " ".join(said[:2]) if said and said[0].endswith(":") else "".join(said[:1])
     if "NRT required" in text or "returning of array passed" in text:
         first = "it would make a new array, which a kernel must not: write a loop, or have the step name the array in `scratch`"

@@ -52,6 +52,12 @@ def chip_cases(case: Any, normal: Any, empty: Any, counters: Any) -> Iterator[An
                 yield case(f"chip-weight{end}-{K}-{R}-{I}-{O}-{biased}", f"prims.chip.dense_backward_weight{end}",
                            (empty(K, last + 160), normal(R, I), normal(R, O), 5, last, last + 9 * biased, last + (9 + -(-O // 16) * 16) * biased),
                            tasks=(K,), expected=parts_of)
+    for K, R in ((3, 7), (2, 2)):                        # an infinite activation in the last row of a task is not one times 0 where rows are missing
+        x, dy = np.cos(np.arange(5 * R)).reshape(R, 5), np.cos(np.arange(3 * R)).reshape(R, 3)
+        x[-1, 2], x[R // K, 4] = np.inf, -np.inf
+        for end in ("", "_few"):
+            yield case(f"chip-weight{end}-infinite-{K}-{R}", f"prims.chip.dense_backward_weight{end}",
+                       (empty(K, 40), x, dy, 0, 16, 16, 32), tasks=(K,), expected=parts_of)
     for K, P, first in ((1, 1, 0), (3, 129, 2), (41, 77, 1), (129, 300, 0), (64, 32, 5)):
         yield case(f"chip-parts-{K}-{P}", "prims.chip.sum_parts", (empty(P), normal(K, P + 7), first),
                    expected=lambda g, parts, first: [parts[:, first:first + g.size].sum(0)])

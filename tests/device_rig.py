@@ -12,8 +12,14 @@ from nnkit.plan.build import COUNTERS, SUMS, build, lay_out, shuffle_plan
 from nnkit.runtime.cpu import Memory
 from nnkit.runtime.cuda import Device, DeviceTape
 from nnkit.runtime.device_memory import DeviceMemory
+from nnkit.runtime.ptx_store import Code, Lanes, codes
 
-__all__ = ["DeviceModel", "on_device"]
+__all__ = ["DeviceModel", "code_of", "on_device"]
+
+
+def code_of(lanes: Lanes, dtype: str) -> Code:
+    """The code of a launch of these kernels, by name. Raises ValueError where a kernel has no CUDA form."""
+    return codes([lanes], dtype)[lanes]
 
 
 def on_device(rig: Rig, device: Device, x: Any, t: Any, w: np.ndarray | None = None) -> tuple[Any, Results]:
@@ -109,6 +115,36 @@ class DeviceModel:
         self.view("counters")[COUNTERS["position"]] = 0
         self.view("sums")[:] = 0
         self.put(self.fetched)
+
+    def train(self, tape: DeviceTape, steps: int, epochs: int, shuffle: DeviceTape | None = None) -> list[float]:
+        """Epochs of so many steps, each in the order that `shuffle` draws; the losses of the epochs."""
+        losses = []
+        for epoch in range(epochs):
+            self.begin_epoch(epoch)
+            if shuffle is not None:
+                shuffle.run()
+            tape.run(steps)
+            losses.append(self.loss())
+        return losses
+
+    def check_trained(self, losses: list[float], expected: list[float], parameters: float) -> bytes:
+        """Losses as the CPU's, up to a few roundings of float32, and parameters as the model's, up to so much. Returns all bits that persist."""
+        np.testing.assert_allclose(losses, expected, rtol=2e-6)
+        self.fetch()
+        for name, values in self.model.parameters.items():
+            np.testing.assert_allclose(self.view(name), values, rtol=0, atol=parameters, err_msg=name)
+        return self.bits()
+
+    def bits(self) -> bytes:
+        """All that persists, as it was last fetched."""
+        return self.fetched.kept.tobytes() + self.fetched.training.tobytes()
+
+    def predictions(self) -> np.ndarray:
+        """What plans wrote there."""
+        address, shape = self.arrays["predictions"]
+        found = np.zeros(shape, self.model.dtype)
+        self.device.read(address, found)
+        return found
 
     def loss(self) -> float:
         """The mean loss since the epoch began."""

@@ -2,7 +2,8 @@
 
 `Program(ptx)` reads what NVVM makes of a launch; `run` executes it. What it looks at while it runs, and raises `Fault` for:
 
-- every access lies in memory that was allocated, or in the block's shared memory, and is aligned;
+- every access lies in memory that was allocated, in the block's shared memory or in the thread's own, and is aligned;
+- no thread reads of its own memory what it has not written;
 - no block reads or writes what another block of the same launch writes;
 - all threads of a block meet at the same barrier, all lanes of a warp at the same exchange.
 
@@ -31,6 +32,8 @@ __all__ = ["SCHEDULES", "Fault", "Memory", "Program", "PtxDevice", "run"]
 SCHEDULES = ("together", "rising", "falling")
 WARP = 32
 BASE = 1 << 32                                           # address of the first byte
+LOCAL = 1 << 48                                          # where a thread's own memory begins, for accesses that do not say in which memory they are
+GAP = 16                                                 # bytes around the arrays of a thread's own memory
 TYPES: dict[str, Any] = {"pred": np.bool_, "f32": np.float32, "f64": np.float64}
 TYPES |= {f"{kind}{8 * size}": np.dtype(f"{'i' if kind == 's' else 'u'}{size}").type for kind in "sub" for size in (1, 2, 4, 8)}
 RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
@@ -77,6 +80,10 @@ class Program:
         self.name = entry[1]
         self.parameters = re.findall(r"\.param\s+\.\w+\s+(\w+)", entry[2])
         self.shared = set(re.findall(r"\.extern\s+\.shared\s+[^;]*?(\w+)\[\];", ptx))
+        tables = re.findall(r"^\s*\.global\s[^;=]*?\.b8\s+(\w+)\[\d+\]\s*=\s*\{([^}]*)\};", ptx, re.M)
+        self.tables = {name: np.array(values.split(","), np.uint8) for name, values in tables}       # constants, byte by byte
+        self.local: dict[str, tuple[int, int]] = {}      # arrays of a thread's own: where they begin and end
+        self.local_size = GAP
         self.registers: dict[str, str] = {}
         self.code: list[Instruction] = []
         self.labels: dict[str, int] = {}
@@ -90,6 +97,9 @@ class Program:
                 self.registers[f"{prefix}{name}{number}"] = kind
         for kind, name in re.findall(r"\.param\s+\.(\w+)\s+(\w+);", body):           # of calls: they hold one number, like registers
             self.registers[f"{prefix}{name}"] = kind
+        for align, name, size in re.findall(r"\.local\s+\.align\s+(\d+)\s+\.b8\s+(\w+)\[(\d+)\];", body):
+            start = -(-self.local_size // int(align)) * int(align)
+            self.local[prefix + name], self.local_size = (start, start + int(size)), start + int(size) + GAP
         body = re.sub(r"^\s*\.(?:reg|param|loc|pragma|local)\b[^;]*;", "", body, flags=re.M)
         for line in body.split(";"):
             line = line.lstrip("{} \t\n").rstrip()         # braces of calls and scopes; those of vectors never begin a line
@@ -117,8 +127,8 @@ class Program:
         """The argument with the prefix before registers and labels of the body."""
         if not prefix:
             return argument
-        return re.sub(r"%?[$A-Za-z_][\w$]*", lambda name: prefix + name[0] if prefix + name[0] in self.registers or name[0][0] == "$" else name[0],
-                      argument)
+        own = self.registers.keys() | self.local.keys()
+        return re.sub(r"%?[$A-Za-z_][\w$]*", lambda name: prefix + name[0] if prefix + name[0] in own or name[0][0] == "$" else name[0], argument)
 
     def _call(self, arguments: tuple[str, ...]) -> None:
         """(result), function, (arguments): the function's body, its parameters and result standing for the caller's."""
@@ -141,6 +151,7 @@ class Memory:
         self.bytes = np.zeros(256, np.uint8)
         self.valid = np.zeros(256, np.bool_)
         self.writer = self.reader = np.zeros(0, np.int32)
+        self._tables: dict[bytes, int] = {}
 
     def allocate(self, nbytes: int) -> int:
         """Zeroed bytes at a multiple of 256, with a gap behind them."""
@@ -153,6 +164,13 @@ class Memory:
     def array(self, address: int, nbytes: int) -> np.ndarray:
         """The bytes there."""
         return self.bytes[address - BASE:address - BASE + nbytes]
+
+    def table(self, values: np.ndarray) -> int:
+        """The address of constants of a program, which are kept once."""
+        if values.tobytes() not in self._tables:
+            self._tables[values.tobytes()] = address = self.allocate(values.size)
+            self.array(address, values.size)[:] = values
+        return self._tables[values.tobytes()]
 
     def begin(self) -> None:
         """A new launch: nobody has touched anything. Blocks count from 1; -1 stands for several readers."""
@@ -199,6 +217,13 @@ class Run:
         self.lane, self.block = lanes % WARP, lanes // WARP % blocks
         self.thread = lanes // (WARP * blocks) * WARP + self.lane
         self.shared, self.shared_size = np.zeros(blocks * (shared + 16), np.uint8), shared
+        self.places = {name: memory.table(values) for name, values in program.tables.items()} | dict.fromkeys(program.shared, 0)
+        self.places |= {name: start for name, (start, _) in program.local.items()}
+        self.local = np.zeros((lanes.size, -(-program.local_size // 8) * 8), np.uint8)
+        self.local_valid, self.written = np.zeros(self.local.shape[1], np.bool_), np.zeros(self.local.shape, np.bool_)
+        for start, end in program.local.values():
+            self.local_valid[start:end] = True
+        self.carry = np.zeros(lanes.size, np.bool_)
         self.registers = {name: np.zeros(lanes.size, np.bool_ if kind == "pred" else RAW[np.dtype(TYPES[kind]).itemsize])
                           for name, kind in program.registers.items()}
         self.counter = np.zeros(lanes.size, np.int64)    # the instruction where each lane stands
@@ -212,7 +237,7 @@ class Run:
     def go(self, schedule: str) -> int:
         """Let the threads run from the beginning, barrier by barrier; can be called again. Returns how many instructions of threads that were."""
         self.memory.begin()
-        self.counter[:], self.alive[:], self.done, self.copies = 0, True, 0, []
+        self.counter[:], self.alive[:], self.written[:], self.done, self.copies = 0, True, False, 0, []
         width = self.blocks * WARP
         spans = [slice(w * width, (w + 1) * width) for w in range(self.warps)]
         spans = [slice(None)] if schedule == "together" else spans if schedule == "rising" else spans[::-1]
@@ -297,8 +322,9 @@ class Run:
         if re.match(r"0[fd][0-9a-fA-F]+$", text):
             raw = np.uint32(int(text[2:], 16)).view(np.float32) if text[1] == "f" else np.uint64(int(text[2:], 16)).view(np.float64)
             return lambda: raw
-        if text in self.program.shared:
-            return lambda: dtype(0)
+        if text in self.places:
+            place = dtype(self.places[text])
+            return lambda: place
         number = int(text, 0)
         if dtype is np.bool_:
             return lambda: np.bool_(number)
@@ -329,7 +355,7 @@ class Run:
         found = re.match(r"\[([^+\]]+)(?:\+(-?\w+))?\]", text)
         assert found is not None
         offset = int(found[2] or "0", 0)
-        base = self._reader(found[1], "s64") if found[1] in self.registers or found[1] in self.program.shared else None
+        base = self._reader(found[1], "s64") if found[1] in self.registers or found[1] in self.places else None
         if base is None:
             raise NotImplementedError(text)
         return lambda: np.broadcast_to(base() + np.int64(offset), self.lane[self.span].shape)
@@ -351,6 +377,8 @@ class Run:
         target, *sources = instruction.arguments
         if operation == "mov" and "{" in target + sources[0]:
             return self._halves(instruction)
+        if operation in ("madc", "addc", "subc") or "cc" in modifiers:
+            return self._carrying(instruction)
         write = self._writer(target)
         compute = COMPUTE.get(operation)
         if operation == "cvt":
@@ -362,6 +390,10 @@ class Run:
         elif "wide" in modifiers:
             compute, kinds = _wide(operation, instruction.type), [instruction.type] * len(sources)
             kinds[2:] = [f"{instruction.type[0]}64"] * len(kinds[2:])
+        elif "hi" in modifiers:
+            compute, kinds = _high(operation, instruction.type), [instruction.type] * len(sources)
+        elif operation == "cvta":
+            compute, kinds = CVTA.get(modifiers), ["s64"]
         elif operation in ("shl", "shr"):
             kinds = [instruction.type, "u32"]
         elif operation == "bfi":
@@ -402,12 +434,30 @@ class Run:
         write = self._writer(target)
         return lambda mask: write(np.asarray(readers[0]()).astype(np.uint64) | np.asarray(readers[1]()).astype(np.uint64) << np.uint64(32), mask)
 
+    def _carrying(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """Sums of 32 bits that take or leave a carry."""
+        operation, modifiers = instruction.operation, instruction.modifiers
+        if instruction.type != "u32" or operation.removesuffix("c") not in ("mad", "add", "sub"):
+            raise NotImplementedError(instruction.text)
+        target, *sources = instruction.arguments
+        write, readers = self._writer(target), [self._reader(source, "u32") for source in sources]
+
+        def compute(mask: np.ndarray | None) -> None:
+            *factors, last = (np.asarray(read()).astype(np.uint64) for read in readers)
+            first = factors[0] if len(factors) == 1 else factors[0] * factors[1]
+            if len(factors) == 2:
+                first = first >> np.uint64(32) if "hi" in modifiers else first & np.uint64(0xFFFFFFFF)
+            carry = self.carry[self.span] if operation.endswith("c") else np.uint64(0)
+            total = first - last - carry if operation.startswith("sub") else first + last + carry
+            write(np.asarray(total.astype(np.uint32)), mask)
+            if "cc" in modifiers:
+                np.copyto(self.carry[self.span], total >> np.uint64(32) != 0, where=True if mask is None else mask)
+        return compute
+
     def _memory(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
         """Loads and stores, of up to four numbers at a time."""
         load = instruction.operation == "ld"
-        space = next((each for each in instruction.modifiers if each in ("global", "shared")), None)
-        if space is None:
-            raise NotImplementedError(instruction.text)
+        named = next((each for each in instruction.modifiers if each in ("global", "shared", "local")), None)
         values, place = instruction.arguments if load else instruction.arguments[::-1]
         names = arguments_of(values.strip("{}"))
         address = self._address(place)
@@ -418,6 +468,9 @@ class Run:
         def access(mask: np.ndarray | None) -> None:
             lanes = slice(None) if mask is None else mask
             addresses, blocks = address()[lanes], self.block[self.span][lanes]
+            space = named or ("local" if (addresses >= LOCAL).any() else "global")
+            if space == "local":
+                addresses, blocks = addresses - (0 if named else LOCAL), np.arange(self.lane.size)[self.span][lanes]
             if (addresses % (size * len(names))).any():
                 raise Fault(f"not aligned: {instruction.text}")
             for number in range(len(names)):
@@ -433,9 +486,23 @@ class Run:
     def _cells(self, space: str, addresses: np.ndarray, blocks: np.ndarray, size: int, writes: bool, text: str) -> tuple[np.ndarray, np.ndarray]:
         if space == "global":
             return self.memory.bytes, self.memory.places(addresses, blocks + 1, size, writes, text) // size
+        if space == "local":                             # `blocks` are then the threads' numbers
+            return self._own(addresses, blocks, size, writes, text)
         if addresses.size and (addresses.min() < 0 or addresses.max() + size > self.shared_size):
             raise Fault(f"outside of the block's shared memory: {text}")
         return self.shared, (addresses + blocks * (self.shared_size + 16)) // size
+
+    def _own(self, addresses: np.ndarray, threads: np.ndarray, size: int, writes: bool, text: str) -> tuple[np.ndarray, np.ndarray]:
+        width = self.local.shape[1]
+        if addresses.size and (addresses.min() < 0 or addresses.max() + size > width or not self.local_valid[addresses].all()
+                               or not self.local_valid[addresses + size - 1].all()):
+            raise Fault(f"outside of the thread's own memory: {text}")
+        for byte in range(size):
+            if writes:
+                self.written[threads, addresses + byte] = True
+            elif not self.written[threads, addresses + byte].all():
+                raise Fault(f"a thread reads what it has not written: {text}")
+        return self.local.reshape(-1), (addresses + threads * width) // size
 
     def _copy(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
         """cp.async: from global to shared memory, seen from the wait on that the same thread makes; 0 where the last argument is 0."""
@@ -575,6 +642,20 @@ def _wide(operation: str, kind: str) -> Callable[..., Any]:
     if operation == "mul":
         return lambda x, y: x.astype(to) * y.astype(to)
     return lambda x, y, z: x.astype(to) * y.astype(to) + z
+
+
+def _high(operation: str, kind: str) -> Callable[..., Any] | None:
+    """The upper halves of products of 32 bits."""
+    if kind not in ("u32", "s32"):
+        return None
+    wide = _wide("mul", kind)
+    if operation == "mul":
+        return lambda x, y: (wide(x, y) >> 32).astype(TYPES[kind])
+    return lambda x, y, z: (wide(x, y) >> 32).astype(TYPES[kind]) + z
+
+
+# Addresses of a thread's own memory among all others, and back.
+CVTA: dict[tuple[str, ...], Callable[..., Any]] = {("local", "u64"): lambda x: x + LOCAL, ("to", "local", "u64"): lambda x: x - LOCAL}
 
 
 def _fused(x: Any, y: Any, z: Any) -> Any:

@@ -57,15 +57,10 @@ def test_a_network_trains_by_calls_as_on_the_cpu():
     model = nnkit.compile(network(), optimizer=nnkit.SGD(0.01), loss="mse", seed=4)
     device = DeviceModel(model, ptx.PtxDevice())
     device.data(x=x, target=y, sample_weight=np.ones((256, 1), np.float32), order=np.zeros(256, np.int64))
-    shuffle, tape = device.shuffle(), device.tape("train", 128, blas=True)
+    tape = device.tape("train", 128, blas=True)
     assert sum(isinstance(node, blas.Call) for node in tape.nodes) == 5
-    device.begin_epoch(0)
-    shuffle.run()
-    tape.run(2)
-    assert device.loss() == pytest.approx(model.fit(x, y, batch_size=128, epochs=1, verbose=0)["loss"][0], rel=2e-6)
-    device.fetch()
-    for name, values in model.parameters.items():        # float32's rounding, of sums of 256
-        np.testing.assert_allclose(device.view(name), values, rtol=0, atol=1e-6, err_msg=name)
+    losses = device.train(tape, 2, 1, device.shuffle())
+    device.check_trained(losses, model.fit(x, y, batch_size=128, epochs=1, verbose=0)["loss"], parameters=1e-6)        # rounding of sums of 256
 
 
 # The bindings, recorded.

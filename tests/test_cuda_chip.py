@@ -117,7 +117,7 @@ def test_columns_of_a_weight_on_chip_lie_in_different_banks(outputs):
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_what_is_brought_is_there_after_it_arrived(tasks, schedule):
     ptx = interpreter()
-    from nnkit.runtime.cuda import code_of
+    from device_rig import code_of
 
     rng = np.random.default_rng(2)
     x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((11, 5), (5, 7), (7,)))
@@ -168,18 +168,8 @@ def trained(name, device, epochs=5):
     twin.data(x=x, target=y, sample_weight=np.ones((len(x), 1), np.float32), order=np.zeros(len(x), np.int64))
     shuffle, tape = twin.shuffle(), twin.tape("train", batch)
     assert tape.plan.chip_bytes
-    losses = []
-    for epoch in range(epochs):
-        twin.begin_epoch(epoch)
-        shuffle.run()
-        tape.run(2)
-        losses.append(twin.loss())
-    history = model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0)
-    np.testing.assert_allclose(losses, history["loss"], rtol=2e-6)             # a few roundings of float32
-    twin.fetch()
-    for parameter, values in model.parameters.items():
-        np.testing.assert_allclose(twin.view(parameter), values, rtol=0, atol=4e-6)
-    return twin.fetched.kept.tobytes() + twin.fetched.training.tobytes()
+    losses = twin.train(tape, 2, epochs, shuffle)
+    return twin.check_trained(losses, model.fit(x, y, batch_size=batch, epochs=epochs, verbose=0)["loss"], parameters=4e-6)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -204,10 +194,7 @@ def test_predictions_come_from_the_chip():
     assert tape.plan.chip_bytes
     twin.begin_epoch()
     tape.run(2)
-    address, shape = twin.arrays["predictions"]
-    found = np.zeros(shape, np.float32)
-    twin.device.read(address, found)
-    np.testing.assert_allclose(found, model.predict(x), rtol=0, atol=2e-7)     # probabilities
+    np.testing.assert_allclose(twin.predictions(), model.predict(x), rtol=0, atol=2e-7)     # probabilities
 
 
 def test_gradients_agree_in_float64():

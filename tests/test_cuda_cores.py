@@ -114,24 +114,22 @@ def test_a_network_trains_as_on_the_cpu(precision, loss, kernels):
     model = nnkit.compile(Sequential([Input((1024,)), Dense(64, "relu"), Dense(3)]), optimizer=nnkit.SGD(0.01), loss="mse", seed=4)
     device = DeviceModel(model, ptx.PtxDevice())
     device.data(x=x, target=y, sample_weight=np.ones((64, 1), np.float32), order=np.zeros(64, np.int64))
-    shuffle, tape = device.shuffle(), device.tape("train", 32, precision=precision)
+    tape = device.tape("train", 32, precision=precision)
     assert {step.kernel.rpartition(".")[2] for step in tape.plan.steps} >= kernels
-    device.begin_epoch(0)
-    shuffle.run()
-    tape.run(2)
+    (found,) = device.train(tape, 2, 1, device.shuffle())
     expected = model.fit(x, y, batch_size=32, epochs=1, verbose=0)["loss"][0]
-    assert device.loss() == pytest.approx(expected, rel=loss)
+    assert found == pytest.approx(expected, rel=loss)
     if precision != "float32":
-        assert device.loss() != pytest.approx(expected, rel=2e-7)    # it is not float32
+        assert found != pytest.approx(expected, rel=2e-7)    # it is not float32
 
 
 @pytest.mark.parametrize(("end", "unit"), [("_tf32", 2.0 ** -11), ("_bfloat16", 2.0 ** -8)])
 def test_rounding_is_all_that_parts_it_from_the_cpu(end, unit):
     """Each factor is off by half a unit in the last place, so a product by 2 unit + unit^2 of itself; float32's own error is 1e-5 of that at most."""
     ptx = interpreter()
+    from device_rig import code_of
     from nnkit.layers.dense_cpu import dense_forward
     from nnkit.plan.launch import SHARED_BYTES
-    from nnkit.runtime.cuda import code_of
 
     rng = np.random.default_rng(1)
     x, w = rng.standard_normal((70, 90), np.float32), rng.standard_normal((90, 65), np.float32)

@@ -17,8 +17,8 @@ PTXAS = pathlib.Path(next(iter(toolkit.__path__))) / "bin" / "ptxas"
 if not PTXAS.exists():
     pytest.skip("needs nnkit[cuda-test]", allow_module_level=True)
 
+from device_rig import code_of  # noqa: E402
 from nnkit import cuda_jit  # noqa: E402
-from nnkit.runtime.cuda import code_of  # noqa: E402
 from test_cuda_kernels import all_kernels  # noqa: E402
 from test_cuda_training import graph_plan  # noqa: E402
 

@@ -13,9 +13,10 @@ pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 
 import ptx
+from device_rig import code_of
 from nnkit import cuda_jit, jit
 from nnkit.plan.launch import SHARED_BYTES
-from nnkit.runtime.cuda import bits, code_of
+from nnkit.runtime.cuda import bits
 
 PACKAGE = pathlib.Path(nnkit.__file__).parent
 

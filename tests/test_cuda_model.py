@@ -1,5 +1,7 @@
 """Whole models with backend="cuda", on a device that executes PTX on the CPU, beside the same models on the CPU."""
 
+import random
+import re
 import subprocess
 import sys
 
@@ -376,6 +378,27 @@ def test_a_layer_without_kernels_is_refused_when_the_model_is_compiled(device, m
         model()
     assert str(caught.value) == ("backend 'cuda' has no kernel 'layers.dropout.dropout_apply' yet, which layer 'dropout' needs: "
                                  "use backend 'cpu'")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_formula_that_does_not_compile_for_a_gpu_is_refused_when_the_model_is_compiled(device, dtype):
+    """Numba compiles Python's generator for CPUs alone. What it says is of its own making; it is one line at most."""
+    nnkit.register_activation("cuda_drawn", lambda x: x + 0 * random.random(), lambda x: type(x)(1))
+    nnkit.register_activation("cuda_drawn_back", lambda x: x, lambda x: 1 + 0 * random.random())
+    nnkit.register_loss("cuda_loss_drawn", lambda y, t: y + 0 * random.random(), lambda y, t: type(y)(1))
+
+    def refused(activation, **named):
+        spec = Sequential([Input((4,)), Dense(3, activation)])
+        nnkit.compile(spec, dtype=dtype, **named)        # on the CPU it is right
+        with pytest.raises(ValueError) as caught:        # noqa: PT011 - the message is compared
+            nnkit.compile(spec, dtype=dtype, backend="cuda", **named)
+        found = re.fullmatch("backend 'cuda': (.*) must be a function that Numba can compile for a GPU, received one of which it says: .+",
+                             str(caught.value))
+        return found[1] if found else str(caught.value)
+    assert refused("cuda_drawn") == "f of 'cuda_drawn'"
+    assert refused("cuda_drawn_back", optimizer="sgd", loss="mse") == "df of 'cuda_drawn_back'"
+    assert refused("relu", loss="cuda_loss_drawn") == "f of 'cuda_loss_drawn'"
+    nnkit.compile(Sequential([Input((4,)), Dense(3, "cuda_drawn_back")]), dtype=dtype, backend="cuda")         # predicts without its derivative
 
 
 def test_the_plan_shows_launches(device):

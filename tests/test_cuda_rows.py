@@ -1,5 +1,6 @@
 """The rows of the case table on a device that executes PTX, beside the CPU in float64: predictions, outputs in training, loss, all gradients."""
 
+import math
 import random
 
 import numpy as np
@@ -13,10 +14,12 @@ from test_cases import case_parameters, data_of, each, loss_data, loss_rig, new_
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 import ptx
-from device_rig import on_device
+from cuda_cases import KernelCase
+from device_rig import code_of, on_device
+from nnkit.layers.activation import register_activation
+from test_cuda_kernels import on_the_device
 
-# Without the user's activation that calls math.sin: large angles need local memory, which the interpreter does not have.
-ROWS = [case for case in (*all_cases(), *all_loss_cases()) if "cases_sine" not in case.id]
+ROWS = [*all_cases(), *all_loss_cases()]
 SAMPLE = 24
 
 
@@ -47,10 +50,22 @@ def compare(case):
             assert_close(value, getattr(expected, part)[name], case.single, name)
 
 
-@pytest.mark.parametrize("name", ["softmax-empty", "graph-conv-no-features", "user-loss-one", "activation-UserActivation('cases_logistic')"])
+@pytest.mark.parametrize("name", ["softmax-empty", "graph-conv-no-features", "user-loss-one", "activation-UserActivation('cases_logistic')",
+                                  "activation-UserActivation('cases_sine')"])
 def test_rows_that_found_something(name):
     """Reads outside of arrays that have no columns; formulas of the user's."""
     compare(next(case for case in ROWS if case.id == name))
+
+
+def test_a_formula_has_memory_of_its_own_where_it_needs_some():
+    """The sine of large angles: NVIDIA's compiler multiplies them with a table of bits of 1 / pi, in an array of each thread's own."""
+    angles = np.concatenate([np.geomspace(1e5, 3e38, 90), -np.geomspace(1, 1e20, 41), [0]]).astype(np.float32)
+    name = f"user:{register_activation('rows_sine', lambda x: math.sin(x), lambda x: math.cos(x)).kernel}_forward"
+    assert "st.local" in code_of(((name,),), "float32").ptx
+    case = KernelCase("sine", name, (np.empty((4, 33), np.float32), angles.reshape(4, 33), np.float32(0), np.float32(0), np.float32(0)))
+    for schedule in ptx.SCHEDULES:
+        y, _ = on_the_device(case, case.arguments, "float32", 2, schedule)
+        np.testing.assert_allclose(y.ravel(), np.sin(angles.astype(np.float64)), rtol=0, atol=1.2e-7)      # two roundings of float32
 
 
 @pytest.mark.sweep

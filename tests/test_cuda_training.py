@@ -211,18 +211,8 @@ def test_a_network_trains_ten_steps_as_on_the_cpu(schedule):
     model = nnkit.compile(small_network(), optimizer="adam", loss="bce", seed=4)
     device = DeviceModel(model, ptx.PtxDevice(schedule))
     device.data(x=x, target=y, sample_weight=np.ones((64, 1), np.float32), order=np.zeros(64, np.int64))
-    shuffle, tape = device.shuffle(), device.tape("train", 32)
-    losses = []
-    for epoch in range(epochs):
-        device.begin_epoch(epoch)
-        shuffle.run()
-        tape.run(2)
-        losses.append(device.loss())
-    history = model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
-    np.testing.assert_allclose(losses, history["loss"], rtol=2e-6)             # a few roundings of float32
-    device.fetch()
-    for name, values in model.parameters.items():
-        np.testing.assert_allclose(device.view(name), values, rtol=0, atol=2e-6)
+    losses = device.train(device.tape("train", 32), 2, epochs, device.shuffle())
+    device.check_trained(losses, model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)["loss"], parameters=2e-6)
 
 
 def normalized_network():
@@ -379,29 +369,17 @@ def train_beside_the_cpu(name, on):
     width = int(np.prod(model.output_shape))
     device.data(x=x.reshape(samples, -1), target=y.reshape(samples, -1), sample_weight=np.ones((samples, 1), np.float32),
                 order=np.arange(samples), predictions=np.zeros((samples, width), np.float32))
-    shuffle, tape, shuffled = device.shuffle(), device.tape("train", samples // 2), not model.graph.stateful
-    losses = []
-    for epoch in range(epochs):
-        device.begin_epoch(epoch)
-        if shuffled:
-            shuffle.run()
-        tape.run(2)
-        losses.append(device.loss())
+    shuffled = not model.graph.stateful
+    losses = device.train(device.tape("train", samples // 2), 2, epochs, device.shuffle() if shuffled else None)
     history = model.fit(x, y, batch_size=samples // 2, epochs=epochs, shuffle=shuffled, verbose=0)
-    np.testing.assert_allclose(losses, history["loss"], rtol=2e-6)
-    device.fetch()
-    kept = device.fetched.kept.tobytes() + device.fetched.training.tobytes()
-    for parameter, values in model.parameters.items():
-        np.testing.assert_allclose(device.view(parameter), values, rtol=0, atol=1e-4, err_msg=parameter)
+    kept = device.check_trained(losses, history["loss"], parameters=1e-4)
     if name in ("normalized", "variational", "residual"):
         device.begin_epoch(0)
         device.tape("evaluate", samples // 2).run(2)
         assert device.loss() == pytest.approx(model.evaluate(x, y, batch_size=samples // 2)["loss"], rel=1e-4)
         device.begin_epoch(0)
         device.tape("predict", samples // 2).run(2)
-        found = np.zeros((samples, width), np.float32)
-        device.device.read(device.arrays["predictions"][0], found)
-        np.testing.assert_allclose(found, model.predict(x).reshape(samples, width), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(device.predictions(), model.predict(x).reshape(samples, width), rtol=0, atol=1e-4)
     return kept
 
 
@@ -493,23 +471,12 @@ def train_a_graph_beside_the_cpu(name, on):
     device = DeviceModel(model, on)
     width = int(np.prod(model.output_shape))
     device.data(**given.arrays, predictions=np.zeros((len(y), width), np.float32))
-    tape = device.tape("train", len(y), sizes=given.sizes)
-    losses = []
-    for epoch in range(10):
-        device.begin_epoch(epoch)
-        tape.run(1)
-        losses.append(device.loss())
-    np.testing.assert_allclose(losses, model.fit(x, y, epochs=10, mask=mask, verbose=0)["loss"], rtol=2e-6)
-    device.fetch()
-    kept = device.fetched.kept.tobytes() + device.fetched.training.tobytes()
-    for parameter, values in model.parameters.items():
-        np.testing.assert_allclose(device.view(parameter), values, rtol=0, atol=1e-4, err_msg=parameter)
+    losses = device.train(device.tape("train", len(y), sizes=given.sizes), 1, 10)
+    kept = device.check_trained(losses, model.fit(x, y, epochs=10, mask=mask, verbose=0)["loss"], parameters=1e-4)
     if name == "convolutional":
         device.begin_epoch(0)
         device.tape("predict", len(y), sizes=given.sizes).run(1)
-        found = np.zeros((len(y), width), np.float32)
-        device.device.read(device.arrays["predictions"][0], found)
-        np.testing.assert_allclose(found, model.predict(x).reshape(found.shape), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(device.predictions(), model.predict(x).reshape(len(y), width), rtol=0, atol=1e-4)
     return kept
 
 
@@ -534,16 +501,11 @@ def test_convolutions_by_tiles_train_as_on_the_cpu():
     model = nnkit.compile(spec, optimizer="adam", loss="sparse_categorical_crossentropy", seed=4)
     device = DeviceModel(model, ptx.PtxDevice())
     device.data(x=x.reshape(6, -1), target=y, sample_weight=np.ones((6, 1), np.float32), order=np.zeros(6, np.int64))
-    shuffle, tape = device.shuffle(), device.tape("train", 3)
+    tape = device.tape("train", 3)
     kernels = {step.kernel.rpartition(".")[2] for step in tape.plan.steps}
     assert kernels >= {"implicit_forward_64", "implicit_input_narrow", "implicit_weight_64"}
-    device.begin_epoch(0)
-    shuffle.run()
-    tape.run(2)
-    assert device.loss() == pytest.approx(model.fit(x, y, batch_size=3, epochs=1, verbose=0)["loss"][0], rel=2e-6)
-    device.fetch()
-    for name, values in model.parameters.items():
-        np.testing.assert_allclose(device.view(name), values, rtol=0, atol=1e-4, err_msg=name)
+    losses = device.train(tape, 2, 1, device.shuffle())
+    device.check_trained(losses, model.fit(x, y, batch_size=3, epochs=1, verbose=0)["loss"], parameters=1e-4)
 
 
 def test_a_device_predicts_and_evaluates_as_the_cpu():
@@ -559,9 +521,7 @@ def test_a_device_predicts_and_evaluates_as_the_cpu():
     assert device.loss() == pytest.approx(model.evaluate(x, y)["loss"], rel=1e-6)
     device.begin_epoch(0)
     device.tape("predict", 7).run(2)
-    found = np.zeros((14, 1), np.float32)
-    device.device.read(device.arrays["predictions"][0], found)
-    np.testing.assert_allclose(found, model.predict(x), rtol=2e-6)
+    np.testing.assert_allclose(device.predictions(), model.predict(x), rtol=2e-6)
 
 
 def test_a_kernel_without_a_cuda_form_is_named():
@@ -612,15 +572,8 @@ def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time(device):
     for _ in range(5):
         trained = DeviceModel(model, device)
         trained.data(x=x, target=y, sample_weight=np.ones((256, 1), np.float32), order=np.zeros(256, np.int64))
-        shuffle, tape = trained.shuffle(), trained.tape("train", 32)
-        losses = []
-        for epoch in range(3):
-            trained.begin_epoch(epoch)
-            shuffle.run()
-            tape.run(8)
-            losses.append(trained.loss())
-        trained.fetch()
-        seen.add(trained.fetched.kept.tobytes() + trained.fetched.training.tobytes())
+        losses = trained.train(trained.tape("train", 32), 8, 3, trained.shuffle())
+        seen.add(trained.bits())
     assert len(seen) == 1
     np.testing.assert_allclose(losses, model.fit(x, y, batch_size=32, epochs=3, verbose=0)["loss"], rtol=2e-6)
 

@@ -10,10 +10,12 @@ HEAD = """
 .target sm_90
 .address_size 64
 .extern .shared .align 16 .b8 place[];
+.global .align 4 .b8 table[8] = {1, 2, 3, 4, 8, 1, 0, 0};
 .visible .entry launch(
     .param .u64 launch_param_0
 )
 {
+    .local .align 8 .b8 own[24];
     .reg .pred %p<4>;
     .reg .b32 %r<8>;
     .reg .f32 %f<8>;
@@ -59,6 +61,19 @@ VALUES = [
     ("mov.f32 %f1, 0f7FC00000; setp.num.f32 %p1, %f1, 0f00000000; selp.b64 %rd3, 1, 0, %p1;", 0 * T),
     ("mov.f64 %fd1, 0d4004000000000000; cvt.rzi.f64.f64 %fd2, %fd1; mov.b64 %rd3, %fd2;", 0 * T + np.float64(2).view(np.uint64)),
     ("mov.f64 %fd1, 0d4004000000000000; mov.b64 {%r2, %r3}, %fd1; mov.b64 %rd3, {%r2, %r3};", 0 * T + np.float64(2.5).view(np.uint64)),
+    ("mov.u32 %r2, 0xFFFFFFFF; mul.hi.u32 %r3, %r2, %r0; cvt.u64.u32 %rd3, %r3;", np.maximum(T, 1) - np.uint64(1)),
+    ("mov.u32 %r2, -3; mul.hi.s32 %r3, %r2, %r0; cvt.s64.s32 %rd3, %r3;", np.where(T > 0, np.uint64(2**64 - 1), np.uint64(0))),
+    ("mov.u32 %r2, -1; mad.lo.cc.u32 %r3, %r2, %r0, %r0; madc.hi.u32 %r4, %r2, %r0, 7; mov.b64 %rd3, {%r3, %r4};",
+     (T << np.uint64(32)) + np.uint64(7 << 32)),
+    ("mov.u32 %r2, -1; add.cc.u32 %r3, %r2, %r0; addc.cc.u32 %r3, %r2, 0; addc.u32 %r4, 0, 0; cvt.u64.u32 %rd3, %r4;", np.minimum(T, np.uint64(1))),
+    ("sub.cc.u32 %r3, 4, %r0; subc.u32 %r4, 9, 0; cvt.u64.u32 %rd3, %r4;", np.where(T > 4, np.uint64(8), np.uint64(9))),
+    ("mov.u64 %rd4, table; ld.global.nc.u32 %r2, [%rd4+4]; ld.global.u8 %r3, [table+2]; mov.b64 %rd3, {%r2, %r3};",
+     0 * T + np.uint64(3 << 32 | 0x0108)),
+    # Each thread fills memory of its own and reads it where another number says.
+    ("add.s64 %rd5, %rd1, 1; st.local.v2.u64 [own], {%rd1, %rd5}; mov.u64 %rd4, own; and.b64 %rd6, %rd1, 8; add.s64 %rd4, %rd4, %rd6; "
+     "ld.local.u64 %rd3, [%rd4];", 8 * T + (T & np.uint64(1))),
+    ("mov.u64 %rd4, own; cvta.local.u64 %rd5, %rd4; st.u64 [%rd5+8], %rd1; st.u64 [%rd2], %rd5; ld.u64 %rd6, [%rd2]; cvta.to.local.u64 %rd6, %rd6; "
+     "ld.local.u64 %rd3, [%rd6+8];", 8 * T),
     ("mov.b32 %r2, %r0; shfl.sync.bfly.b32 %r3|%p1, %r2, 4, 31, -1; cvt.u64.u32 %rd3, %r3;", T ^ np.uint64(4)),
 ]
 
@@ -247,6 +262,9 @@ FAULTS = {
     "not aligned": "st.global.u64 [%rd2+4], %rd0;",
     "more bytes than it copies": "cp.async.cg.shared.global [%rd5], [%rd0], 16, 20;",
     "outside of the block's shared memory": "mov.u64 %rd5, place; add.s64 %rd6, %rd5, %rd1; st.shared.u64 [%rd6+8], %rd0;",
+    "outside of the thread's own memory": "mov.u64 %rd4, own; st.local.u64 [%rd4+24], %rd0;",
+    "a thread reads what it has not written":
+        "setp.lt.u32 %p1, %r0, 255; @%p1 st.local.u32 [own+8], %r0; st.local.u32 [own+12], %r0; ld.local.u64 %rd3, [own+8];",
     "a block touches what another one writes": "st.global.u64 [%rd2], %rd0;",
     "a block writes what another one reads":
         "ld.global.u64 %rd3, [%rd2]; setp.eq.u32 %p1, %r1, 1; @!%p1 bra $L; st.global.u64 [%rd2], %rd0; $L:",

@@ -6,7 +6,11 @@ import pytest
 
 import nnkit
 from nnkit import Adam, Dense, Dropout, GlorotUniform, Input, LeakyReLU, Sequential, from_json, to_json
-from nnkit.spec import CLASSES, Spec, child, integer, spec
+from nnkit.initializers import Initializer, RandomInitializer
+from nnkit.metrics.base import Metric
+from nnkit.metrics.classification import Hits
+from nnkit.optimizers.schedules import Schedule
+from nnkit.spec import CLASSES, Spec, base, child, integer, spec
 
 NAMESPACE = vars(nnkit)
 
@@ -97,3 +101,21 @@ def test_two_specs_of_one_class_name_in_two_modules_are_refused():
     with pytest.raises(ValueError, match=r"a spec named 'Dense' exists already in nnkit\.layers\.dense"):
         spec()(Dense)
     assert CLASSES["Dense"].__module__ == "nnkit.layers.dense"
+
+
+@pytest.mark.parametrize(("family", "methods"), [
+    (Initializer, "values"), (RandomInitializer, "draw"), (Metric, "result, update"), (Hits, "score"), (Schedule, "rates"),
+])
+def test_a_class_that_lacks_what_its_base_asks_for_cannot_be_made(family, methods):
+    """The words are Python's; 3.12 chose others."""
+    @base
+    class Lacking(family):
+        pass
+    for cls in (family, Lacking):
+        with pytest.raises(TypeError) as caught:
+            cls()
+        said = str(caught.value).replace("'", "").replace("without an implementation for", "with")
+        assert said == f"Cant instantiate abstract class {cls.__name__} with abstract method{'s' * (',' in methods)} {methods}"
+
+    whole = base(type("Whole", (family,), {name: lambda self, *given: given for name in methods.split(", ")}))
+    assert getattr(whole(), methods.partition(",")[0])(1) == (1,)

@@ -13,6 +13,7 @@ import numpy as np
 from nnkit.io.native import Saved, described, recorded
 from nnkit.optimizers.schedules import Schedule
 from nnkit.training.data import Kept
+from nnkit.training.state import declare
 
 if TYPE_CHECKING:
     from nnkit.training.callbacks import Callback
@@ -176,7 +177,7 @@ class Resumption:
     def restore(self, fitting: Fitting) -> None:
         """Take everything into the model, the callbacks and the fit."""
         model, saved = fitting.model, self.saved
-        model.declare(self.spec)
+        declare(model, self.spec)
         saved.fill(model, self.states)
         if saved.get("learning_rate") is not None:
             model.learning_rate = saved.get("learning_rate")

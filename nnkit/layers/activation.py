@@ -372,7 +372,7 @@ def register_activation(name: str, f: Callable[[Any], Any], df: Callable[[Any], 
             before must be compiled again.
         f: y = f(x), a plain Python function of one number that Numba can compile (`math` and the functions of `nnkit.scalar` may be called).
             It is compiled into the loop; constants as type(x)(0.5) keep float32 arithmetic in float32, and without branches the loop
-            becomes vector code.
+            becomes vector code. For a GPU it is compiled when a model of that backend is: `nnkit.compile` refuses what Numba cannot there.
         df: the derivative of f, from x (keeps="x") or from y (keeps="y").
         keeps: what df takes; "y" lets y take the memory of x.
 

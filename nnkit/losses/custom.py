@@ -56,7 +56,8 @@ def register_loss(name: str, f: Callable[[Any, Any], Any], df: Callable[[Any, An
             must be compiled again.
         f: l = f(y, t), a plain Python function of two numbers, the output first, then its target, that Numba can compile (`math` and the
             functions of `nnkit.scalar` may be called). It is compiled into the loop; constants as type(y)(0.5) keep float32 arithmetic in
-            float32, and without branches the loop becomes vector code.
+            float32, and without branches the loop becomes vector code. For a GPU it is compiled when a model of that backend is: `nnkit.compile`
+            refuses what Numba cannot there.
         df: the derivative of f in y: df(y, t).
 
     Returns:

@@ -14,6 +14,7 @@ Weights: one a sample, shape (N,), or one a place, as long as leading dimensions
 
 from __future__ import annotations
 
+import abc
 import inspect
 import math
 import re
@@ -34,8 +35,8 @@ def _check_name(instance: Spec, attribute: attrs.Attribute, value: object) -> No
 
 
 @base
-class Metric(Spec):
-    """Base of all metrics. A subclass gives `update` and `result`.
+class Metric(Spec, abc.ABC):
+    """Base of all metrics. A subclass gives `update` and `result`; one that does not cannot be made (TypeError).
 
     name: the key in logs and histories; None (default) means Keras' name, the class's in lower case with underscores.
     """
@@ -57,13 +58,13 @@ class Metric(Spec):
         words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", type(self).__name__)
         return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
 
+    @abc.abstractmethod
     def update(self, y_true: Any, y_pred: Any, weight: Any = None) -> np.ndarray:
         """The sums of these samples: float64, one-dimensional. Raises ValueError where the shapes do not fit each other."""
-        raise NotImplementedError(f"{type(self).__name__} does not define update(y_true, y_pred, weight)")
 
+    @abc.abstractmethod
     def result(self, sums: np.ndarray) -> float:
         """The metric's value from its sums."""
-        raise NotImplementedError(f"{type(self).__name__} does not define result(sums)")
 
 
 def mean_of(sums: np.ndarray) -> float:

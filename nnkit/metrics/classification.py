@@ -7,6 +7,7 @@ whole numbers of shape (N,) or (N, 1), or (N, T). Predictions may be probabiliti
 
 from __future__ import annotations
 
+import abc
 import math
 from typing import Any
 
@@ -188,9 +189,9 @@ class Hits(Metric):
         share = hits + misses
         return float(ratio((scores * share).sum(), share.sum()))
 
+    @abc.abstractmethod
     def score(self, hits: np.ndarray, alarms: np.ndarray, misses: np.ndarray) -> np.ndarray:
         """The score of each class."""
-        raise NotImplementedError(f"{type(self).__name__} does not define score(hits, alarms, misses)")
 
 
 @spec("precision")

@@ -9,6 +9,7 @@ An optimizer's `learning_rate` takes a positive number, a schedule, or any funct
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -25,8 +26,8 @@ __all__ = [
 
 
 @base
-class Schedule(Spec):
-    """Base of all schedules. A subclass gives `rates`."""
+class Schedule(Spec, abc.ABC):
+    """Base of all schedules. A subclass gives `rates`; one that does not cannot be made (TypeError)."""
 
     family: ClassVar[str] = "schedule"
 
@@ -36,9 +37,9 @@ class Schedule(Spec):
         rates = self.rates(steps)
         return float(rates) if steps.ndim == 0 else rates
 
+    @abc.abstractmethod
     def rates(self, steps: np.ndarray) -> np.ndarray:
         """The rates at float64 steps, of their shape."""
-        raise NotImplementedError(f"{type(self).__name__} does not define rates(steps)")
 
 
 def _periods(steps: np.ndarray, length: int, staircase: bool) -> np.ndarray:

@@ -15,7 +15,7 @@ from nnkit.cuda_jit import THREADS, anew, barrier, copy_later, data, from_lane, 
 from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals, Vector
 from nnkit.plan.launch import TALL, WARPS
 from nnkit.prims.block_cuda import divided, row_share, share
-from nnkit.prims.feed_cuda import POSITION
+from nnkit.prims.feed_cuda import POSITION, gathering
 from nnkit.prims.rows_cuda import row_of_warp, warp_lane
 
 __all__ = [
@@ -57,17 +57,18 @@ def bring(task: Int, tasks: Int, own_weight: Matrix, own_bias: Vector, weight: M
 
 
 @routine
-def gather(y, x, order, position, task, tasks):
-    """y[n] = x[order[position + n]] for the task's rows, after `arrive`; of any dtype."""
-    start, stop = row_share(y.shape[0], tasks, task)
-    F = y.shape[1]
-    ys, xs, places = data(y), data(x), data(order)
-    i = start * F + thread()
-    while i < stop * F:
-        n, f = divided(i, F)
-        sample = places[position + n] if order.size else position + n
-        copy_later(ys, i, xs, sample * F + f, True)
-        i = anew(i + THREADS)
+def put_later(ys, i, xs, at):
+    """ys[i] = xs[at], after `arrive`."""
+    copy_later(ys, i, xs, at, True)
+
+
+@routine
+def next_of(i):
+    """The same thread's next element, in a loop that is not unrolled."""
+    return anew(i + THREADS)
+
+
+gather = gathering(put_later, next_of)
 
 
 @kernel
@@ -295,8 +296,8 @@ def dense_backward_weight(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: M
 @kernel
 def dense_backward_weight_few(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: Matrix, first: Int, last: Int, first_bias: Int, last_bias: Int
                               ) -> None:
-    """The same for tasks of TALL rows at most: a lane keeps a column of dy, a warp goes through rows of W. Rows that are missing count as the last
-    one times 0."""
+    """The same for tasks of TALL rows at most: a lane keeps a column of dy, a warp goes through rows of W. Of rows that are
+    missing the last one is read and not added, for 0 times an infinite number would be NaN."""
     start, stop = row_share(x.shape[0], tasks, task)
     inputs, outputs = x.shape[1], dy.shape[1]
     T, own, at = parts.dtype.type, tall(parts), tall_places(parts)
@@ -312,11 +313,14 @@ def dense_backward_weight_few(task: Int, tasks: Int, parts: Matrix, x: Matrix, d
             total += own[r]
         if row_of_warp() == 0 and first_bias < last_bias:
             to[begin + first_bias + column] = total
-        for i in range(row_of_warp(), inputs, WARPS):
+        i = row_of_warp()
+        while i < inputs:
             total = T(0)
             for r in range(TALL):
-                total += xs[at[r] + i] * own[r]
+                value = xs[at[r] + i]
+                total += (value if start + r < stop else T(0)) * own[r]
             to[begin + first + i * outputs + column] = total
+            i += WARPS
         column = anew(column + 32)
     behind_weight, behind_bias = first + inputs * outputs + thread(), first_bias + outputs + thread()
     if behind_weight < last:                             # less than a line of memory, both

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
 from nnkit.cuda_jit import THREADS, data, kernel, routine, thread
 from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals
 from nnkit.plan.build import COUNTERS
-from nnkit.prims.block_cuda import row_share
+from nnkit.prims.block_cuda import divided, row_share
 
-__all__ = ["POSITION", "advance", "copy_counters", "gather_labels", "gather_rows", "scatter"]
+__all__ = ["POSITION", "advance", "copy_counters", "gather_labels", "gather_rows", "gathering", "scatter"]
 
 STEP, POSITION = COUNTERS["step"], COUNTERS["position"]
 
 
+def gathering(put: Callable[..., Any], following: Callable[..., Any]) -> Any:
+    """The routine that gathers rows. put(ys, i, xs, at) copies an element, following(i) is the thread's next one: they say how."""
+    @routine
+    def gather(y, x, order, position, task, tasks):
+        """y[n] = x[order[position + n]] for the task's rows; of any dtype."""
+        start, stop = row_share(y.shape[0], tasks, task)
+        F = y.shape[1]
+        ys, xs, places = data(y), data(x), data(order)
+        i = start * F + thread()
+        while i < stop * F:
+            n, f = divided(i, F)
+            sample = places[position + n] if order.size else position + n
+            put(ys, i, xs, sample * F + f)
+            i = following(i)
+    return gather
+
+
 @routine
-def gather(y, x, order, position, task, tasks):
-    """y[n] = x[order[position + n]] for the task's rows; of any dtype."""
-    start, stop = row_share(y.shape[0], tasks, task)
-    F = y.shape[1]
-    ys, xs, places = data(y), data(x), data(order)
-    for i in range(start * F + thread(), stop * F, THREADS):
-        n = np.int64(np.uint32(i) // np.uint32(F))
-        sample = places[position + n] if order.size else position + n
-        ys[i] = xs[sample * F + (i - n * F)]
+def put_now(ys, i, xs, at):
+    """ys[i] = xs[at]."""
+    ys[i] = xs[at]
+
+
+@routine
+def next_of(i):
+    """The same thread's next element."""
+    return i + THREADS
+
+
+gather = gathering(put_now, next_of)
 
 
 @kernel

@@ -4,9 +4,7 @@
     input     dx [places of dx, C] = patches of dy [places of dx, T R S O] W^T
     weight    dW [T R S C, O] = (patches of x)^T dy, in slices of the places of y
 
-A block makes a tile as in matmul_cuda.py. Shared memory holds, behind the slices of both factors, where the patches of the rows begin: of each the
-number of its first place in the image batch (FIRST) and that place's depth, row and column there, which may lie outside; what lies outside is 0.
-So an element of a slice costs a few additions, no division. Places are counted in 32 bits: a batch has fewer than 2^31 of them.
+A block makes a tile as in matmul_cuda.py. How it gathers the patches: patches_cuda.py.
 
 Of a stride s, only every s-th place of the window sees a given place of dx. So these are parted into phases, by their remainders by the strides;
 in each the gradient is like a convolution without stride by some of the window's places: nothing is multiplied in vain.
@@ -16,7 +14,6 @@ Groups are products of their own. Sums go over k in ascending order: their bits 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -35,18 +32,39 @@ from nnkit.cuda_jit import (
     routine,
     scratch,
     thread,
-    wait_for_copies,
     whole_numbers,
 )
 from nnkit.jit import Int, Matrix, Vector, Windows
 from nnkit.plan.launch import DEPTH, PATCHES
 from nnkit.prims.block_cuda import divided, row_share
 from nnkit.prims.cores_cuda import WAYS
-from nnkit.prims.matmul_cuda import ARITHMETIC, FOUR, Product, Way, slice_bounds, slices
-from nnkit.scalar import maximum
+from nnkit.prims.matmul_cuda import ARITHMETIC, FOUR, Way, slice_bounds, slices
+from nnkit.prims.patches_cuda import (
+    COUNTS,
+    ENTRY,
+    FIRSTS,
+    GAP,
+    GAPS,
+    NOWHERE,
+    STEPS,
+    axis_phase,
+    channels_of,
+    no_entry,
+    numbers_of,
+    own_k,
+    patches,
+    phase_sizes,
+    place_in,
+    put_entry,
+    put_phase,
+    put_window,
+    slices_in,
+    storing,
+    sums_by_slices,
+)
 
 __all__ = [
-    "axis_phase", "implicit_forward", "implicit_forward_64", "implicit_forward_64_bfloat16", "implicit_forward_64_tf32", "implicit_forward_128",
+    "implicit_forward", "implicit_forward_64", "implicit_forward_64_bfloat16", "implicit_forward_64_tf32", "implicit_forward_128",
     "implicit_forward_128_bfloat16", "implicit_forward_128_tf32", "implicit_forward_narrow", "implicit_forward_narrow_bfloat16",
     "implicit_forward_narrow_tf32", "implicit_input", "implicit_input_64", "implicit_input_64_bfloat16", "implicit_input_64_tf32",
     "implicit_input_128", "implicit_input_128_bfloat16", "implicit_input_128_tf32", "implicit_input_narrow", "implicit_input_narrow_bfloat16",
@@ -55,148 +73,7 @@ __all__ = [
     "implicit_weight_narrow_tf32",
 ]
 
-NOWHERE = -(1 << 30)                                     # outside of every image, whatever part of a window is added
-FIRST, DEEP, HIGH, ACROSS, ENTRY = range(5)              # what is kept of a row's patch; numbers of an entry
-GAP = THREADS // DEPTH                                   # rows between those of a slice that a thread brings
-COUNTS, FIRSTS, GAPS, STEPS = range(0, 12, 3)            # of a phase, for each axis: see `axis_phase`
 OWN, EACH, FILTER, CHANNEL = range(12, 16)               # filters and channels of a group, the tile's first ones: filter of all, channel of the group
-
-
-# Where the patches lie.
-
-@routine
-def put_entry(table, row, n, d, h, w, D, H, W):
-    """The row's patch begins at place (d, h, w) of image n."""
-    at = row * ENTRY
-    table[at + FIRST] = np.int32(((n * D + d) * H + h) * W + w)
-    table[at + DEEP] = np.int32(d)
-    table[at + HIGH] = np.int32(h)
-    table[at + ACROSS] = np.int32(w)
-
-
-@routine
-def no_entry(table, row):
-    """The row has no patch."""
-    at = row * ENTRY
-    table[at + FIRST] = np.int32(0)
-    table[at + DEEP] = table[at + HIGH] = table[at + ACROSS] = np.int32(NOWHERE)
-
-
-@routine
-def put_window(table, row, m, first_image, windows):
-    """The row's patch is window m of the images from first_image on."""
-    D, H, W, _, _, _, stride_d, stride_h, stride_w, _, _, _, before_d, before_h, before_w, E, P, Q, _, _, _ = windows
-    rest, q = divided(m, Q)
-    rest, p = divided(rest, P)
-    n, e = divided(rest, E)
-    put_entry(table, row, first_image + n, e * stride_d - before_d, p * stride_h - before_h, q * stride_w - before_w, D, H, W)
-
-
-@routine
-def place_in(table, row, ahead, d, h, w, D, H, W):
-    """(the number of the place that lies (d, h, w) behind the beginning of the row's patch, `ahead` places, whether it is in the image)."""
-    at = row * ENTRY
-    inside = ((np.uint32(table[at + DEEP] + d) < np.uint32(D)) & (np.uint32(table[at + HIGH] + h) < np.uint32(H))
-              & (np.uint32(table[at + ACROSS] + w) < np.uint32(W)))
-    return np.int64(np.int32(table[at + FIRST] + ahead)), inside
-
-
-@routine
-def own_k(fours):
-    """Which of a slice's steps along k the thread brings, or the first of four."""
-    return thread() % (DEPTH // FOUR) * FOUR if fours else thread() % DEPTH
-
-
-def patches(way: Way, tall: int) -> Any:
-    """How a block brings a slice of patches: the thread's k is one place of the window and one channel, or four of them; its rows are GAP apart, or
-    four times as far."""
-    index, by_four = way.index(tall, True), way.by_four
-
-    @routine
-    def fetch(place, begin, table, source, channels, c, d, h, w, D, H, W, fours):
-        """The slice from place[begin] on: of each row channel c of the place (d, h, w) behind the patch's first; 0 outside of the image."""
-        near, t = own_k(fours), anew(thread())
-        ahead = (d * H + h) * W + w
-        if by_four and fours:
-            for u in range(tall // (FOUR * GAP)):
-                row = t // (DEPTH // FOUR) + u * FOUR * GAP
-                at, inside = place_in(table, row, ahead, d, h, w, D, H, W)
-                copy_four_later(place, begin + index(row, near), source, at * channels + c if inside else 0, FOUR if inside else 0)
-            return
-        for u in range(anew(tall // GAP) if by_four else tall // GAP):
-            row = t // DEPTH + u * GAP
-            at, inside = place_in(table, row, ahead, d, h, w, D, H, W)
-            copy_later(place, begin + index(row, near), source, at * channels + c if inside else 0, inside)
-    return fetch
-
-
-def sums_by_slices(way: Way, tall: int, wide: int, product: Product, fetch: Any) -> Any:
-    """The routine that sums products for a tile. fetch(place, begin, start, k0, K, factors) brings the slices of both factors from k0 on."""
-    add_products, line_and_column = product.add_products, product.line_and_column
-    room = way.size(tall) + way.size(wide)               # of a slice of both factors
-    own = tall * wide // THREADS
-
-    @routine
-    def sums(accumulators, place, start, K, factors, like):
-        """accumulators = the sums over k in [start, K); the first of a tile's barriers is the caller's."""
-        line, column = line_and_column(thread())
-        for i in range(own):
-            accumulators[i] = like.dtype.type(0)
-        now = room
-        for k0 in range(start - DEPTH, K, DEPTH):        # the first turn only brings; so what brings stands in the launch once
-            coming = room - now
-            if k0 >= start:
-                wait_for_copies()
-                barrier()
-            if k0 + DEPTH < K:
-                fetch(place, coming, start, k0 + DEPTH, K, factors)
-            if k0 >= start:
-                add_products(accumulators, place, now, line, column, like)
-            now = coming
-    return sums
-
-
-def storing(tall: int, product: Product) -> Any:
-    """The routine that writes a tile of places."""
-    row_of, column_of, line_and_column = product.row_of, product.column_of, product.line_and_column
-    rows, columns = product.rows, product.columns
-
-    @routine
-    def store(accumulators, y, offset, width, table, start, stop, bias, relu):
-        """y[offset + place width + column] = the sum (+ bias), with relu max(that, 0); columns begin at `start`. The rows' places stand behind their
-        entries; -1 where a row is not there. Only what begins at offset 0 has a bias: behind it are the sums of further slices of k."""
-        line, column = line_and_column(thread())
-        ys, shifts, least, T = data(y), data(bias), y.dtype.type(0 if relu else -math.inf), y.dtype.type
-        for j in range(columns):
-            c = start + column_of(column, j)
-            shift = shifts[c] if bias.size and offset == 0 and c < stop else T(0)
-            for i in range(rows):
-                row = np.int64(table[tall * ENTRY + row_of(line, i)])
-                if row >= 0 and c < stop:
-                    ys[offset + row * width + c] = maximum(accumulators[i * columns + j] + shift, least)
-    return store
-
-
-@routine
-def channels_of(windows):
-    """(channels, filters) of a group."""
-    return divided(windows[18], windows[20])[0], divided(windows[19], windows[20])[0]
-
-
-@routine
-def numbers_of(number, phases, groups, down, across):
-    """(slice, phase, group, row of tiles, column of tiles) of a tile."""
-    rest, right = divided(number, across)
-    rest, top = divided(rest, down)
-    rest, group = divided(rest, groups)
-    part, phase = divided(rest, phases)
-    return part, phase, group, top, right
-
-
-@routine
-def slices_in(results, images):
-    """How many slices' sums an array of results has of so many images."""
-    return divided(results, max(1, images))[0]
 
 
 # Forward.
@@ -288,43 +165,6 @@ implicit_forward_narrow_bfloat16, implicit_forward_64_bfloat16, implicit_forward
 
 
 # Gradient by the input.
-
-@routine
-def axis_phase(place, window, stride, step, before):
-    """Which windows along an axis see the places `place`, place + stride, ... of the input: (places of them, first, gap, step, offset).
-
-    So many places of the window do, from `first` on, `gap` apart. Place u of these belongs to window number i + offset - u step for input place i.
-    """
-    first = 0
-    while first < window and divided(place + before + first * step * (stride - 1), stride)[1] != 0:
-        first += 1
-    gap = 1
-    while divided(gap * step, stride)[1] != 0:
-        gap += 1
-    many = divided(window - first + gap - 1, gap)[0]
-    at = place + before - first * step                   # a multiple of the stride, if there is a place
-    offset = divided(at, stride)[0] if at >= 0 else -divided(-at, stride)[0]
-    return many, first, gap, divided(gap * step, stride)[0], offset
-
-
-@routine
-def phase_sizes(phase, windows):
-    """(remainders by the strides, how many places have them) along each axis."""
-    D, H, W, _, _, _, stride_d, stride_h, stride_w, _, _, _, _, _, _, _, _, _, _, _, _ = windows
-    rest, w = divided(phase, stride_w)
-    d, h = divided(rest, stride_h)
-    return (d, h, w, divided(D - d + stride_d - 1, stride_d)[0], divided(H - h + stride_h - 1, stride_h)[0],
-            divided(W - w + stride_w - 1, stride_w)[0])
-
-
-@routine
-def put_phase(header, axis, phase):
-    """Keep what `axis_phase` found where all threads of the block can read it."""
-    header[COUNTS + axis] = np.int32(phase[0])
-    header[FIRSTS + axis] = np.int32(phase[1])
-    header[GAPS + axis] = np.int32(phase[2])
-    header[STEPS + axis] = np.int32(phase[3])
-
 
 def rows_along(way: Way, side: int) -> Any:
     """How a block brings a slice of a factor whose rows lie any distance apart, the thread's steps along k anywhere."""

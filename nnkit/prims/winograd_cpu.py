@@ -59,6 +59,11 @@ def linear_map(e: Emitter, matrix: Any, xs: list[Any]) -> list[Any]:
     return found
 
 
+def transposed(matrix: Any) -> Any:
+    """The transpose."""
+    return tuple(zip(*matrix, strict=True))
+
+
 def by_matrix(matrix: Any) -> Any:
     """The map xs -> matrix @ xs of registers."""
     return lambda e, xs: linear_map(e, matrix, xs)
@@ -201,12 +206,14 @@ def tile_place(t, m, windows):
 
 def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
     """The kernels of F(m x m, 3 x 3): filters, forward, weight."""
+    fill = filling(m)
+    return filters_of(m), forward_of(m, fill), weight_of(m, fill)
+
+
+def filters_of(m: int) -> Kernel:
+    """The kernel that makes U."""
     n, K = m + 2, (m + 2) ** 2
-    AT, G, _ = matrices(m)
-    A, GT = (tuple(zip(*matrix, strict=True)) for matrix in (AT, G))
-    transform_filter, transform_back = transform(by_matrix(G), 3, 0), transform(by_matrix(GT), n, 0)
-    transform_input, transform_dy = transform(by_factors(m), n, m), transform(by_matrix(A), m, m)
-    transform_output, transform_pooled = (finish(by_matrix(AT), n, m, pooled) for pooled in (False, True))
+    transform_filter = transform(by_matrix(matrices(m)[1]), 3, 0)
 
     @kernel
     def filters(task: Int, tasks: Int, transformed: Matrix, weight: Matrix, C: Int, O: Int, turned: Int) -> None:
@@ -227,6 +234,13 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 count = min(lane, O - o)
                 transform_filter(to, n * step, step, count, 0, start + size * (c * O + o), sign * 3 * C * O, sign * C * O, count, 0, 3, 0, 3,
                                  weight)
+    return filters
+
+
+def filling(m: int) -> Any:
+    """The routine that makes V."""
+    n = m + 2
+    transform_input = transform(by_factors(m), n, m)
 
     @routine
     def input_tiles(V, x, first, stop, T, total, c0, channels, windows, like):
@@ -242,6 +256,13 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 to = V + size * ((c // BLOCK * T + t - first) * TILE_STEP + c % BLOCK)
                 transform_input(to, n * BLOCK, BLOCK, lane, source + size * (c + 2 * m * C), source + size * c, W * C, C, min(lane, channels - c),
                                 -h, bottom, -w, W - w, like)
+    return input_tiles
+
+
+def finishing(m: int) -> Any:
+    """The routine that makes y of M."""
+    n = m + 2
+    transform_output, transform_pooled = (finish(by_matrix(matrices(m)[0]), n, m, pooled) for pooled in (False, True))
 
     @routine
     def output_tiles(y, M, step, first, stop, bias, pool, relu, windows):
@@ -261,6 +282,12 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                     transform_pooled(to + size * o, Q // 2 * O, O, (P - p) // 2, (Q - q) // 2, later, source, n * step, step, count, shift, relu, y)
                 else:
                     transform_output(to + size * o, Q * O, O, P - p, Q - q, later, source, n * step, step, count, shift, relu, y)
+    return output_tiles
+
+
+def forward_of(m: int, input_tiles: Any) -> Kernel:
+    """The kernel that makes y."""
+    K, output_tiles = (m + 2) ** 2, finishing(m)
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, x: Matrix, transformed: Matrix, bias: Vector, packed: Matrix, table: Ordinals, windows: Windows,
@@ -291,6 +318,13 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                     tile_rows(rows, width, steps, blocks, V + size * k * BLOCK, b, width, M + size * (k * step_m + o), O, b + size * width * C,
                               64 * C, y)
             output_tiles(y, M, step_m, first, first + rows, bias, pool, relu, windows)
+    return forward
+
+
+def spreading(m: int) -> Any:
+    """The routine that makes E."""
+    n = m + 2
+    transform_dy = transform(by_matrix(transposed(matrices(m)[0])), m, m)
 
     @routine
     def dy_tiles(E, step, dy, first, T, total, o0, count, windows, like):
@@ -306,25 +340,13 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 width, left = min(2 * lane, count - panel), min(lane, count - o)
                 to = E + size * (panel * T + (t - first) * width + o - panel)
                 transform_dy(to, n * step, step, left, source + size * (o + 2 * m * O), source + size * o, Q * O, O, left, 0, bottom, 0, Q - q, like)
+    return dy_tiles
 
-    @kernel
-    def weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, packed: Matrix, table: Ordinals, windows: Windows, T: Int) -> None:
-        """dW of slices of the tiles. Shapes: dweight [slices, 9 C O], x [N, D H W C], dy [N, E P Q O], packed [tasks, ...].
 
-        Task t covers its share of the jobs (slice, CHAIN channels, FILTER_GROUP filters). Writes dweight (=).
-        """
-        _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, E, P, Q, C, O, _ = windows
-        size = itemsize(x)
-        chains, groups, slices = (C + CHAIN - 1) // CHAIN, (O + FILTER_GROUP - 1) // FILTER_GROUP, dweight.shape[0]
-        total = x.shape[0] * E * ((P + m - 1) // m) * ((Q + m - 1) // m)
-        units, jobs = (total + T - 1) // T, slices * chains * groups
-        V, steps = address(packed) + size * task * packed.shape[1], address(table) + 8 * task * (table.size // tasks)
-        for job in range(jobs * task // tasks, jobs * (task + 1) // tasks):
-            part, c, o = job // (chains * groups), job // groups % chains * CHAIN, job % groups * FILTER_GROUP
-            channels, count = min(CHAIN, C - c), min(FILTER_GROUP, O - o)
-            start, stop = units * part // slices * T, min(total, units * (part + 1) // slices * T)
-            to = address(dweight) + size * (part * dweight.shape[1] + c * O + o)
-            weight_job(to, V, steps, address(x), address(dy), start, stop, T, total, c, channels, o, count, windows, x)
+def summing(m: int, input_tiles: Any) -> Any:
+    """The routine that makes dW of some channels and filters."""
+    n, K, dy_tiles = m + 2, (m + 2) ** 2, spreading(m)
+    transform_back = transform(by_matrix(transposed(matrices(m)[1])), n, 0)
 
     @routine
     def weight_job(to, V, steps, x, dy, start, stop, T, total, c0, channels, o0, count, windows, like):
@@ -351,7 +373,32 @@ def winograd(m: int) -> tuple[Kernel, Kernel, Kernel]:
                 left = min(lane, count - o)
                 transform_back(to + size * (c * O + o), 3 * C * O, C * O, left, 0, dU + size * (c * count + o), n * step_u, step_u, left, 0, n, 0, n,
                                like)
-    return filters, forward, weight
+    return weight_job
+
+
+def weight_of(m: int, input_tiles: Any) -> Kernel:
+    """The kernel that makes dW."""
+    weight_job = summing(m, input_tiles)
+
+    @kernel
+    def weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, packed: Matrix, table: Ordinals, windows: Windows, T: Int) -> None:
+        """dW of slices of the tiles. Shapes: dweight [slices, 9 C O], x [N, D H W C], dy [N, E P Q O], packed [tasks, ...].
+
+        Task t covers its share of the jobs (slice, CHAIN channels, FILTER_GROUP filters). Writes dweight (=).
+        """
+        _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, E, P, Q, C, O, _ = windows
+        size = itemsize(x)
+        chains, groups, slices = (C + CHAIN - 1) // CHAIN, (O + FILTER_GROUP - 1) // FILTER_GROUP, dweight.shape[0]
+        total = x.shape[0] * E * ((P + m - 1) // m) * ((Q + m - 1) // m)
+        units, jobs = (total + T - 1) // T, slices * chains * groups
+        V, steps = address(packed) + size * task * packed.shape[1], address(table) + 8 * task * (table.size // tasks)
+        for job in range(jobs * task // tasks, jobs * (task + 1) // tasks):
+            part, c, o = job // (chains * groups), job // groups % chains * CHAIN, job % groups * FILTER_GROUP
+            channels, count = min(CHAIN, C - c), min(FILTER_GROUP, O - o)
+            start, stop = units * part // slices * T, min(total, units * (part + 1) // slices * T)
+            to = address(dweight) + size * (part * dweight.shape[1] + c * O + o)
+            weight_job(to, V, steps, address(x), address(dy), start, stop, T, total, c, channels, o, count, windows, x)
+    return weight
 
 
 winograd2_filters, winograd2_forward, winograd2_weight = winograd(2)

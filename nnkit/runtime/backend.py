@@ -7,6 +7,7 @@ which backend it is. `import nnkit` imports nothing of CUDA's.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from nnkit.plan.plan import Plan
 from nnkit.plan.products import check_precision
 from nnkit.runtime import cpu
 from nnkit.runtime.device_array import adopted, on_host
+from nnkit.runtime.store import USER_KERNELS
 
 __all__ = ["NAMES", "Backend", "backend_of"]
 
@@ -49,7 +51,7 @@ class Backend:
         return on_host(self.adopt(value, what))
 
     def check(self, plan: Plan) -> None:
-        """Refuse a plan with a kernel that the backend does not have. Raises ValueError."""
+        """Refuse a plan with a kernel that the backend does not have, or with a user's formula that does not compile for it. Raises ValueError."""
         if self.device is None:
             return
         from nnkit.runtime import ptx_store
@@ -58,6 +60,18 @@ class Backend:
             if not ptx_store.has_kernel(step.kernel):
                 of = f"layer {step.layer!r}" if step.layer else "training"
                 raise ValueError(f"backend 'cuda' has no kernel {step.kernel!r} yet, which {of} needs: use backend 'cpu'")
+            if step.kernel in USER_KERNELS:
+                self._check_formula(step.kernel, plan.dtype)
+
+    def _check_formula(self, kernel: str, dtype: str) -> None:
+        from nnkit.cuda_jit import check_formula  # imports Numba, as the formula's registration did
+
+        try:
+            check_formula(kernel, dtype, self.device.architecture)
+        except ValueError as error:
+            found = re.fullmatch(r"(?:user:|losses\.user\.)(.*)@\d+_(forward|backward)", kernel)
+            assert found is not None
+            raise ValueError(f"backend 'cuda': {'f' if found[2] == 'forward' else 'df'} of {found[1]!r} {error}") from error
 
 
 def backend_of(name: Any, action: str, precision: str = "float32", blas: bool = False) -> Backend:

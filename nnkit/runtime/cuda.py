@@ -28,7 +28,7 @@ from nnkit.runtime.ptx_store import Code, Lanes
 if TYPE_CHECKING:
     from nnkit.runtime.device_memory import DeviceMemory
 
-__all__ = ["Block", "Code", "Device", "DeviceTape", "Graph", "Location", "Node", "bits", "code_of"]
+__all__ = ["Block", "Code", "Device", "DeviceTape", "Graph", "Location", "Node", "bits"]
 
 UNROLLED = 16                                            # steps of the larger of a tape's two graphs: launching a graph costs as much as two launches
 
@@ -114,11 +114,6 @@ class Block:
         block = cls(device, array.nbytes)
         device.write(block.address, array)
         return block
-
-
-def code_of(lanes: Lanes, dtype: str, architecture: tuple[int, int] = ptx_store.ARCHITECTURE) -> Code:
-    """The code of a launch of these kernels, by name. Raises ValueError where a kernel has no CUDA form."""
-    return ptx_store.codes([lanes], dtype, architecture)[lanes]
 
 
 def bits(value: float | int, declared: str, dtype: str) -> int:

@@ -16,10 +16,12 @@ from nnkit.training.feed import as_batch, as_whole, is_batches, split
 from nnkit.training.frozen import Folder, split_model
 from nnkit.training.history import History
 from nnkit.training.progress import Progress, resolve_verbose
+from nnkit.training.state import prepare_rates
 
 if TYPE_CHECKING:
     from nnkit.io.resume import Resumption
-    from nnkit.training.model import Model, Targets
+    from nnkit.training.engine import Targets
+    from nnkit.training.model import Model
 
 __all__ = ["Fitting"]
 
@@ -300,7 +302,7 @@ class Fitting:
         for size, tape, steps in tapes:
             skipped, steps = max(0, skipped - steps), max(0, steps - skipped)
             while steps and not self.model.stop_training:
-                piece = model.prepare_rates(self._piece(size, steps))
+                piece = prepare_rates(model, self._piece(size, steps))
                 if self.by_batch:
                     self._call("on_train_batch_begin", batch, {})
                 model.will_train()
