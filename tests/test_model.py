@@ -191,6 +191,50 @@ def test_evaluate_does_not_depend_on_batches():
     assert a == pytest.approx(b, rel=1e-6)               # float32 losses, summed in float64 in another grouping
 
 
+def test_evaluate_and_predict_say_how_far_they_are(capsys):
+    x, y = data(100)
+    model = compiled()
+    model.evaluate(x, y, batch_size=7)
+    model.predict(x, batch_size=7)
+    assert capsys.readouterr() == ("", "")
+    model.evaluate(x, y, batch_size=7, verbose=2)
+    model.evaluate([(x, y), (x, y)], verbose=2)
+    model.predict(x, batch_size=7, verbose=2)
+    shown = capsys.readouterr().out.splitlines()
+    for line, text in zip(shown, ("evaluate: loss 0.8853", "evaluate: loss 0.8853", "predict: 100 samples"), strict=True):
+        assert re.fullmatch(rf"{re.escape(text)} \(\S+ s, \S+ samples/s\)", line)
+    for run in (model.predict, lambda x, **named: model.evaluate(x, y, **named)):
+        with pytest.raises(ValueError, match=r"^verbose must be 'auto', 0, 1 or 2, received 'loud'$"):
+            run(x, verbose="loud")
+
+
+def test_long_runs_are_cut_into_pieces(monkeypatch):
+    """Ctrl-C is heard between them, and the model is as before."""
+    x, y = data(100)
+    model = compiled()
+    expected = model.evaluate(x, y, batch_size=7), model.predict(x, batch_size=7)
+    monkeypatch.setattr("nnkit.training.engine.PIECE_SECONDS", 0.0)
+    pieces = []
+    advance = model.tape("evaluate", 7).run.__func__
+
+    def run(tape, steps=1):
+        pieces.append(steps)
+        if len(pieces) == stop:
+            raise KeyboardInterrupt
+        advance(tape, steps)
+    monkeypatch.setattr(type(model.tape("evaluate", 7)), "run", run)
+    stop = 0
+    assert model.evaluate(x, y, batch_size=7) == expected[0]
+    np.testing.assert_array_equal(model.predict(x, batch_size=7), expected[1])
+    assert pieces == [1] * 30
+    before = snapshot(model)
+    stop = len(pieces) + 5
+    with pytest.raises(KeyboardInterrupt):
+        model.evaluate(x, y, batch_size=7)
+    assert same(snapshot(model), before)
+    assert model.evaluate(x, y, batch_size=7) == expected[0]
+
+
 def test_a_model_without_optimizer_and_loss_predicts():
     model = nnkit.compile(SPEC)
     assert model.predict(data(3)[0]).shape == (3, 1)

@@ -10,7 +10,7 @@ import types
 import pytest
 
 from nnkit.training import progress as module
-from nnkit.training.progress import Progress, resolve_verbose
+from nnkit.training.progress import QUIET, Progress, one_pass, resolve_verbose
 
 
 class Stream(io.StringIO):
@@ -125,6 +125,19 @@ def test_quiet_writes_nothing(streams, clock, bar):
     drive(Progress(2, 4, 0), clock, 2, 4, 1, 1.0)
     assert error.getvalue() == output.getvalue() == ""
     assert bar == []
+
+
+def test_one_pass_says_what_it_is(streams, clock, bar):
+    assert one_pass("predict", 8, 0) is QUIET
+    with one_pass("predict", 8, 1) as progress:
+        drive(progress, clock, 1, 8, 4, 1.0)
+    assert (bar[0].shown[-1][:2], bar[0].closed) == (("predict", 8), True)
+    _, output = streams(False, False)
+    with one_pass("evaluate", None, 2) as progress:      # batches: nobody knows how many
+        clock.now += 2
+        progress.advance(8, {})
+        progress.end_epoch({"loss": 0.5})
+    assert output.getvalue() == "evaluate: loss 0.5000 (2 s, 4 samples/s)\n"
 
 
 def test_at_most_five_updates_a_second(clock, bar):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -21,9 +22,10 @@ from nnkit.runtime import cpu
 from nnkit.runtime.backend import Backend
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
 from nnkit.training.feed import as_batch
-from nnkit.training.fitting import Fitting
+from nnkit.training.fitting import PIECE_SECONDS, Fitting
 from nnkit.training.graphs import by_kind, input_arrays, sizes_of, smallest_sizes
 from nnkit.training.outputs import Output, resolve_outputs
+from nnkit.training.progress import QUIET, Progress
 from nnkit.training.state import initialise, prepare_rates
 from nnkit.training.use import Use
 
@@ -210,13 +212,27 @@ class Engine:
         written = {} if kept is None else kept.arrays()
         return self.memory.hold(data.arrays, written, data).feed(written, order)
 
-    def run_forward(self, inputs: Sequence[Any], predictions: Sequence[np.ndarray], batch: int, mode: str = "predict") -> None:
+    def run_forward(self, inputs: Sequence[Any], predictions: Sequence[np.ndarray], batch: int, mode: str = "predict",
+                    progress: Progress = QUIET) -> None:
         """Write the outputs for checked inputs, from the present position on. mode: "predict" or "features"."""
         tapes = [*self.cut(len(predictions[0]), batch, mode, sizes=sizes_of(inputs))]
         written = output_arrays(predictions)
-        feed = self.memory.hold(input_arrays(inputs), written).feed(written)
-        for _, tape, steps in tapes:
-            feed.run(tape, steps)
+        self.run_through(self.memory.hold(input_arrays(inputs), written).feed(written), tapes, progress)
+
+    @staticmethod
+    def run_through(feed: Any, tapes: Iterable[tuple[int, Any, int]], progress: Progress) -> None:
+        """Run tapes of `cut` over a data set and bring home what they write; Ctrl-C is heard between pieces of PIECE_SECONDS."""
+        done = 0
+        for size, tape, steps in tapes:
+            piece = 1                                    # how long a step takes is not known yet
+            while steps:
+                began = time.perf_counter()
+                feed.run(tape, piece)
+                steps -= piece
+                done += piece * size
+                progress.advance(done, {})
+                if steps:
+                    piece = min(steps, max(1, int(PIECE_SECONDS * piece / max(time.perf_counter() - began, 1e-9))))
         feed.fetch()
 
     def run_batch(self, tape: Any, data: Data, kept: Kept | None, order: np.ndarray | None = None) -> None:
@@ -241,10 +257,11 @@ class Engine:
         self.settle()
         return kept
 
-    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False) -> dict[str, float]:
+    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False, progress: Progress = QUIET) -> dict[str, float]:
         """`evaluate` on batches: the loss is the mean over all samples of all batches."""
         sums = self.sums.copy()
         pieces: list[tuple[Targets, Kept | None]] = []
+        done = 0
         with Use(self, "evaluate"):
             try:
                 self.sums[:] = 0
@@ -255,6 +272,8 @@ class Engine:
                     self.counters[POSITION] = 0
                     self.run_batch(tape, data, kept)
                     pieces.append((data.targets, kept))
+                    done += data.n
+                    progress.advance(done, {})
                 logs = self.mean_losses()
             finally:
                 self.sums[:] = sums
@@ -262,7 +281,7 @@ class Engine:
             raise ValueError("evaluate: x must give at least one batch, received none")
         return {**logs, **self.metric_values(pieces)}
 
-    def evaluate_data(self, data: Data, batch_size: int) -> dict[str, float]:
+    def evaluate_data(self, data: Data, batch_size: int, progress: Progress = QUIET) -> dict[str, float]:
         """`evaluate` on checked data."""
         sums = self.sums.copy()
         kept = self.room_for_metrics(data.n, data.counted)
@@ -270,10 +289,7 @@ class Engine:
             try:
                 self.sums[:] = 0
                 tapes = [*self.cut(data.n, batch_size, "evaluate", kept is not None, data.sizes)]
-                feed = self.feed(data, kept)
-                for _, tape, steps in tapes:
-                    feed.run(tape, steps)
-                feed.fetch()
+                self.run_through(self.feed(data, kept), tapes, progress)
                 logs = self.mean_losses()
             finally:
                 self.sums[:] = sums

@@ -25,6 +25,7 @@ from nnkit.training.fitting import Fitting
 from nnkit.training.graphs import Surroundings, samples_of, sizes_of
 from nnkit.training.history import History
 from nnkit.training.outputs import resolve_outputs
+from nnkit.training.progress import one_pass
 from nnkit.training.state import change_flags, copy_into, set_rates, start_optimizer
 from nnkit.training.use import Use
 
@@ -360,28 +361,40 @@ class Model(Engine):
                                                        else next(gradients))
             return found
 
-    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, sample_weight: Any = None, check_finite: bool = False,
-                 mask: Any = None) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, verbose: int | str = 0, sample_weight: Any = None,
+                 check_finite: bool = False, mask: Any = None) -> dict[str, float]:
         """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}. mask: which samples count, as for `fit`.
 
-        x alone may be batches, as for `fit`.
+        x alone may be batches, as for `fit`. verbose: as for `fit`, 1 a progress line, 2 a line at the end; default 0, quiet.
         """
         batch_size = as_whole(batch_size, 1, "batch_size")
         self.need_loss("evaluate")
         if y is None and (is_batches(x) or isinstance(x, (list, tuple))):
             if sample_weight is not None or mask is not None:
                 raise ValueError("evaluate: sample_weight and mask need arrays x and y, received batches")
-            return self.evaluate_batches(x, check_finite)
+            with one_pass("evaluate", None, verbose) as progress:
+                logs = self.evaluate_batches(x, check_finite, progress)
+                progress.end_epoch(logs)
+            return logs
         data = self.data(x, y, sample_weight, check_finite=check_finite, mask=mask)
-        return self.evaluate_data(data, self.rows_of(batch_size, data.n, "evaluate"))
+        rows = self.rows_of(batch_size, data.n, "evaluate")
+        with one_pass("evaluate", data.n, verbose) as progress:
+            logs = self.evaluate_data(data, rows, progress)
+            progress.end_epoch(logs)
+        return logs
 
-    def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH) -> Any:
-        """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them."""
+    def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH, verbose: int | str = 0) -> Any:
+        """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them.
+
+        verbose: as for `fit`, 1 a progress line, 2 a line at the end; default 0, quiet.
+        """
         inputs = self.inputs(x)
         n = samples_of(inputs, self.graph)
         predictions = self.room(n)
-        with Use(self, "predict"):
-            self.run_forward(inputs, predictions, self.rows_of(as_whole(batch_size, 1, "batch_size"), n, "predict"))
+        rows = self.rows_of(as_whole(batch_size, 1, "batch_size"), n, "predict")
+        with Use(self, "predict"), one_pass("predict", n, verbose) as progress:
+            self.run_forward(inputs, predictions, rows, progress=progress)
+            progress.end_epoch({})
         if self.whole is self and self.spec.output_names is not None:
             return dict(zip(self.spec.output_names, predictions, strict=True))
         return predictions if len(predictions) > 1 else predictions[0]

@@ -1,4 +1,4 @@
-"""The progress line of `fit`."""
+"""The progress line of `fit`, `evaluate` and `predict`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
-__all__ = ["Progress", "resolve_verbose"]
+__all__ = ["QUIET", "Progress", "one_pass", "resolve_verbose"]
 
 INTERVAL = 0.2                                           # seconds between two updates of what is shown
 # Short enough for a loss, a metric and both of the validation in about 115 columns; a narrower terminal cuts the end.
@@ -35,10 +35,12 @@ class Progress:
         epochs: number of the last epoch, as given to `fit`; the first one is that of the first `begin_epoch`.
         samples: samples per epoch; None where only the first epoch will tell.
         verbose: "auto", 0, 1 or 2.
+        title: what the line begins with; "" for the number of the epoch.
     """
 
-    def __init__(self, epochs: int, samples: int | None, verbose: Any = "auto") -> None:
+    def __init__(self, epochs: int, samples: int | None, verbose: Any = "auto", title: str = "") -> None:
         self.verbose = resolve_verbose(verbose)
+        self._named = title
         self._epochs = epochs
         self._samples = samples
         self._first: int | None = None                   # the first epoch of this training
@@ -85,6 +87,12 @@ class Progress:
         self._before += self._done
         self._done = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Training ended, however it ended: show the last state and leave the line. May be called twice."""
         if self._pending:
@@ -117,13 +125,13 @@ class Progress:
             self._bar.refresh()
 
     def _title(self) -> str:
-        return f"epoch {self._epoch + 1}/{self._epochs}"
+        return self._named or f"epoch {self._epoch + 1}/{self._epochs}"
 
     def _line(self, logs: Mapping[str, float]) -> None:
         now = time.perf_counter()
         seconds = max(now - self._began, 1e-9)
         speed = f", {self._done / seconds:,.0f} samples/s" if self._done else ""
-        line = f"{self._title()}: {_text(logs)} ({seconds:.3g} s{speed})"
+        line = f"{self._title()}: {_text(logs) or f'{self._done:,} samples'} ({seconds:.3g} s{speed})"
         if self.verbose == 1 and now - self._last < INTERVAL:
             self._pending = line
             return
@@ -133,6 +141,18 @@ class Progress:
     def _print(self, line: str) -> None:
         self._pending = ""
         print(line, file=sys.stdout, flush=True)
+
+
+QUIET = Progress(1, None, 0)
+
+
+def one_pass(title: str, samples: int | None, verbose: Any) -> Progress:
+    """The progress of one pass over so many samples, begun."""
+    if verbose == 0:
+        return QUIET                                     # a call of `predict` takes microseconds
+    progress = Progress(1, samples, verbose, title)
+    progress.begin_epoch(0)
+    return progress
 
 
 def _text(logs: Mapping[str, float]) -> str:
