@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from numba import int64
 
-from nnkit.cuda_jit import THREADS, data, kernel, routine, thread
+from nnkit.cuda_jit import THREADS, anew, data, kernel, registers, routine, thread
 from nnkit.jit import Int, Labels, Matrix, Real, Vector
 from nnkit.prims.block_cuda import WARPS, divided, row_share
 from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
 from nnkit.prims.touched_cuda import scanning
 
 __all__ = ["embedding_backward", "embedding_forward", "masking_backward", "masking_forward", "nonzero"]
+
+AHEAD = 8                                                # rows of dy
+ahead = registers(AHEAD)
 
 
 @kernel
@@ -31,15 +34,35 @@ def names_row(held, r, first, stop):
 
 
 @routine
-def add_row(table, D, held, r, first, stop):
-    """The row that index r names gets row r of dy."""
+def add_named(table, held, begin, end, first, stop):
+    """The warp's rows that indices [begin, end) name get those rows of dy, AHEAD of which are on their way at a time. As long as an index stays the
+    same, as where texts are padded, its sum stays in a register."""
     indices, dys = held
-    v = int64(indices[r])
+    rows, D, T = data(table), table.shape[1], table.dtype.type
+    coming = ahead(table)
     for d in range(warp_lane(), D, 32):
-        table[v * D + d] += dys[r * D + d]
+        total, current = T(0), int64(-1)
+        r = begin
+        while r < end:
+            for k in range(AHEAD):
+                at = min(r + k, end - 1)
+                coming[k] = T(0)
+                if names_row(held, at, first, stop):
+                    coming[k] = dys[at * D + d]
+            for k in range(AHEAD):
+                v = int64(indices[min(r + k, end - 1)])
+                if r + k < end and first <= v < stop:
+                    if v != current:
+                        if current >= 0:
+                            rows[current * D + d] = total
+                        total, current = rows[v * D + d], v
+                    total += coming[k]
+            r = anew(r + AHEAD)
+        if current >= 0:
+            rows[current * D + d] = total
 
 
-add_rows = scanning(names_row, add_row)
+add_rows = scanning(names_row, add_named)
 
 
 @kernel

@@ -140,14 +140,16 @@ def either_inside(held, b, first, stop):
 
 
 @routine
-def add_others(dxs, F, held, b, first, stop):
-    """Each node of pair b gets dy times the other one's x."""
+def add_others(dx, held, begin, end, first, stop):
+    """Each of the warp's nodes in pairs [begin, end) gets dy times the other one's x."""
     pairs, dys, xs = held
-    for side in range(2):
-        v, other = int64(pairs[2 * b + side]), int64(pairs[2 * b + 1 - side])
-        if first <= v < stop:
-            for f in range(warp_lane(), F, 32):
-                dxs[v * F + f] += dys[b] * xs[other * F + f]
+    dxs, F = data(dx), dx.shape[1]
+    for b in range(begin, end):
+        for side in range(2):
+            v, other = int64(pairs[2 * b + side]), int64(pairs[2 * b + 1 - side])
+            if first <= v < stop:
+                for f in range(warp_lane(), F, 32):
+                    dxs[v * F + f] += dys[b] * xs[other * F + f]
 
 
 add_pairs = scanning(either_inside, add_others)

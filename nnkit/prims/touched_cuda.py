@@ -18,9 +18,9 @@ __all__ = ["scanning"]
 
 
 def scanning(touches: Callable[..., Any], add: Callable[..., Any]) -> Any:
-    """f(task, tasks, table, n, held): table [V, D] = 0; then add(pointer to table, D, held, r, first, stop) for r < n, in their order, where
-    touches(held, r, first, stop): whether r names one of the rows first <= v < stop. Each warp has its share of the rows and looks at all r, as many
-    at a time as it has lanes, and AT_ONCE for each; no two warps write one row."""
+    """f(task, tasks, table, n, held): table [V, D] = 0; then add(table, held, begin, end, first, stop) for runs of the r < n, in their order, where some
+    r touches(held, r, first, stop): whether r names one of the rows first <= v < stop. Each warp has its share of the rows and looks at all r, as
+    many at a time as it has lanes, and AT_ONCE for each; no two warps write one row."""
     @routine
     def scan(task, tasks, table, n, held):
         V, D = table.shape
@@ -37,7 +37,5 @@ def scanning(touches: Callable[..., Any], add: Callable[..., Any]) -> Any:
                 if touches(held, min(r, n - 1), first, stop) and r < n:
                     found = int64(1)
             if sum_over_warp(found) > 0:
-                for r in range(batch, min(batch + span, n)):
-                    if touches(held, r, first, stop):
-                        add(ys, D, held, r, first, stop)
+                add(table, held, batch, min(batch + span, n), first, stop)
     return scan
