@@ -19,8 +19,8 @@ __all__ = ["scanning"]
 
 def scanning(touches: Callable[..., Any], add: Callable[..., Any]) -> Any:
     """f(task, tasks, table, n, held): table [V, D] = 0; then add(table, held, begin, end, first, stop) for runs of the r < n, in their order, where
-    some r touches(held, r, first, stop): whether r names one of the rows first <= v < stop. Each warp has its share of the rows and looks at all r, as
-    many at a time as it has lanes, and AT_ONCE for each; no two warps write one row."""
+    some r touches(held, r, first, stop): whether r names one of the rows first <= v < stop. Each warp has its share of the rows and looks at all r,
+    as many at a time as it has lanes, and AT_ONCE for each; no two warps write one row."""
     @routine
     def scan(task, tasks, table, n, held):
         V, D = table.shape
