@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import tempfile
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +47,33 @@ def training(driver: Driver) -> None:
         again.fit(x, y, batch_size=4, epochs=2, verbose=0)
     for name, value in there.parameters.items():
         np.testing.assert_array_equal(again.parameters[name], value, strict=True)
+
+
+def life(driver: Driver) -> None:
+    """Whatever the host changes or asks for between runs and within them: nothing is read too early, nothing is lost."""
+    found = {}
+    for backend in ("cpu", "cuda"):
+        one = model(backend)
+        seen: list[float] = []
+        watch = nnkit.LambdaCallback(on_train_batch_end=lambda batch, logs, seen=seen, one=one: seen.append(float(one.parameters["dense/bias"][0])))
+        best = nnkit.EarlyStopping(patience=1, monitor="val_loss", restore_best_weights=True)
+        one.fit(X, Y, batch_size=20, epochs=3, validation_data=(X[:9], Y[:9]), callbacks=[watch, best], verbose=0)
+        one.set_parameters({"dense/bias": np.full(5, 0.25)})
+        one.learning_rate = 0.02
+        first = one.train_on_batch(X[:8], Y[:8])
+        kept = dict(one.gradients(X[:8], Y[:8], inputs=True))
+        one.freeze("dense")
+        one.fit(X, Y, batch_size=20, epochs=1, verbose=0)
+        one.unfreeze("dense")
+        with tempfile.TemporaryDirectory() as folder:
+            one.save(f"{folder}/one.nnkit")
+            again = nnkit.load(f"{folder}/one.nnkit", backend=backend)
+        logs = [each.fit(X, Y, batch_size=20, epochs=1, verbose=0)["loss"] for each in (one, again)]
+        assert logs[0] == logs[1]
+        found[backend] = seen, list(first.values()), list(kept.values()), logs, list(one.parameters.values()), one.predict(X[:1])
+    for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            close(one, other)
 
 
 def streaming(driver: Driver) -> None:
