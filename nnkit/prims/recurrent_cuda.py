@@ -28,9 +28,10 @@ from nnkit.prims.block_cuda import WARPS, divided, row_share, share
 from nnkit.prims.rows_cuda import row_of_warp, smallest_over_warp, warp_lane
 
 __all__ = [
-    "ACTIVATION", "BATCH", "GATE", "ON_CHIP", "QUARTETS", "ROWS", "STEPS", "UNITS", "add_to_row", "backward_kernel", "begin_back", "begin_walk",
-    "chosen", "clear_padding", "end_back", "fetch_weights", "forward_kernel", "incoming", "keep_state", "note_begins", "own_place",
-    "pack_quartets", "pack_quartets_turned", "padded", "place_of", "product", "rows_that_count", "settle", "sizes",
+    "ACTIVATION", "BATCH", "GATE", "ON_CHIP", "QUARTETS", "ROWS", "STEPS", "UNITS", "add_to_row", "backward_kernel", "begin_back", "begin_state",
+    "begin_walk", "begun_at", "chosen", "clear_padding", "end_back", "fetch_weights", "forward_kernel", "give_start", "incoming", "keep_state",
+    "note_begins", "own_place", "pack_quartets", "pack_quartets_turned", "padded", "place_of", "product", "rows_that_count", "settle", "sizes",
+    "step_backward", "step_forward", "sums", "take_end",
 ]
 
 # What follows is the order of `Sequence`: see prims/recurrent.py, Walk. AT_ONCE: rows of R in shared memory; STEPS: T.
@@ -119,12 +120,12 @@ def sums(gates: int, at_once: int) -> Any:
     """The routine that adds packed rows of a factor to a thread's sums: sums[4 g + r] += sum over k of left(k, r) w(k, g), so many quartets of rows
     on their way at a time.
 
-    w(4 k + i, g) = weights[4 (at + k width + g apart) + i]; left(k, r) = place[4 (left + k) + r].
+    w(4 k + i, g) = weights[4 (at + k width + g apart) + i]; left(k, r) = place[4 (left + k step) + r].
     """
     several = registers(gates * at_once * 4)
 
     @routine
-    def add(own, weights, at, width, apart, start, stop, place, left, like):
+    def add(own, weights, at, width, apart, start, stop, place, left, step, like):
         coming = several(like)
         whole = start + max(0, stop - start) // at_once * at_once
         for k in range(start, whole, at_once):
@@ -133,7 +134,7 @@ def sums(gates: int, at_once: int) -> Any:
                     e = 4 * (i * gates + g)
                     coming[e], coming[e + 1], coming[e + 2], coming[e + 3] = quartet_at(weights, 4 * (at + (k + i) * width + g * apart))
             for i in range(4 * at_once):
-                a, b, c, d = quartet_at(place, 4 * (left + 4 * k + i))
+                a, b, c, d = quartet_at(place, 4 * (left + (4 * k + i) * step))
                 for g in range(gates):
                     weight = coming[4 * (i // 4 * gates + g) + i % 4]
                     own[ROWS * g] += weight * a
@@ -145,7 +146,7 @@ def sums(gates: int, at_once: int) -> Any:
             for g in range(gates):
                 coming[4 * g], coming[4 * g + 1], coming[4 * g + 2], coming[4 * g + 3] = quartet_at(weights, 4 * (at + k * width + g * apart))
             for i in range(4):
-                a, b, c, d = quartet_at(place, 4 * (left + 4 * k + i))
+                a, b, c, d = quartet_at(place, 4 * (left + (4 * k + i) * step))
                 for g in range(gates):
                     weight = coming[4 * g + i]
                     own[ROWS * g] += weight * a
@@ -164,32 +165,44 @@ def product(gates: int) -> Any:
     def add(own, weights, chip, kept, at, width, apart, start, stop, place, left, like):
         for e in range(gates * ROWS):
             own[e] = like.dtype.type(0)
-        add_kept(own, place, chip // 4 + at, width, apart, start, min(stop, kept), place, left, like)
-        add_read(own, data(weights), at, width, apart, max(start, kept), stop, place, left, like)
+        add_kept(own, place, chip // 4 + at, width, apart, start, min(stop, kept), place, left, 1, like)
+        add_read(own, data(weights), at, width, apart, max(start, kept), stop, place, left, 1, like)
     return add
 
 
 # Forward.
 
 @routine
+def begin_state(n, h0, c0, state, shape):
+    """h and c before the first step, of one number, in `state`."""
+    T, states = state.dtype.type, data(state)
+    states[n] = data(h0)[n] if h0.shape[0] else T(0)
+    states[shape[BATCH] * shape[UNITS] + n] = data(c0)[n] if c0.shape[0] else T(0)
+
+
+@routine
+def begun_at(n, h0, drop, like):
+    """That h as it is multiplied with R."""
+    h = like.dtype.type(0)
+    if h0.shape[0]:
+        h = data(h0)[n]
+        if drop.shape[0]:
+            h *= data(drop)[n]
+    return h
+
+
+@routine
 def begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, shape):
     """h and c before the first step: h as it is multiplied with R in shared memory, both in `state`."""
     U = shape[UNITS]
-    T, states = state.dtype.type, data(state)
     u = own
     while u < U:
         for r in range(ROWS):
-            h = T(0)
+            h = state.dtype.type(0)
             if r < live:
                 n = (first + r) * U + u
-                c = T(0)
-                if h0.shape[0]:
-                    h = data(h0)[n]
-                if c0.shape[0]:
-                    c = data(c0)[n]
-                states[n], states[shape[BATCH] * U + n] = h, c
-                if drop.shape[0]:
-                    h *= data(drop)[n]
+                begin_state(n, h0, c0, state, shape)
+                h = begun_at(n, h0, drop, state)
             place[4 * (quartet * padded(U) + u) + r] = h
         u += columns
 
@@ -227,35 +240,52 @@ def settle_cell(r, n, u, t, source, counts, c, q, last_cell, cells, state, U, T,
         data(last_cell)[n * U + u] = c
 
 
-def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
-    """The walk forward of a cell. cell(z, s, p, q, b, shape, a, g) -> (h, c, values of the gates, inner): z what x gives to four gates, s what h
-    gives, b the bias of h, as tuples of four; gates beyond the cell's own are 0."""
-    add_product, own_sums, own_inputs = product(gates), registers(gates * ROWS), registers(gates * ROWS)
-
+def step_forward(gates: int, cell: Callable[..., Any]) -> Any:
+    """(make, keep): one step of one number of h, and what of it is kept. cell: see `forward_kernel`."""
     @routine
-    def finish(r, total, given, p, q, first, u, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, inner, bias,
-               mask, drop, state, planes, shape, a, g):
-        U, Q, T, N = sizes(shape)
-        zero, n = state.dtype.type(0), first + r
-        z = (chosen(given, 0, r), chosen(given, ROWS, r) if gates > 1 else zero, chosen(given, 2 * ROWS, r) if gates > 2 else zero,
-             chosen(given, 3 * ROWS, r) if gates > 3 else zero)
-        s = (chosen(total, 0, r), chosen(total, ROWS, r) if gates > 1 else zero, chosen(total, 2 * ROWS, r) if gates > 2 else zero,
-             chosen(total, 3 * ROWS, r) if gates > 3 else zero)
+    def make(z, s, p, q, u, bias, shape, a, g, like):
+        U, zero = anew(shape[UNITS]), like.dtype.type(0)
         b = (zero, zero, zero)
         if gates == 3 and bias.size:
             b = (data(bias)[u], data(bias)[U + u], data(bias)[2 * U + u])
-        before, cell_before = chosen(p, 0, r), chosen(q, 0, r) if gates == 4 else zero
-        h, c, values, within = cell(z, s, before, cell_before, b, shape, a, g)
+        return cell(z, s, p, q, b, shape, a, g)
+
+    @routine
+    def keep(made, p, q, m, r, n, u, t, source, counts, begun, y, last, last_cell, hidden, cells, left, inner, mask, state, planes, shape):
+        (U, _, T, N), (h, c, values, within) = sizes(shape), made
         row = n * T + source
         if left.shape[0]:
             for k in range(gates):
                 data(planes)[row * gates * U + k * U + u] = values[k]
             if gates == 3:
                 data(inner)[row * U + u] = within
-        m = place[4 * (now + quartet * padded(U) + u) + r]
-        h = settle(r, n, u, t, source, counts, begun, h, before, m, y, last, hidden, left, mask, state, shape, U, T)
+        h = settle(r, n, u, t, source, counts, begun, h, p, m, y, last, hidden, left, mask, state, shape, U, T)
         if gates == 4:
-            settle_cell(r, n, u, t, source, counts, c, cell_before, last_cell, cells, state, U, T, N)
+            settle_cell(r, n, u, t, source, counts, c, q, last_cell, cells, state, U, T, N)
+        return h
+    return make, keep
+
+
+def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
+    """The walk forward of a cell. cell(z, s, p, q, b, shape, a, g) -> (h, c, values of the gates, inner): z what x gives to four gates, s what h
+    gives, b the bias of h, as tuples of four; gates beyond the cell's own are 0."""
+    add_product, own_sums, own_inputs = product(gates), registers(gates * ROWS), registers(gates * ROWS)
+    make, keep = step_forward(gates, cell)
+
+    @routine
+    def finish(r, total, given, p, q, first, u, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, inner, bias,
+               mask, drop, state, planes, shape, a, g):
+        U, Q, _, _ = sizes(shape)
+        zero, n = state.dtype.type(0), first + r
+        z = (chosen(given, 0, r), chosen(given, ROWS, r) if gates > 1 else zero, chosen(given, 2 * ROWS, r) if gates > 2 else zero,
+             chosen(given, 3 * ROWS, r) if gates > 3 else zero)
+        s = (chosen(total, 0, r), chosen(total, ROWS, r) if gates > 1 else zero, chosen(total, 2 * ROWS, r) if gates > 2 else zero,
+             chosen(total, 3 * ROWS, r) if gates > 3 else zero)
+        before, cell_before = chosen(p, 0, r), chosen(q, 0, r) if gates == 4 else zero
+        made = make(z, s, before, cell_before, u, bias, shape, a, g, state)
+        m = place[4 * (now + quartet * padded(U) + u) + r]
+        h = keep(made, before, cell_before, m, r, n, u, t, source, counts, begun, y, last, last_cell, hidden, cells, left, inner, mask, state, planes,
+                 shape)
         if drop.shape[0]:
             h *= data(drop)[n * U + u]
         place[4 * ((Q + quartet) * padded(U) - now + u) + r] = h
@@ -337,38 +367,46 @@ def note_begins(place, at, first, rows, mask, shape):
 
 
 @routine
-def begin_back(first, live, own, columns, dlast, dlast_cell, state, shape):
-    """What comes in for h and c after the last step."""
-    U = shape[UNITS]
+def take_end(n, dlast, dlast_cell, state, shape):
+    """What comes in for h and c after the last step, of one number."""
     T, states = state.dtype.type, data(state)
+    states[n] = data(dlast)[n] if dlast.shape[0] else T(0)
+    states[shape[BATCH] * shape[UNITS] + n] = data(dlast_cell)[n] if dlast_cell.shape[0] else T(0)
+
+
+@routine
+def give_start(n, dh0, dc0, state, shape):
+    """What goes out for h and c before the first step, of one number."""
+    if dh0.shape[0]:
+        data(dh0)[n] = data(state)[n]
+    if dc0.shape[0]:
+        data(dc0)[n] = data(state)[shape[BATCH] * shape[UNITS] + n]
+
+
+@routine
+def begin_back(first, live, own, columns, dlast, dlast_cell, state, shape):
+    """The first of both for the thread's numbers."""
     u = own
-    while u < U:
+    while u < shape[UNITS]:
         r = 0
         while r < live:
-            n = (first + r) * U + u
-            states[n] = data(dlast)[n] if dlast.shape[0] else T(0)
-            states[shape[BATCH] * U + n] = data(dlast_cell)[n] if dlast_cell.shape[0] else T(0)
+            take_end((first + r) * shape[UNITS] + u, dlast, dlast_cell, state, shape)
             r = anew(r + 1)
-
-
         u += columns
+
+
 @routine
 def end_back(first, live, own, columns, dh0, dc0, state, shape):
-    """What goes out for h and c before the first step."""
-    U = shape[UNITS]
+    """The other one."""
     u = own
-    while u < U:
+    while u < shape[UNITS]:
         r = 0
         while r < live:
-            n = (first + r) * U + u
-            if dh0.shape[0]:
-                data(dh0)[n] = data(state)[n]
-            if dc0.shape[0]:
-                data(dc0)[n] = data(state)[shape[BATCH] * U + n]
+            give_start((first + r) * shape[UNITS] + u, dh0, dc0, state, shape)
             r = anew(r + 1)
-
-
         u += columns
+
+
 @routine
 def incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T):
     """dh of row first + r after step t: from the step behind it, and from y."""
@@ -380,15 +418,12 @@ def incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, 
     return dh
 
 
-def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
-    """The walk backward of a cell. cell(dh, dc, values of the gates, inner, p, q, shape, a, g) -> (gradients of the gates, the last one's for R, dp,
-    dq): gates as tuples of four, dp without what goes through R."""
-    add_product, own_sums = product(1), registers(ROWS)
-
+def step_backward(gates: int, cell: Callable[..., Any]) -> Any:
+    """The routine for one step back of one number. cell: see `backward_kernel`. Gate k's gradient for R goes to place[4 (to + k apart) + r]."""
     @routine
-    def differentiate(r, first, u, t, source, counts, place, begins, quartet, through, planes, hidden, cells, left, inner, dy, mask, state, shape, a,
+    def differentiate(r, n, u, t, source, counts, place, begins, to, apart, through, planes, hidden, cells, left, inner, dy, mask, state, shape, a,
                       g):
-        (U, _, T, N), n = sizes(shape), first + r
+        U, _, T, N = sizes(shape)
         zero = state.dtype.type(0)
         row = n * T + source
         at = row * gates * U + u
@@ -410,9 +445,16 @@ def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
         for k in range(gates):
             data(planes)[at + k * U] = dz[k]
             into = ds if k == gates - 1 else dz[k]
-            place[4 * ((quartet * gates + k) * padded(U) + u) + r] = into
+            place[4 * (to + k * apart) + r] = into
             if gates == 3:
                 data(through)[at + k * U] = into
+    return differentiate
+
+
+def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
+    """The walk backward of a cell. cell(dh, dc, values of the gates, inner, p, q, shape, a, g) -> (gradients of the gates, the last one's for R, dp,
+    dq): gates as tuples of four, dp without what goes through R."""
+    add_product, own_sums, differentiate = product(1), registers(ROWS), step_backward(gates, cell)
 
     @kernel
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,
@@ -451,8 +493,8 @@ def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                     n, j = anew(first), anew(u)
                     r = 0
                     while r < live:
-                        differentiate(r, n, j, t, source, counts, place, begins + ROWS * quartet, quartet, through, planes, hidden, cells,
-                                       left, inner, dy, mask, state, shape, a, g)
+                        differentiate(r, n + r, j, t, source, counts, place, begins + ROWS * quartet, quartet * gates * P + j, P, through, planes,
+                                      hidden, cells, left, inner, dy, mask, state, shape, a, g)
                         r = anew(r + 1)
                     u += columns
                 barrier()
