@@ -246,7 +246,7 @@ class Run:
                                             for array in (self.counter, self.alive, self.waiting, self.meeting))
         held = (waiting & ~meeting).any((1, 3))
         first, last = np.where(alive, counter, len(self.program.code)).min((1, 3)), np.where(alive, counter, -1).max((1, 3))
-        if (held & ((first != last) | meeting.any((1, 3)))).any():
+        if (held & (first != last)).any():
             raise Fault("threads of a block wait at different barriers")
         if (held & ~alive.all((1, 3))).any():
             raise Fault("some threads of a block never come to a barrier at which others wait")

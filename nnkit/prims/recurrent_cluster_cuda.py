@@ -271,7 +271,7 @@ def add_parts(n, place, at, own, drop, state):
 
 def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
     """The walk backward of a cell as for `recurrent_cuda.backward_kernel`, by clusters."""
-    add_up, own_sums, differentiate = shared_sums(COLUMNS), registers(COLUMNS), step_backward(gates, cell)
+    add_up, own_sums, (fetch, differentiate) = shared_sums(COLUMNS), registers(COLUMNS), step_backward(gates, cell)
 
     @clustered
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,
@@ -287,16 +287,17 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
         chip = begins + ROWS
         part, r = thread() & (P - 1), thread() & (ROWS - 1)
         row = row_of_lane(part)
-        found = own_sums(state)
+        found, zero = own_sums(state), state.dtype.type(0)
+        nothing_kept = (zero, zero, zero, zero), zero, zero, zero, zero
         fetch_rows(place, chip, turned, U, gates * U, gates, rank, S, P, J, V)
         start, stop = row_share(shared_among(N, ROWS), tasks // CLUSTER, task // CLUSTER)
         for group in range(start, stop):
             first, live = ROWS * group, min(ROWS, N - ROWS * group)
             n = first + r
-            end = min(U, rank * S + S) if r < live else 0
+            begin, end = rank * S + (thread() >> 2), min(U, rank * S + S) if r < live else 0
             clear(place, begins, state)
             note_begins(place, begins, first, live, mask, shape)
-            u = rank * S + (thread() >> 2)
+            u = begin
             while u < end:
                 take_end(n * U + u, dlast, dlast_cell, state, shape)
                 u = anew(u + THREADS // ROWS)
@@ -304,16 +305,18 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
             arrive()                                     # from now on all blocks are there
             wait_for_cluster()
             now, other = parts, parts + 4 * S * CLUSTER
+            kept = fetch(n, begin, T - 1, place_of(T - 1, shape), planes, hidden, cells, left, inner, dy, shape) if begin < end else nothing_kept
             for t in range(T - 1, -1, -1):
                 source = place_of(t, shape)
                 counts = rows_that_count(mask, n, 1, source, T) << r if r < live else 0
-                u = rank * S + (thread() >> 2)
+                u = begin
                 while u < end:
                     s = u - rank * S
                     add_parts(n * U + u, place, now + 4 * s + r, S, drop, state)
-                    differentiate(r, n, u, t, source, counts, place, begins, s, S, through, planes, hidden, cells, left, inner, dy, mask, state,
-                                  shape, a, g)
+                    differentiate(kept, r, n, u, t, source, counts, place, begins, s, S, through, planes, mask, state, shape, a, g)
                     u = anew(u + THREADS // ROWS)
+                    if u < end:
+                        kept = fetch(n, u, t, source, planes, hidden, cells, left, inner, dy, shape)
                 barrier()
                 e = thread()
                 while e - warp_lane() < slots:           # whole warps
@@ -325,9 +328,11 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                             give(place, other + 4 * (rank * S + s) + row, owner, found[c])
                     e = anew(e + THREADS)
                 arrive()
+                if t > 0 and begin < end:                # on their way while the others come
+                    kept = fetch(n, begin, t - 1, place_of(t - 1, shape), planes, hidden, cells, left, inner, dy, shape)
                 wait_for_cluster()
                 now, other = other, now
-            u = rank * S + (thread() >> 2)
+            u = begin
             while u < end:
                 add_parts(n * U + u, place, now + 4 * (u - rank * S) + r, S, drop, state)
                 give_start(n * U + u, dh0, dc0, state, shape)

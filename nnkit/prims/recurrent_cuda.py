@@ -30,8 +30,8 @@ from nnkit.prims.rows_cuda import row_of_warp, smallest_over_warp, warp_lane
 __all__ = [
     "ACTIVATION", "BATCH", "GATE", "ON_CHIP", "QUARTETS", "ROWS", "STEPS", "UNITS", "add_to_row", "backward_kernel", "begin_back", "begin_state",
     "begin_walk", "begun_at", "chosen", "clear_padding", "end_back", "fetch_weights", "forward_kernel", "give_start", "incoming", "keep_state",
-    "note_begins", "own_place", "pack_quartets", "pack_quartets_turned", "padded", "place_of", "product", "rows_that_count", "settle", "sizes",
-    "step_backward", "step_forward", "sums", "take_end",
+    "note_begins", "of_output", "own_place", "pack_quartets", "pack_quartets_turned", "padded", "place_of", "product", "rows_that_count", "settle",
+    "sizes", "step_backward", "step_forward", "sums", "take_end",
 ]
 
 # What follows is the order of `Sequence`: see prims/recurrent.py, Walk. AT_ONCE: rows of R in shared memory; STEPS: T.
@@ -408,23 +408,31 @@ def end_back(first, live, own, columns, dh0, dc0, state, shape):
 
 
 @routine
-def incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T):
+def of_output(n, u, t, source, dy, shape, U, T):
+    """The gradient of what y has of row n for step t."""
+    found = dy.dtype.type(0)
+    if dy.shape[0] and (shape[SEQUENCES] or t == T - 1):
+        found = data(dy)[output_at(n, t, source, shape, U, T) + u]
+    return found
+
+
+@routine
+def incoming(r, n, u, t, counts, place, begins, outer, mask, state, shape, U):
     """dh of row first + r after step t: from the step behind it, and from y."""
     dh = data(state)[n * U + u]
-    if dy.shape[0] and (shape[SEQUENCES] or t == T - 1):
-        silent = mask.size > 0 and (mask.dtype.type(t) < place[begins + r] or (shape[ZERO] and not (counts >> r) & 1))
-        if not silent:
-            dh += data(dy)[output_at(n, t, source, shape, U, T) + u]
+    silent = mask.size > 0 and (mask.dtype.type(t) < place[begins + r] or (shape[ZERO] and not (counts >> r) & 1))
+    if not silent:
+        dh += outer
     return dh
 
 
 def step_backward(gates: int, cell: Callable[..., Any]) -> Any:
-    """The routine for one step back of one number. cell: see `backward_kernel`. Gate k's gradient for R goes to place[4 (to + k apart) + r]."""
+    """(fetch, differentiate): one step back of one number; what was kept of it is fetched before. cell: see `backward_kernel`. Gate k's gradient for
+    R goes to place[4 (to + k apart) + r]."""
     @routine
-    def differentiate(r, n, u, t, source, counts, place, begins, to, apart, through, planes, hidden, cells, left, inner, dy, mask, state, shape, a,
-                      g):
-        U, _, T, N = sizes(shape)
-        zero = state.dtype.type(0)
+    def fetch(n, u, t, source, planes, hidden, cells, left, inner, dy, shape):
+        U, _, T, _ = sizes(shape)
+        zero = planes.dtype.type(0)
         row = n * T + source
         at = row * gates * U + u
         values = (data(planes)[at], data(planes)[at + U] if gates > 1 else zero, data(planes)[at + 2 * U] if gates > 2 else zero,
@@ -434,7 +442,13 @@ def step_backward(gates: int, cell: Callable[..., Any]) -> Any:
         if gates == 3:
             p = data(hidden)[row * U + u] if hidden.shape[0] else data(left)[row * U + u]
         q = data(cells)[row * U + u] if gates == 4 else zero
-        dh = incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T)
+        return values, within, p, q, of_output(n, u, t, source, dy, shape, U, T)
+
+    @routine
+    def differentiate(kept, r, n, u, t, source, counts, place, begins, to, apart, through, planes, mask, state, shape, a, g):
+        (U, _, T, N), (values, within, p, q, outer) = sizes(shape), kept
+        zero, at = state.dtype.type(0), (n * T + source) * gates * U + u
+        dh = incoming(r, n, u, t, counts, place, begins, outer, mask, state, shape, U)
         dc = data(state)[(N + n) * U + u] if gates == 4 else zero
         dz, ds, dp, dq = cell(dh, dc, values, within, p, q, shape, a, g)
         if not (counts >> r) & 1:                        # the state passed through unchanged
@@ -448,13 +462,13 @@ def step_backward(gates: int, cell: Callable[..., Any]) -> Any:
             place[4 * (to + k * apart) + r] = into
             if gates == 3:
                 data(through)[at + k * U] = into
-    return differentiate
+    return fetch, differentiate
 
 
 def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
     """The walk backward of a cell. cell(dh, dc, values of the gates, inner, p, q, shape, a, g) -> (gradients of the gates, the last one's for R, dp,
     dq): gates as tuples of four, dp without what goes through R."""
-    add_product, own_sums, differentiate = product(1), registers(ROWS), step_backward(gates, cell)
+    add_product, own_sums, (fetch, differentiate) = product(1), registers(ROWS), step_backward(gates, cell)
 
     @kernel
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,
@@ -493,8 +507,9 @@ def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                     n, j = anew(first), anew(u)
                     r = 0
                     while r < live:
-                        differentiate(r, n + r, j, t, source, counts, place, begins + ROWS * quartet, quartet * gates * P + j, P, through, planes,
-                                      hidden, cells, left, inner, dy, mask, state, shape, a, g)
+                        kept = fetch(n + r, j, t, source, planes, hidden, cells, left, inner, dy, shape)
+                        differentiate(kept, r, n + r, j, t, source, counts, place, begins + ROWS * quartet, quartet * gates * P + j, P, through,
+                                      planes, mask, state, shape, a, g)
                         r = anew(r + 1)
                     u += columns
                 barrier()
