@@ -161,8 +161,8 @@ def compile_launch(lanes: Sequence[Sequence[Kernel]], dtype: str, architecture: 
     steps in their order. It has one entry, "launch". A kernel of clusters says in the PTX how many blocks form one, so it is launched like all
     others. Raises ValueError where the architecture has no clusters."""
     cluster = max(each.cluster for lane in lanes for each in lane)
-    if cluster > 1 and architecture < CLUSTERS:
-        raise ValueError(f"clusters of blocks need compute capability {CLUSTERS[0]}.{CLUSTERS[1]}, received {architecture[0]}.{architecture[1]}")
+    if cluster > 1 and architecture[0] not in CLUSTERS:
+        raise ValueError(f"clusters of blocks need compute capability {' or '.join(map(str, CLUSTERS))}, received {'.'.join(map(str, architecture))}")
     position = len(lanes)
     bodies = []
     for lane in lanes:

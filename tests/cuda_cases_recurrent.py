@@ -11,7 +11,7 @@ import numpy as np
 from nnkit.prims.recurrent import ACTIVATIONS
 from nnkit.prims.recurrent_cpu import any_of, any_slope
 
-__all__ = ["WalkCase", "packed", "recurrent_cases", "turned"]
+__all__ = ["WalkCase", "packed", "recurrent_cases", "turned", "walk"]
 
 TANH, SIGMOID = ACTIVATIONS.index("tanh"), ACTIVATIONS.index("sigmoid")
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3, "gru_before": 3}
@@ -265,15 +265,18 @@ OTHER = (
 )
 
 
+# By clusters: units that do not come out even for the blocks, blocks without any; several groups of rows for a cluster, and one; P of all sizes; more
+# turns than one, of some warps one less.
 CLUSTERS = (
-    WalkCase("plain", 13, 3, 3, sequences=True, parts=4, tasks=(8,)),
-    WalkCase("one", 1, 1, 1, ends=True, parts=8, tasks=(8,), dtypes=("float32",)),
-    WalkCase("masked", 17, 9, 4, parts=8, backwards=True, aligned=True, sequences=True, zero=True, masked=True, ends=True, tasks=(8, 24),
+    WalkCase("masked", 17, 9, 3, parts=8, backwards=True, aligned=True, sequences=True, zero=True, masked=True, ends=True, tasks=(8, 24),
              dtypes=("float32",)),
-    WalkCase("dropped", 7, 6, 3, parts=4, masked=True, dropped=True, begun=True, ends=True, biased=False, tasks=(8, 24)),
+    WalkCase("dropped", 7, 6, 3, parts=4, masked=True, dropped=True, begun=True, ends=True, biased=False, tasks=(8, 16), dtypes=("float32",)),
 )
-# More units than a block has threads for: several turns of a warp forward, of some warps one less, and so backward.
-TURNS = WalkCase("turns", 79, 2, 2, parts=32, sequences=True, begun=True, tasks=(8,), dtypes=("float32",))
+CLUSTERED_LSTM = (
+    WalkCase("plain", 13, 3, 3, sequences=True, parts=16, tasks=(8,)),
+    WalkCase("one", 1, 1, 1, ends=True, parts=8, tasks=(8,), dtypes=("float32",)),
+)
+TURNS = WalkCase("turns", 79, 5, 2, parts=32, sequences=True, masked=True, dropped=True, begun=True, tasks=(16,), dtypes=("float32",))
 CLUSTERED_OTHER = WalkCase("bent", 9, 5, 2, masked=True, dropped=True, begun=True, codes=OTHER[0].codes, parts=4, tasks=(16,), dtypes=("float32",))
 
 
@@ -284,11 +287,10 @@ def recurrent_cases() -> Iterator[tuple[str, str, tuple[Any, ...], int, Expected
             yield from walk(case, cell, "")
         for case in OTHER:
             yield from walk(case, cell, "_any")
-    for cell in ("simple_rnn", "lstm", "gru"):
-        for case in CLUSTERS:
-            yield from walk(case, cell, "")
-        yield from walk(CLUSTERED_OTHER, cell, "_any")
     yield from walk(LONG, "simple_rnn", "")
-    yield from walk(TURNS, "simple_rnn", "")
     for code in range(len(ACTIVATIONS)):
         yield from walk(WalkCase(ACTIVATIONS[code], 2, 3, 2, sequences=True, codes=(code, code), dtypes=("float32",)), "simple_rnn", "_any")
+    for cell, cases in (("simple_rnn", (TURNS,)), ("lstm", CLUSTERS + CLUSTERED_LSTM), ("gru", CLUSTERS)):
+        for case in cases:
+            yield from walk(case, cell, "")
+        yield from walk(CLUSTERED_OTHER, cell, "_any")

@@ -125,9 +125,9 @@ FORMS = [                                                # a block has 163,840 b
 
 @pytest.mark.parametrize(("layer", "dtype", "forward", "backward"), FORMS)
 def test_a_cluster_walks_where_it_has_room_for_a_recurrent_kernel_and_a_block_has_not(layer, dtype, forward, backward):
-    walks, older = walks_of(layer, dtype=dtype), walks_of(layer, dtype=dtype, architecture=(8, 9))
+    walks, others = walks_of(layer, dtype=dtype), [walks_of(layer, dtype=dtype, architecture=other) for other in ((8, 9), (12, 0))]
     assert [("walk", "cluster")["_cluster_" in walks[way].kernel] for way in ("forward", "backward")] == [forward, backward]
-    assert not any("_cluster_" in step.kernel for step in older.values())
+    assert not any("_cluster_" in step.kernel for found in others for step in found.values())
 
 
 def test_units_that_do_not_fit_on_chip_are_refused():
@@ -400,7 +400,11 @@ TRAINED = {
 }
 
 
-CLUSTERED = {"clusters": lambda: (clustered_network(), "adam", "sparse_categorical_crossentropy", short_words(10)[:, :4].copy(), labels(10))}
+CLUSTERED = {
+    "clusters": lambda: (clustered_network(), "adam", "sparse_categorical_crossentropy", short_words(10)[:, :4].copy(), labels(10)),
+    "a cluster": lambda: (Sequential([Input((3, 3)), nnkit.Masking(), nnkit.LSTM(9, recurrent_dropout=0.2), Dense(4, "softmax")]), nnkit.SGD(0.1),
+                          "sparse_categorical_crossentropy", masked_steps(10)[:, 2:].copy(), labels(10)),
+}
 
 
 def little_shared_memory(monkeypatch):
@@ -566,7 +570,7 @@ def test_networks_train_ten_steps_as_on_the_cpu(name):
     train_beside_the_cpu(name, interpreter().PtxDevice())
 
 
-@pytest.mark.parametrize("name", CLUSTERED)
+@pytest.mark.parametrize("name", [pytest.param("clusters", marks=pytest.mark.sweep), "a cluster"])
 def test_networks_whose_walks_are_clusters_train_as_on_the_cpu(name, monkeypatch):
     little_shared_memory(monkeypatch)
     train_beside_the_cpu(name, interpreter().PtxDevice())

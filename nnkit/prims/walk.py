@@ -104,7 +104,7 @@ class Walk(Way):
         """How a cluster's blocks share R; None where a block walks alone: all of R fits there, there are no clusters, or their shares do not fit."""
         U, gates, size = self.units, self.cell.gates, ITEMSIZE[self.x.dtype]
         whole = self.beside(alone) + alone.rows * ROWS * alone.width
-        if g.architecture < CLUSTERS or not self.cell.after or whole * size <= MOST_SHARED:
+        if g.architecture[0] not in CLUSTERS or not self.cell.after or whole * size <= MOST_SHARED:
             return None
         own = -(-U // CLUSTER)
         given = 2 * ROWS * own * CLUSTER                 # the blocks' parts of the gradients of h, twice
