@@ -268,16 +268,16 @@ OTHER = (
 # By clusters: units that do not come out even for the blocks, blocks without any; several groups of rows for a cluster, and one; P of all sizes; more
 # turns than one, of some warps one less.
 CLUSTERS = (
-    WalkCase("masked", 17, 9, 3, parts=8, backwards=True, aligned=True, sequences=True, zero=True, masked=True, ends=True, tasks=(8, 24),
+    WalkCase("masked", 17, 9, 3, parts=8, backwards=True, aligned=True, sequences=True, zero=True, masked=True, ends=True, tasks=(24, 8),
              dtypes=("float32",)),
-    WalkCase("dropped", 7, 6, 3, parts=4, masked=True, dropped=True, begun=True, ends=True, biased=False, tasks=(8, 16), dtypes=("float32",)),
+    WalkCase("dropped", 7, 6, 3, parts=4, masked=True, dropped=True, begun=True, ends=True, biased=False, tasks=(16, 8), dtypes=("float32",)),
 )
 CLUSTERED_LSTM = (
     WalkCase("plain", 13, 3, 3, sequences=True, parts=16, tasks=(8,)),
     WalkCase("one", 1, 1, 1, ends=True, parts=8, tasks=(8,), dtypes=("float32",)),
 )
-TURNS = WalkCase("turns", 79, 5, 2, parts=32, sequences=True, masked=True, dropped=True, begun=True, tasks=(16,), dtypes=("float32",))
-CLUSTERED_OTHER = WalkCase("bent", 9, 5, 2, masked=True, dropped=True, begun=True, codes=OTHER[0].codes, parts=4, tasks=(16,), dtypes=("float32",))
+TURNS = WalkCase("turns", 79, 3, 2, parts=32, sequences=True, masked=True, dropped=True, begun=True, tasks=(8,), dtypes=("float32",))
+CLUSTERED_OTHER = WalkCase("bent", 9, 5, 2, masked=True, dropped=True, begun=True, codes=OTHER[0].codes, parts=4, tasks=(8,), dtypes=("float32",))
 
 
 def recurrent_cases() -> Iterator[tuple[str, str, tuple[Any, ...], int, Expected, WalkCase]]:

@@ -220,6 +220,7 @@ class Run:
         self.memory.begin()
         self.counter[:], self.alive[:], self.done, self.copies = 0, True, 0, []
         self.arrived[:] = self.waited[:] = 0
+        self.shared[:] = 0xFF                            # whatever was there before: NaN
         self.traffic = Traffic(self.blocks, self.cluster, self.shared_size, self.shared_size + 16) if self.cluster > 1 else None
         _, warps, clusters, _ = self.shape
         width = clusters * WARP
