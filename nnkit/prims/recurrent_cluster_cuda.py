@@ -175,9 +175,34 @@ def begin_rows(place, width, first, live, h0, drop, like, shape):
         e = anew(e + THREADS)
 
 
+@routine
+def begin_states(n, first_unit, slots, parts, h0, c0, state, shape):
+    """h and c before the first step of row n, of the thread's units."""
+    U, e = shape[UNITS], thread()
+    while e < slots:
+        u = first_unit + divided(e, parts)[0]
+        if u < U:
+            begin_state(n * U + u, h0, c0, state, shape)
+        e = anew(e + THREADS)
+
+
 def forward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
     """The walk forward of a cell as for `recurrent_cuda.forward_kernel`, by clusters."""
     add_up, own_sums, own_inputs, (make, keep) = shared_sums(gates), registers(gates), registers(gates), step_forward(gates, cell)
+
+    @routine
+    def fetch(given, n, u, source, planes, state, shape):
+        """What x gives to the gates, p and q."""
+        U, T, N = shape[UNITS], shape[STEPS], shape[BATCH]
+        for k in range(gates):
+            given[k] = data(planes)[(n * T + source) * gates * U + k * U + u]
+        p = data(state)[n * U + u]
+        return p, data(state)[(N + n) * U + u] if gates == 4 else p
+
+    @routine
+    def of_gates(own, like):
+        zero = like.dtype.type(0)
+        return own[0], own[1] if gates > 1 else zero, own[2] if gates > 2 else zero, own[3] if gates > 3 else zero
 
     @clustered
     def forward(task: Int, tasks: Int, y: Matrix, last: Matrix, last_cell: Matrix, hidden: Matrix, cells: Matrix, left: Matrix, inner: Matrix,
@@ -198,12 +223,7 @@ def forward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
             n = first + row
             mine = part < ROWS and row < live
             begin_rows(place, width, first, live, h0, drop, y, shape)
-            e = thread()
-            while mine and e < slots:
-                u = rank * S + divided(e, P)[0]
-                if u < U:
-                    begin_state(n * U + u, h0, c0, state, shape)
-                e = anew(e + THREADS)
+            begin_states(n, rank * S, slots if mine else 0, P, h0, c0, state, shape)
             wait_for_copies()
             arrive()                                     # from now on all blocks are there
             wait_for_cluster()
@@ -216,17 +236,9 @@ def forward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                 while e - warp_lane() < slots:           # whole warps
                     u = rank * S + divided(e, P)[0]
                     makes = mine and e < slots and u < U
-                    p, q = zero, zero
-                    if makes:                            # on their way while the products are made
-                        for k in range(gates):
-                            given[k] = data(planes)[(n * T + source) * gates * U + k * U + u]
-                        p = data(state)[n * U + u]
-                        if gates == 4:
-                            q = data(state)[(N + n) * U + u]
+                    p, q = fetch(given, n, u, source, planes, state, shape) if makes else (zero, zero)         # while the products are made
                     add_up(found, place, chip, min(e, slots - 1), slots, J, now, part, P, y)
-                    z = (given[0], given[1] if gates > 1 else zero, given[2] if gates > 2 else zero, given[3] if gates > 3 else zero)
-                    s = (found[0], found[1] if gates > 1 else zero, found[2] if gates > 2 else zero, found[3] if gates > 3 else zero)
-                    made, m = make(z, s, p, q, min(u, U - 1), bias, shape, a, g, y), zero
+                    made, m = make(of_gates(given, y), of_gates(found, y), p, q, min(u, U - 1), bias, shape, a, g, y), zero
                     if makes:
                         m = place[4 * (now + u) + row]
                         h = made[0] if (counts >> row) & 1 else p
