@@ -16,7 +16,7 @@ pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 import ptx
 from nnkit import cuda_jit, jit
 from nnkit.plan.launch import SHARED_BYTES, scratch_bytes
-from nnkit.prims.recurrent_cuda import QUARTETS
+from nnkit.prims.recurrent_step_cuda import QUARTETS
 from nnkit.runtime.cuda import bits, code_of
 from test_cuda_training import walks_of
 

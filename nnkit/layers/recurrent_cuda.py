@@ -1,5 +1,5 @@
 """The cells of SimpleRNN, LSTM and GRU on a GPU: one step forward and one step backward of one number. `prims/recurrent_cuda.py` takes them through
-time.
+time, or `prims/recurrent_cluster_cuda.py`.
 
 p, q: h and c before the step; z: what x gives to the gates, s: what h gives through the recurrent kernel R, b: the bias of that. Forward gives
 (h, c, values of the gates, what `inner` keeps); backward, from dh and dc, (dz, the last gate's for R, what of dp does not go through R, dq). Gates
@@ -17,7 +17,8 @@ from nnkit.prims.block_cuda import divided, row_share
 from nnkit.prims.recurrent_before_cuda import backward_twice_kernel, forward_twice_kernel
 from nnkit.prims.recurrent_cluster_cuda import backward_cluster_kernel, forward_cluster_kernel
 from nnkit.prims.recurrent_cpu import ANY, STANDARD
-from nnkit.prims.recurrent_cuda import ACTIVATION, GATE, backward_kernel, forward_kernel
+from nnkit.prims.recurrent_cuda import backward_kernel, forward_kernel
+from nnkit.prims.recurrent_step_cuda import ACTIVATION, GATE
 
 __all__ = [
     "gru_any_cluster_backward", "gru_any_cluster_forward", "gru_any_walk_backward", "gru_any_walk_forward", "gru_before_any_walk_backward",

@@ -8,7 +8,8 @@ from typing import Any
 from nnkit.cuda_jit import Kernel, anew, barrier, data, kernel, registers, routine, scratch
 from nnkit.jit import Int, Matrix, Real, Sequence, Vector
 from nnkit.prims.block_cuda import divided, row_share
-from nnkit.prims.recurrent_cuda import (
+from nnkit.prims.recurrent_cuda import add_to_row, begin_back, begin_walk, chosen, clear_padding, end_back, fetch_weights, own_place, padded, product
+from nnkit.prims.recurrent_step_cuda import (
     ACTIVATION,
     BATCH,
     GATE,
@@ -17,20 +18,10 @@ from nnkit.prims.recurrent_cuda import (
     ROWS,
     STEPS,
     UNITS,
-    add_to_row,
-    begin_back,
-    begin_walk,
-    chosen,
-    clear_padding,
-    end_back,
-    fetch_weights,
     incoming,
     note_begins,
     of_output,
-    own_place,
-    padded,
     place_of,
-    product,
     rows_that_count,
     settle,
     sizes,

@@ -1,6 +1,6 @@
 """Walks through time in which a cluster of blocks shares the recurrent kernel R, for units of which R does not fit into one block's shared memory.
 
-What comes in and goes out, and what a step makes of one number, are those of recurrent_cuda.py. CLUSTER blocks own four rows of the batch at a time
+What comes in and goes out, and what a step makes of one number, is as in recurrent_step_cuda.py. CLUSTER blocks own four rows of the batch at a time
 and S = ceil(U / CLUSTER) units each. A block keeps the columns of R that belong to its units, of all gates, in its shared memory from the first step
 to the last, so a step reads nothing of R from elsewhere.
 
@@ -44,7 +44,8 @@ from nnkit.cuda_jit import (
 from nnkit.jit import Int, Matrix, Real, Sequence, Vector
 from nnkit.plan.launch import CLUSTER
 from nnkit.prims.block_cuda import divided, row_share
-from nnkit.prims.recurrent_cuda import (
+from nnkit.prims.recurrent_cuda import sums
+from nnkit.prims.recurrent_step_cuda import (
     BATCH,
     QUARTETS,
     ROWS,
@@ -58,7 +59,6 @@ from nnkit.prims.recurrent_cuda import (
     rows_that_count,
     step_backward,
     step_forward,
-    sums,
     take_end,
 )
 from nnkit.prims.rows_cuda import warp_lane

@@ -236,7 +236,7 @@ def products(g: Builder, dweight: Buffer, dbias: Buffer, x: Buffer, dy: Buffer) 
 
 @attrs.frozen
 class Walked:
-    """What the way forward keeps for the way back: see recurrent_cuda.py."""
+    """What the way forward keeps for the way back: see recurrent_step_cuda.py."""
 
     planes: Buffer
     hidden: Buffer
