@@ -265,8 +265,8 @@ OTHER = (
 )
 
 
-# By clusters: units that do not come out even for the blocks, blocks without any; several groups of rows for a cluster, and one; P of all sizes; more
-# turns than one, of some warps one less.
+# By clusters: units that do not come out even for the blocks, blocks without any; several groups of rows for a cluster, and one. Units of which a
+# warp has several turns: test_cuda_kernels.py, real sizes.
 CLUSTERS = (
     WalkCase("masked", 17, 9, 3, parts=8, backwards=True, aligned=True, sequences=True, zero=True, masked=True, ends=True, tasks=(24, 8),
              dtypes=("float32",)),
@@ -274,9 +274,8 @@ CLUSTERS = (
 )
 CLUSTERED_LSTM = (
     WalkCase("plain", 13, 3, 3, sequences=True, parts=16, tasks=(8,)),
-    WalkCase("one", 1, 1, 1, ends=True, parts=8, tasks=(8,), dtypes=("float32",)),
+    WalkCase("one", 1, 1, 1, ends=True, parts=32, tasks=(8,), dtypes=("float32",)),
 )
-TURNS = WalkCase("turns", 79, 3, 2, parts=32, sequences=True, masked=True, dropped=True, begun=True, tasks=(8,), dtypes=("float32",))
 CLUSTERED_OTHER = WalkCase("bent", 9, 5, 2, masked=True, dropped=True, begun=True, codes=OTHER[0].codes, parts=4, tasks=(8,), dtypes=("float32",))
 
 
@@ -290,7 +289,7 @@ def recurrent_cases() -> Iterator[tuple[str, str, tuple[Any, ...], int, Expected
     yield from walk(LONG, "simple_rnn", "")
     for code in range(len(ACTIVATIONS)):
         yield from walk(WalkCase(ACTIVATIONS[code], 2, 3, 2, sequences=True, codes=(code, code), dtypes=("float32",)), "simple_rnn", "_any")
-    for cell, cases in (("simple_rnn", (TURNS,)), ("lstm", CLUSTERS + CLUSTERED_LSTM), ("gru", CLUSTERS)):
+    for cell, cases in (("simple_rnn", CLUSTERS[1:]), ("lstm", CLUSTERS + CLUSTERED_LSTM), ("gru", CLUSTERS)):
         for case in cases:
             yield from walk(case, cell, "")
         yield from walk(CLUSTERED_OTHER, cell, "_any")

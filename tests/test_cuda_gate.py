@@ -108,11 +108,12 @@ def test_the_launches_of_a_network_on_a_graph_assemble(tmp_path):
 
 @pytest.mark.parametrize("layer", [nnkit.LSTM(256), nnkit.GRU(256), nnkit.SimpleRNN(600)], ids=["lstm", "gru", "simple_rnn"])
 def test_walks_by_clusters_assemble_and_say_their_size(layer, tmp_path):
-    """What the launch says of clusters comes from PTX alone: it is an ordinary node of a graph."""
+    """Each is a launch of its own. What it says of clusters comes from PTX alone: it is an ordinary node of a graph."""
     spec = Sequential([Input((100, 64)), attrs.evolve(layer, recurrent_initializer="zeros"), Dense(10)])
-    walks = [lanes[0][0] for lanes in lanes_of(device_plan(spec, 64, optimizer="sgd", loss="mse")) if "_cluster_" in lanes[0][0].kernel]
-    assert [step.kernel.rpartition("_")[2] for step in walks] == ["forward", "backward"]
-    for step in walks:
+    launches = [lanes for lanes in lanes_of(device_plan(spec, 64, optimizer="sgd", loss="mse"))
+                if any("_cluster_" in step.kernel for lane in lanes for step in lane)]
+    assert [[[step.kernel.rpartition("_")[2] for step in lane] for lane in lanes] for lanes in launches] == [[["forward"]], [["backward"]]]
+    for ((step,),) in launches:
         ptx = code_of(((coded(step),),), "float32").ptx
         assert re.search(r"^\.explicitcluster\n\.reqnctapercluster 8, 1, 1$", ptx, re.MULTILINE)
         assert step.tasks == 8 * 16                      # four rows to each cluster

@@ -127,7 +127,7 @@ def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[...
         at = row * 3 * U + u
         v, value = data(planes)[at], data(planes)[at + 2 * U]
         p = data(hidden)[row * U + u] if hidden.shape[0] else data(left)[row * U + u]
-        dh = incoming(r, n, u, t, counts, place, begins, of_output(n, u, t, source, dy, shape, U, T), mask, state, shape, U)
+        dh = incoming(data(state)[n * U + u], r, t, counts, place, begins, of_output(n, u, t, source, dy, shape, U, T), mask, shape)
         du, dv, dp = dh * (one - v) * act_slope(value, shape[ACTIVATION], a), dh * (p - value) * sig_slope(v, shape[GATE], g), dh * v
         if not (counts >> r) & 1:
             du, dv, dp = one - one, one - one, dh

@@ -271,14 +271,14 @@ def clear(place, count, like):
 
 
 @routine
-def add_parts(n, place, at, own, drop, state):
-    """What the blocks gave for number n goes to what its h has: their parts, `own` cells apart."""
+def sum_of_parts(n, place, at, own, drop):
+    """What the blocks gave for number n: their parts, `own` cells apart, in their order."""
     dm = place[at]
     for block in range(1, CLUSTER):
         dm += place[at + 4 * own * block]
     if drop.shape[0]:
         dm *= data(drop)[n]
-    data(state)[n] += dm
+    return dm
 
 
 def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
@@ -300,7 +300,7 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
         part, r = thread() & (P - 1), thread() & (ROWS - 1)
         row = row_of_lane(part)
         found, zero = own_sums(state), state.dtype.type(0)
-        nothing_kept = (zero, zero, zero, zero), zero, zero, zero, zero
+        nothing_kept = (zero, zero, zero, zero), zero, zero, zero, zero, zero, zero
         fetch_rows(place, chip, turned, U, gates * U, gates, rank, S, P, J, V)
         start, stop = row_share(shared_among(N, ROWS), tasks // CLUSTER, task // CLUSTER)
         for group in range(start, stop):
@@ -317,18 +317,20 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
             arrive()                                     # from now on all blocks are there
             wait_for_cluster()
             now, other = parts, parts + 4 * S * CLUSTER
-            kept = fetch(n, begin, T - 1, place_of(T - 1, shape), planes, hidden, cells, left, inner, dy, shape) if begin < end else nothing_kept
+            kept = nothing_kept
+            if begin < end:
+                kept = fetch(n, begin, T - 1, place_of(T - 1, shape), planes, hidden, cells, left, inner, dy, state, shape)
             for t in range(T - 1, -1, -1):
                 source = place_of(t, shape)
                 counts = rows_that_count(mask, n, 1, source, T) << r if r < live else 0
                 u = begin
                 while u < end:
                     s = u - rank * S
-                    add_parts(n * U + u, place, now + 4 * s + r, S, drop, state)
-                    differentiate(kept, r, n, u, t, source, counts, place, begins, s, S, through, planes, mask, state, shape, a, g)
+                    more = sum_of_parts(n * U + u, place, now + 4 * s + r, S, drop)
+                    differentiate(kept, more, r, n, u, t, source, counts, place, begins, s, S, through, planes, mask, state, shape, a, g)
                     u = anew(u + THREADS // ROWS)
                     if u < end:
-                        kept = fetch(n, u, t, source, planes, hidden, cells, left, inner, dy, shape)
+                        kept = fetch(n, u, t, source, planes, hidden, cells, left, inner, dy, state, shape)
                 barrier()
                 e = thread()
                 while e - warp_lane() < slots:           # whole warps
@@ -341,12 +343,12 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                     e = anew(e + THREADS)
                 arrive()
                 if t > 0 and begin < end:                # on their way while the others come
-                    kept = fetch(n, begin, t - 1, place_of(t - 1, shape), planes, hidden, cells, left, inner, dy, shape)
+                    kept = fetch(n, begin, t - 1, place_of(t - 1, shape), planes, hidden, cells, left, inner, dy, state, shape)
                 wait_for_cluster()
                 now, other = other, now
             u = begin
             while u < end:
-                add_parts(n * U + u, place, now + 4 * (u - rank * S) + r, S, drop, state)
+                data(state)[n * U + u] += sum_of_parts(n * U + u, place, now + 4 * (u - rank * S) + r, S, drop)
                 give_start(n * U + u, dh0, dc0, state, shape)
                 u = anew(u + THREADS // ROWS)
             barrier()                                    # before the parts are cleared for the next rows

@@ -310,9 +310,9 @@ def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                     n, j = anew(first), anew(u)
                     r = 0
                     while r < live:
-                        kept = fetch(n + r, j, t, source, planes, hidden, cells, left, inner, dy, shape)
-                        differentiate(kept, r, n + r, j, t, source, counts, place, begins + ROWS * quartet, quartet * gates * P + j, P, through,
-                                      planes, mask, state, shape, a, g)
+                        kept = fetch(n + r, j, t, source, planes, hidden, cells, left, inner, dy, state, shape)
+                        differentiate(kept, state.dtype.type(0), r, n + r, j, t, source, counts, place, begins + ROWS * quartet,
+                                      quartet * gates * P + j, P, through, planes, mask, state, shape, a, g)
                         r = anew(r + 1)
                     u += columns
                 barrier()

@@ -194,9 +194,8 @@ def of_output(n, u, t, source, dy, shape, U, T):
 
 
 @routine
-def incoming(r, n, u, t, counts, place, begins, outer, mask, state, shape, U):
-    """dh of row first + r after step t: from the step behind it, and from y."""
-    dh = data(state)[n * U + u]
+def incoming(dh, r, t, counts, place, begins, outer, mask, shape):
+    """dh of row r after step t: from the step behind it, and from y."""
     silent = mask.size > 0 and (mask.dtype.type(t) < place[begins + r] or (shape[ZERO] and not (counts >> r) & 1))
     if not silent:
         dh += outer
@@ -204,11 +203,11 @@ def incoming(r, n, u, t, counts, place, begins, outer, mask, state, shape, U):
 
 
 def step_backward(gates: int, cell: Callable[..., Any]) -> Any:
-    """(fetch, differentiate): one step back of one number; what was kept of it is fetched before. cell: see `backward_kernel`. Gate k's gradient for
-    R goes to place[4 (to + k apart) + r]."""
+    """(fetch, differentiate): one step back of one number; what was kept of it, and what comes in for h and c, is fetched before. cell: see
+    `backward_kernel`. more: what comes in for h besides. Gate k's gradient for R goes to place[4 (to + k apart) + r]."""
     @routine
-    def fetch(n, u, t, source, planes, hidden, cells, left, inner, dy, shape):
-        U, _, T, _ = sizes(shape)
+    def fetch(n, u, t, source, planes, hidden, cells, left, inner, dy, state, shape):
+        U, _, T, N = sizes(shape)
         zero = planes.dtype.type(0)
         row = n * T + source
         at = row * gates * U + u
@@ -219,14 +218,14 @@ def step_backward(gates: int, cell: Callable[..., Any]) -> Any:
         if gates == 3:
             p = data(hidden)[row * U + u] if hidden.shape[0] else data(left)[row * U + u]
         q = data(cells)[row * U + u] if gates == 4 else zero
-        return values, within, p, q, of_output(n, u, t, source, dy, shape, U, T)
+        dc = data(state)[(N + n) * U + u] if gates == 4 else zero
+        return values, within, p, q, data(state)[n * U + u], dc, of_output(n, u, t, source, dy, shape, U, T)
 
     @routine
-    def differentiate(kept, r, n, u, t, source, counts, place, begins, to, apart, through, planes, mask, state, shape, a, g):
-        (U, _, T, N), (values, within, p, q, outer) = sizes(shape), kept
+    def differentiate(kept, more, r, n, u, t, source, counts, place, begins, to, apart, through, planes, mask, state, shape, a, g):
+        (U, _, T, N), (values, within, p, q, dh, dc, outer) = sizes(shape), kept
         zero, at = state.dtype.type(0), (n * T + source) * gates * U + u
-        dh = incoming(r, n, u, t, counts, place, begins, outer, mask, state, shape, U)
-        dc = data(state)[(N + n) * U + u] if gates == 4 else zero
+        dh = incoming(dh + more, r, t, counts, place, begins, outer, mask, shape)
         dz, ds, dp, dq = cell(dh, dc, values, within, p, q, shape, a, g)
         if not (counts >> r) & 1:                        # the state passed through unchanged
             dz, ds, dp, dq = (zero, zero, zero, zero), zero, dh, dc
