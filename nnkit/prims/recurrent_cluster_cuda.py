@@ -14,7 +14,8 @@ The sum over k for a column and four rows is shared by P neighbouring lanes: lan
 h; the lanes' sums are added by a tree over them, after which the first four have a row each. What follows is theirs: row 0 to 3, as the bits of the
 lane's number from the lowest on, the higher one first. P follows from shapes, and so do the bits.
 
-In shared memory four of a lane's k lie side by side, and cells of four as the lanes come: no bank is met twice. Barriers of a cluster are in two
+In shared memory four of a lane's k lie side by side, as a cell; those of a warp's lanes follow one another, and so do its columns: no bank is met
+twice, and a lane finds its columns at known distances. Barriers of a cluster are in two
 halves: a thread that has given its numbers arrives, and waits after it has written to global memory.
 """
 
@@ -67,6 +68,7 @@ __all__ = ["backward_cluster_kernel", "forward_cluster_kernel"]
 
 PARTS = QUARTETS                                         # where `Sequence` has P
 COLUMNS = 4                                              # of the transpose of R that a thread multiplies at a time
+LANES = 32                                               # of a warp
 
 
 # Where things are.
@@ -84,38 +86,44 @@ def row_of_lane(part):
 
 
 @routine
+def place_of_cell(cell, warps, columns, parts):
+    """(j, c, s, p) of a cell among [quartets, warps, columns, LANES]: of the lanes of all warps P neighbours, p = 0 to P - 1, belong to slot s."""
+    lane, rest = cell & (LANES - 1), cell >> 5
+    rest, c = divided(rest, columns)
+    j, warp = divided(rest, warps)
+    s, p = divided(LANES * warp + lane, parts)
+    return j, c, s, p
+
+
+@routine
 def fetch_columns(place, at, recurrent, units, width, gates, rank, own, parts, quartets):
-    """R's columns of the block's `own` units from unit rank own on, [quartets, gates, own, parts] cells of four k; 0 beyond R [units, width].
+    """R's columns of the block's `own` units from unit rank own on, in cells of four k; 0 beyond R [units, width].
 
     Cell (j, g, s, p) has k = parts (4 j + i) + p of the column g units + rank own + s. They have come after `wait_for_copies`.
     """
-    source, cell = data(recurrent), thread()
-    while cell < quartets * gates * own * parts:
-        rest, p = divided(cell, parts)
-        rest, s = divided(rest, own)
-        j, g = divided(rest, gates)
+    source, cell, warps = data(recurrent), thread(), shared_among(own * parts, LANES)
+    while cell < quartets * warps * gates * LANES:
+        j, g, s, p = place_of_cell(cell, warps, gates, parts)
         u = rank * own + s
         for i in range(4):
             k = parts * (4 * j + i) + p
-            inside = (k < units) & (u < units)
+            inside = (k < units) & (s < own) & (u < units)
             copy_later(place, at + 4 * cell + i, source, k * width + g * units + u if inside else 0, inside)
         cell = anew(cell + THREADS)
 
 
 @routine
 def fetch_rows(place, at, recurrent, units, width, gates, rank, own, parts, quartets, slots):
-    """The same columns as they are multiplied backward, [quartets, COLUMNS, slots, parts] cells: cell (j, c, v, p) has the element of row
-    c slots + v and of the column g units + rank own + s for g own + s = parts (4 j + i) + p."""
-    source, cell = data(recurrent), thread()
-    while cell < quartets * COLUMNS * slots * parts:
-        rest, p = divided(cell, parts)
-        rest, v = divided(rest, slots)
-        j, c = divided(rest, COLUMNS)
+    """The same columns as they are multiplied backward: cell (j, c, v, p) has the element of row c slots + v and of the column
+    g units + rank own + s for g own + s = parts (4 j + i) + p."""
+    source, cell, warps = data(recurrent), thread(), shared_among(slots * parts, LANES)
+    while cell < quartets * warps * COLUMNS * LANES:
+        j, c, v, p = place_of_cell(cell, warps, COLUMNS, parts)
         row = c * slots + v
         for i in range(4):
             g, s = divided(parts * (4 * j + i) + p, own)
             u = rank * own + s
-            inside = (g < gates) & (u < units) & (row < units)
+            inside = (g < gates) & (u < units) & (v < slots) & (row < units)
             copy_later(place, at + 4 * cell + i, source, row * width + g * units + u if inside else 0, inside)
         cell = anew(cell + THREADS)
 
@@ -126,22 +134,21 @@ def shared_sums(columns: int) -> Any:
     """The routine that gives a lane the sums of its row: found[c] = sum over k of left(k, row) w(k, c), of cells as above; all lanes of a warp
     call it.
 
-    slot: the lane's cell among so many `slots`, left: where k = 0 of the left factor lies, in cells.
+    e: the number of the lane among those of `slots` slots, left: where k = 0 of the left factor lies, in cells.
     """
     add, several = sums(columns, 1 if columns > 1 else 2), registers(columns * ROWS)
 
     @routine
-    def add_up(found, place, chip, slot, slots, quartets, left, part, parts, like):
-        total = several(like)
-        for e in range(columns * ROWS):
-            total[e] = like.dtype.type(0)
-        add(total, place, chip // 4 + slot, columns * slots, slots, 0, quartets, place, left + part, parts, like)
+    def add_up(found, place, chip, e, slots, quartets, left, part, parts, like):
+        total, at = several(like), (chip >> 2) + (e >> 5) * columns * LANES + (e & (LANES - 1))
+        for number in range(columns * ROWS):
+            total[number] = like.dtype.type(0)
+        add(total, place, at, shared_among(slots * parts, LANES) * columns * LANES, LANES, 0, quartets, place, left + part, parts, like)
         low, high = (part & 1) == 0, (part & 2) == 0
         for c in range(columns):
-            a, b = total[ROWS * c], total[ROWS * c + 1]
-            d, e = total[ROWS * c + 2], total[ROWS * c + 3]
+            a, b, d, f = total[ROWS * c], total[ROWS * c + 1], total[ROWS * c + 2], total[ROWS * c + 3]
             first = (a if low else d) + from_lane(d if low else a, 1)
-            second = (b if low else e) + from_lane(e if low else b, 1)
+            second = (b if low else f) + from_lane(f if low else b, 1)
             found[c] = (first if high else second) + from_lane(second if high else first, 2)
         distance = 4
         while distance < parts:
@@ -237,7 +244,7 @@ def forward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                     u = rank * S + divided(e, P)[0]
                     makes = mine and e < slots and u < U
                     p, q = fetch(given, n, u, source, planes, state, shape) if makes else (zero, zero)         # while the products are made
-                    add_up(found, place, chip, min(e, slots - 1), slots, J, now, part, P, y)
+                    add_up(found, place, chip, e, S, J, now, part, P, y)
                     made, m = make(of_gates(given, y), of_gates(found, y), p, q, min(u, U - 1), bias, shape, a, g, y), zero
                     if makes:
                         m = place[4 * (now + u) + row]
@@ -334,7 +341,7 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                 barrier()
                 e = thread()
                 while e - warp_lane() < slots:           # whole warps
-                    add_up(found, place, chip, min(e, slots - 1), slots, J, 0, part, P, state)
+                    add_up(found, place, chip, e, V, J, 0, part, P, state)
                     v = divided(e, P)[0]
                     for c in range(COLUMNS):
                         if part < ROWS and e < slots and c * V + v < U:

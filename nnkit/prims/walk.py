@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nnkit.plan.launch import CLUSTER, CLUSTERS, DEVICE, MOST_CLUSTER_SHARED, MOST_SHARED, MOST_TASKS, THREADS
+from nnkit.plan.launch import CLUSTER, CLUSTERS, DEVICE, MOST_CLUSTER_SHARED, MOST_SHARED, MOST_TASKS, THREADS, WARPS
 from nnkit.plan.plan import ITEMSIZE
 from nnkit.prims.recurrent import Way
 
@@ -25,6 +25,7 @@ ROWS = 4                                                 # of a thread, and step
 AT_ONCE = 4                                              # most of these that are on their way from memory at a time
 COLUMNS = 4                                              # of the transpose of R that a thread of a cluster multiplies at a time
 PARTS = (4, 8, 16, 32)                                   # lanes that may share a sum: each of four rows has one in the end
+LANES = THREADS // WARPS                                 # of a warp: a cluster's share of R comes in whole ones
 ADDING = 2                                               # what it costs to add their sums and to go on, in quartets of a sum
 
 
@@ -66,8 +67,8 @@ class Share:
     @property
     def room(self) -> int:
         """Numbers in shared memory."""
-        width = 4 * self.parts * self.quartets
-        return width * (self.columns * self.slots + ROWS * (1 + self.twice)) + self.more
+        cells = self.quartets * (self.columns * LANES * -(-self.slots * self.parts // LANES) + ROWS * self.parts * (1 + self.twice))
+        return 4 * cells + self.more
 
     @property
     def turns(self) -> int:
