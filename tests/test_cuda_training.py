@@ -117,7 +117,7 @@ FORMS = [                                                # a block has 163,840 b
     (nnkit.LSTM(95), "float32", "walk", "walk"), (nnkit.LSTM(100), "float32", "walk", "cluster"), (nnkit.LSTM(104), "float32", "cluster", "cluster"),
     (nnkit.LSTM(256), "float32", "cluster", "cluster"), (nnkit.LSTM(320), "float32", "cluster", "cluster"),
     (nnkit.LSTM(336), "float32", "walk", "walk"), (nnkit.LSTM(256), "float64", "walk", "walk"), (nnkit.LSTM(200), "float64", "cluster", "cluster"),
-    (nnkit.GRU(115), "float32", "walk", "cluster"), (nnkit.GRU(368), "float32", "cluster", "cluster"),
+    (nnkit.GRU(115), "float32", "walk", "cluster"), (nnkit.GRU(352), "float32", "cluster", "cluster"),
     (nnkit.SimpleRNN(190), "float32", "walk", "walk"), (nnkit.SimpleRNN(600), "float32", "cluster", "cluster"),
     (nnkit.GRU(256, reset_after=False), "float32", "walk", "walk"),
 ]

@@ -45,7 +45,7 @@ from nnkit.cuda_jit import (
 from nnkit.jit import Int, Matrix, Real, Sequence, Vector
 from nnkit.plan.launch import CLUSTER
 from nnkit.prims.block_cuda import divided, row_share
-from nnkit.prims.recurrent_cuda import sums
+from nnkit.prims.recurrent_cuda import quartet_sums
 from nnkit.prims.recurrent_step_cuda import (
     BATCH,
     QUARTETS,
@@ -136,14 +136,19 @@ def shared_sums(columns: int) -> Any:
 
     e: the number of the lane among those of `slots` slots, left: where k = 0 of the left factor lies, in cells.
     """
-    add, several = sums(columns, 1 if columns > 1 else 2), registers(columns * ROWS)
+    add_quartet, several = quartet_sums(columns), registers(columns * ROWS)
 
     @routine
     def add_up(found, place, chip, e, slots, quartets, left, part, parts, like):
-        total, at = several(like), (chip >> 2) + (e >> 5) * columns * LANES + (e & (LANES - 1))
+        total, width = several(like), shared_among(slots * parts, LANES) * columns * LANES
+        at, left = (chip >> 2) + (e >> 5) * columns * LANES + (e & (LANES - 1)), left + part
         for number in range(columns * ROWS):
             total[number] = like.dtype.type(0)
-        add(total, place, at, shared_among(slots * parts, LANES) * columns * LANES, LANES, 0, quartets, place, left + part, parts, like)
+        stop = at + quartets * width
+        while at < stop:
+            add_quartet(total, place, at, LANES, place, left, parts, like)
+            at += width
+            left += 4 * parts
         low, high = (part & 1) == 0, (part & 2) == 0
         for c in range(columns):
             a, b, d, f = total[ROWS * c], total[ROWS * c + 1], total[ROWS * c + 2], total[ROWS * c + 3]

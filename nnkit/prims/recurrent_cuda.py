@@ -41,7 +41,7 @@ from nnkit.prims.recurrent_step_cuda import (
 
 __all__ = [
     "add_to_row", "backward_kernel", "begin_back", "begin_walk", "chosen", "clear_padding", "end_back", "fetch_weights", "forward_kernel",
-    "keep_state", "own_place", "pack_quartets", "pack_quartets_turned", "padded", "product", "sums",
+    "keep_state", "own_place", "pack_quartets", "pack_quartets_turned", "padded", "product", "quartet_sums",
 ]
 
 four = registers(ROWS)
@@ -90,16 +90,36 @@ def clear_padding(place, runs, units, like):
         e = anew(e + THREADS)
 
 
-def sums(gates: int, at_once: int) -> Any:
-    """The routine that adds packed rows of a factor to a thread's sums: sums[4 g + r] += sum over k of left(k, r) w(k, g), so many quartets of rows
-    on their way at a time.
+def quartet_sums(gates: int) -> Any:
+    """The routine that adds one quartet of packed rows of a factor to a thread's sums: sums[4 g + r] += sum over i of left(i, r) w(i, g).
 
-    w(4 k + i, g) = weights[4 (at + k width + g apart) + i]; left(k, r) = place[4 (left + k step) + r].
+    w(i, g) = weights[4 (at + g apart) + i]; left(i, r) = place[4 (left + i step) + r].
     """
-    several = registers(gates * at_once * 4)
+    four_each = registers(gates * 4)
 
     @routine
-    def add(own, weights, at, width, apart, start, stop, place, left, step, like):
+    def add(own, weights, at, apart, place, left, step, like):
+        coming = four_each(like)
+        for g in range(gates):
+            coming[4 * g], coming[4 * g + 1], coming[4 * g + 2], coming[4 * g + 3] = quartet_at(weights, 4 * (at + g * apart))
+        for i in range(4):
+            a, b, c, d = quartet_at(place, 4 * (left + i * step))
+            for g in range(gates):
+                weight = coming[4 * g + i]
+                own[ROWS * g] += weight * a
+                own[ROWS * g + 1] += weight * b
+                own[ROWS * g + 2] += weight * c
+                own[ROWS * g + 3] += weight * d
+    return add
+
+
+def sums(gates: int, at_once: int) -> Any:
+    """The routine that adds the quartets [start, stop), `width` apart, so many on their way at a time; left(4 k + i, r) as place[4 (left + 4 k + i)
+    + r]."""
+    several, add_quartet = registers(gates * at_once * 4), quartet_sums(gates)
+
+    @routine
+    def add(own, weights, at, width, apart, start, stop, place, left, like):
         coming = several(like)
         whole = start + max(0, stop - start) // at_once * at_once
         for k in range(start, whole, at_once):
@@ -108,7 +128,7 @@ def sums(gates: int, at_once: int) -> Any:
                     e = 4 * (i * gates + g)
                     coming[e], coming[e + 1], coming[e + 2], coming[e + 3] = quartet_at(weights, 4 * (at + (k + i) * width + g * apart))
             for i in range(4 * at_once):
-                a, b, c, d = quartet_at(place, 4 * (left + (4 * k + i) * step))
+                a, b, c, d = quartet_at(place, 4 * (left + 4 * k + i))
                 for g in range(gates):
                     weight = coming[4 * (i // 4 * gates + g) + i % 4]
                     own[ROWS * g] += weight * a
@@ -117,16 +137,7 @@ def sums(gates: int, at_once: int) -> Any:
                     own[ROWS * g + 3] += weight * d
         k = whole
         while k < stop:
-            for g in range(gates):
-                coming[4 * g], coming[4 * g + 1], coming[4 * g + 2], coming[4 * g + 3] = quartet_at(weights, 4 * (at + k * width + g * apart))
-            for i in range(4):
-                a, b, c, d = quartet_at(place, 4 * (left + (4 * k + i) * step))
-                for g in range(gates):
-                    weight = coming[4 * g + i]
-                    own[ROWS * g] += weight * a
-                    own[ROWS * g + 1] += weight * b
-                    own[ROWS * g + 2] += weight * c
-                    own[ROWS * g + 3] += weight * d
+            add_quartet(own, weights, at + k * width, apart, place, left + 4 * k, 1, like)
             k = anew(k + 1)
     return add
 
@@ -139,8 +150,8 @@ def product(gates: int) -> Any:
     def add(own, weights, chip, kept, at, width, apart, start, stop, place, left, like):
         for e in range(gates * ROWS):
             own[e] = like.dtype.type(0)
-        add_kept(own, place, chip // 4 + at, width, apart, start, min(stop, kept), place, left, 1, like)
-        add_read(own, data(weights), at, width, apart, max(start, kept), stop, place, left, 1, like)
+        add_kept(own, place, chip // 4 + at, width, apart, start, min(stop, kept), place, left, like)
+        add_read(own, data(weights), at, width, apart, max(start, kept), stop, place, left, like)
     return add
 
 
