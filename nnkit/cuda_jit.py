@@ -38,14 +38,13 @@ from numba.cuda import dispatcher as cuda_dispatcher
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, Argument, declared_arguments, reason
-from nnkit.plan.launch import ENTRY, THREADS
-from nnkit.runtime.ptx_store import ARCHITECTURE
+from nnkit.plan.launch import ARCHITECTURE, CLUSTER, CLUSTERS, ENTRY, THREADS
 from nnkit.runtime.store import USER_KERNELS
 
 __all__ = [
-    "THREADS", "Kernel", "anew", "barrier", "bfloat16_pair", "check_formula", "compile_launch", "copy_four_later", "copy_later", "data", "find",
-    "four_aligned", "from_lane", "kernel", "multiply_on_cores", "nothing", "quartet_at", "registers", "routine", "scratch", "tf32_bits", "thread",
-    "wait_for_copies", "whole_numbers",
+    "THREADS", "Kernel", "anew", "arrive", "barrier", "bfloat16_pair", "check_formula", "clustered", "compile_launch", "copy_four_later",
+    "copy_later", "data", "find", "four_aligned", "from_lane", "give", "kernel", "multiply_on_cores", "nothing", "quartet_at", "registers",
+    "routine", "scratch", "tf32_bits", "thread", "wait_for_cluster", "wait_for_copies", "whole_numbers",
 ]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
@@ -80,9 +79,11 @@ class Kernel:
     """A CUDA kernel: what a step of its twin's name does on the device.
 
     where: for each array where it lies, see `plan.launch.coded`; empty where all lie in global memory. A step's own comes with its name, see `find`.
+    cluster: how many blocks work together as a cluster.
     """
 
     where: str = ""
+    cluster: int = 1
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
@@ -102,6 +103,14 @@ class Kernel:
 def kernel(function: Callable[..., None]) -> Kernel:
     """Declare a kernel; see the module's docstring."""
     return Kernel(function)
+
+
+def clustered(function: Callable[..., None]) -> Kernel:
+    """Declare a kernel of which CLUSTER blocks with neighbouring numbers, the first of them a multiple of CLUSTER, form a cluster. It is alone in its
+    launch."""
+    found = Kernel(function)
+    found.cluster = CLUSTER
+    return found
 
 
 # Compiling a launch.
@@ -162,7 +171,11 @@ def words_of_arguments(arguments: Sequence[Argument]) -> int:
 
 def compile_launch(lanes: Sequence[Sequence[Kernel]], dtype: str, architecture: tuple[int, int] = ARCHITECTURE) -> str:
     """PTX of one kernel that runs these lanes side by side. Its parameters, all 64 bits wide: the number of tasks of each lane, then the words of all
-    steps in their order. It has one entry, "launch"."""
+    steps in their order. It has one entry, "launch". A kernel of clusters says in the PTX how many blocks form one, so it is launched like all
+    others. Raises ValueError where the architecture has no clusters."""
+    cluster = max(each.cluster for lane in lanes for each in lane)
+    if cluster > 1 and architecture[0] not in CLUSTERS:
+        raise ValueError(f"clusters of blocks need compute capability {' or '.join(map(str, CLUSTERS))}, received {'.'.join(map(str, architecture))}")
     position = len(lanes)
     bodies = []
     for lane in lanes:
@@ -179,14 +192,16 @@ def compile_launch(lanes: Sequence[Sequence[Kernel]], dtype: str, architecture: 
     with _for_architecture(architecture):
         blocks = BLOCKS if architecture >= ARCHITECTURE else 1        # for older ones ptxas does without a few more registers only by spilling
         ptx, _ = cuda.compile_ptx(launch, types.void(types.UniTuple(types.int64, position)), cc=architecture, launch_bounds=(THREADS, blocks))
-    return _tidied(ptx)
+    return _tidied(ptx, cluster)
 
 
-def _tidied(ptx: str) -> str:
-    """The entry under a plain name, without variables of Numba's that nothing reads."""
+def _tidied(ptx: str, cluster: int) -> str:
+    """The entry under a plain name, without variables of Numba's that nothing reads, and with the size of its clusters."""
     found = re.search(r"\.entry\s+(\w+)", ptx)
     assert found is not None
     ptx = re.sub(r"^\.common \.global .*NumbaEnv.*;\n", "", ptx, flags=re.MULTILINE)
+    if cluster > 1:
+        ptx = re.sub(r"^\.minnctapersm .*\n", rf"\g<0>.explicitcluster\n.reqnctapercluster {cluster}, 1, 1\n", ptx, count=1, flags=re.MULTILINE)
     return ptx.replace(found[1], ENTRY)
 
 
@@ -484,6 +499,41 @@ def wait_for_copies(typing_context: Any) -> Any:
         builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "cp.async.wait_all;", "~{memory}", side_effect=True), [])
         return context.get_dummy_value()
     return types.void(), codegen
+
+
+# Clusters: blocks that run at the same time and write into each other's shared memory.
+
+def _rendezvous(name: str, code: str) -> Any:
+    """An instruction without arguments, over which no access to memory is moved."""
+    @intrinsic
+    def act(typing_context: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), code, "~{memory}", side_effect=True), [], attrs=("convergent",))
+            return context.get_dummy_value()
+        return types.void(), codegen
+    act.__name__ = name
+    return act
+
+
+# All threads of the cluster arrive, and later wait until all have: what a thread wrote before it arrived is then there for all.
+arrive = _rendezvous("arrive", "barrier.cluster.arrive.release;")
+wait_for_cluster = _rendezvous("wait_for_cluster", "barrier.cluster.wait.acquire;")
+
+
+@intrinsic
+def give(typing_context: Any, place: Any, index: Any, block: Any, value: Any) -> Any:
+    """place[index] = value in the shared memory of the block of that number in the cluster, which may be the own one. place: `scratch`."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element, i32 = context.get_data_type(place.dtype), ir.IntType(32)
+        own = builder.ptrtoint(builder.addrspacecast(builder.gep(values[0], [values[1]]), ir.PointerType(element, 3)), i32)
+        kind = ir.FunctionType(i32, [i32, i32])
+        there = builder.call(ir.InlineAsm(kind, "mapa.shared::cluster.u32 $0, $1, $2;", "=r,r,r"), [own, builder.trunc(values[2], i32)])
+        letter, bits = ("f", 32) if place.dtype == types.float32 else ("d", 64)
+        code = ir.InlineAsm(ir.FunctionType(ir.VoidType(), [i32, element]), f"st.shared::cluster.f{bits} [$0], $1;", f"r,{letter},~{{memory}}",
+                            side_effect=True)
+        builder.call(code, [there, values[3]])
+        return context.get_dummy_value()
+    return types.void(place, types.int64, types.int64, place.dtype), codegen
 
 
 def registers(n: int, dtype: str = "T") -> Any:

@@ -686,7 +686,7 @@ def walks() -> Iterator[KernelCase]:
     """Recurrent layers: see cuda_cases_recurrent.py. More tasks than groups of rows; and what is packed for them."""
     for name, kernel, arguments, written, expected, case in recurrent_cases():
         yield KernelCase(name, kernel, arguments, written=written, scratch=1, expected=lambda *_, made=expected: made(), dtypes=case.dtypes,
-                         tasks=(1, 3) if len(case.dtypes) == 2 else (2,))
+                         tasks=case.tasks or ((1, 3) if len(case.dtypes) == 2 else (2,)))
     for U, gates in ((1, 1), (5, 3), (37, 4), (8, 1)):
         weight = normal(U, gates * U)
         for kernel, pack in (("pack_quartets", packed), ("pack_quartets_turned", turned)):

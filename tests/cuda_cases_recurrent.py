@@ -11,7 +11,7 @@ import numpy as np
 from nnkit.prims.recurrent import ACTIVATIONS
 from nnkit.prims.recurrent_cpu import any_of, any_slope
 
-__all__ = ["WalkCase", "packed", "recurrent_cases", "turned"]
+__all__ = ["WalkCase", "packed", "recurrent_cases", "turned", "walk"]
 
 TANH, SIGMOID = ACTIVATIONS.index("tanh"), ACTIVATIONS.index("sigmoid")
 GATES = {"simple_rnn": 1, "lstm": 4, "gru": 3, "gru_before": 3}
@@ -22,7 +22,10 @@ rng = np.random.default_rng(8)
 
 @attrs.frozen
 class WalkCase:
-    """How a walk goes: U units, N rows, T steps; Q and the quartets of R that stay in shared memory; what there is besides."""
+    """How a walk goes: U units, N rows, T steps; Q and the quartets of R that stay in shared memory; what there is besides.
+
+    parts: of a walk by clusters, how many lanes share a sum; tasks: into how many blocks its work is cut.
+    """
 
     id: str
     U: int
@@ -41,12 +44,19 @@ class WalkCase:
     ends: bool = False
     codes: tuple[int, int] = (TANH, SIGMOID)
     dtypes: tuple[str, ...] = ("float32", "float64")
+    parts: int = 0
+    tasks: tuple[int, ...] = ()
+
+    @property
+    def form(self) -> str:
+        """What kernels have in their names."""
+        return "cluster" if self.parts else "walk"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """What kernels take as `Sequence`; the place of the bytes is not read by them."""
         flags = (self.backwards, self.aligned, self.sequences, self.zero)
-        return (self.U, self.Q, self.kept, self.T, *map(int, flags), 0, *self.codes, self.N)
+        return (self.U, self.parts or self.Q, self.kept, self.T, *map(int, flags), 0, *self.codes, self.N)
 
     @property
     def mask(self) -> np.ndarray:
@@ -204,7 +214,8 @@ def walk(case: WalkCase, cell: str, end: str) -> Iterator[tuple[str, str, tuple[
     """(id, kernel, arguments, how many are changed, what says what they become) of the walks forward, as in training and as in prediction, and
     backward, which starts from any numbers."""
     way, U, N, T, gates = Walk.draw(case, cell), case.U, case.N, case.T, GATES[cell]
-    given, kernel, lstm, gru = rng.standard_normal((N, T, gates * U)), f"layers.recurrent.{cell}{end}_walk", cell == "lstm", gates == 3
+    given, kernel, lstm, gru = rng.standard_normal((N, T, gates * U)), f"layers.recurrent.{cell}{end}_{case.form}", cell == "lstm", gates == 3
+    packs = [np.ravel, np.ravel] if case.parts else [packed, turned]         # a cluster reads R as it is
     none, state, scalars = np.zeros((0, U)), np.full((2 * N, U), np.nan), (case.shape, *CONSTANTS)
     drop = way.drop if len(way.drop) else none
     steps, rows, outputs = (N * T, U), (N, U), (N * T, U) if case.sequences else (N, U)
@@ -220,8 +231,8 @@ def walk(case: WalkCase, cell: str, end: str) -> Iterator[tuple[str, str, tuple[
             found = way.forward(given)
             planes = found["planes"] if training or cell == "gru_before" else given
             return [*(rows_of(found[name]) if value else none for name, value in wanted.items()), rows_of(planes)]
-        yield (f"{cell}{end}-forward-{case.id}{'' if training else '-predict'}", f"{kernel}_forward",
-               (*written, rows_of(given), packed(way.weight), way.bias, way.h0, way.c0, case.mask, drop, state, *scalars), 8, forward, case)
+        yield (f"{cell}{end}-{case.form}-forward-{case.id}{'' if training else '-predict'}", f"{kernel}_forward",
+               (*written, rows_of(given), packs[0](way.weight), way.bias, way.h0, way.c0, case.mask, drop, state, *scalars), 8, forward, case)
     kept = {name: rng.uniform(0.1, 0.9, (N, T, width)) for name, width in
             (("planes", gates * U), ("hidden", U), ("cells", U), ("left", U), ("inner", U))}
     if not case.dropped:
@@ -235,9 +246,9 @@ def walk(case: WalkCase, cell: str, end: str) -> Iterator[tuple[str, str, tuple[
         planes = rows_of(found["planes"])
         values = found["dh0"], found["dc0"], rows_of(found["through"])[:, :width], planes[:, 2 * U:]
         return [*(value if len(array) else array for value, array in zip(values, written, strict=True)), planes]
-    yield (f"{cell}{end}-backward-{case.id}", f"{kernel}_backward",
+    yield (f"{cell}{end}-{case.form}-backward-{case.id}", f"{kernel}_backward",
            (*written, rows_of(kept["planes"]), rows_of(kept["hidden"]) if gru and case.dropped else none, rows_of(kept["cells"]) if lstm else none,
-            rows_of(kept["left"]), rows_of(kept["inner"]) if gru else none, rows_of(dy), *dends, turned(way.weight), case.mask, drop, state,
+            rows_of(kept["left"]), rows_of(kept["inner"]) if gru else none, rows_of(dy), *dends, packs[1](way.weight), case.mask, drop, state,
             *scalars), 5, backward, case)
 
 
@@ -254,6 +265,20 @@ OTHER = (
 )
 
 
+# By clusters: units that do not come out even for the blocks, blocks without any; several groups of rows for a cluster, and one. Units of which a
+# warp has several turns: test_cuda_kernels.py, real sizes.
+CLUSTERS = (
+    WalkCase("masked", 17, 9, 3, parts=8, backwards=True, aligned=True, sequences=True, zero=True, masked=True, ends=True, tasks=(24, 8),
+             dtypes=("float32",)),
+    WalkCase("dropped", 7, 6, 3, parts=4, masked=True, dropped=True, begun=True, ends=True, biased=False, tasks=(16, 8), dtypes=("float32",)),
+)
+CLUSTERED_LSTM = (
+    WalkCase("plain", 13, 3, 3, sequences=True, parts=16, tasks=(8,)),
+    WalkCase("one", 1, 1, 1, ends=True, parts=32, tasks=(8,), dtypes=("float32",)),
+)
+CLUSTERED_OTHER = WalkCase("bent", 9, 5, 2, masked=True, dropped=True, begun=True, codes=OTHER[0].codes, parts=4, tasks=(8,), dtypes=("float32",))
+
+
 def recurrent_cases() -> Iterator[tuple[str, str, tuple[Any, ...], int, Expected, WalkCase]]:
     """One step, one unit, one row; more units than a block has threads; all of R in shared memory, some of it, nothing; masks of all kinds."""
     for cell in GATES:
@@ -264,3 +289,7 @@ def recurrent_cases() -> Iterator[tuple[str, str, tuple[Any, ...], int, Expected
     yield from walk(LONG, "simple_rnn", "")
     for code in range(len(ACTIVATIONS)):
         yield from walk(WalkCase(ACTIVATIONS[code], 2, 3, 2, sequences=True, codes=(code, code), dtypes=("float32",)), "simple_rnn", "_any")
+    for cell, cases in (("simple_rnn", CLUSTERS[1:]), ("lstm", CLUSTERS + CLUSTERED_LSTM), ("gru", CLUSTERS)):
+        for case in cases:
+            yield from walk(case, cell, "")
+        yield from walk(CLUSTERED_OTHER, cell, "_any")

@@ -5,13 +5,17 @@
 - every access lies in memory that was allocated, in the block's shared memory or in the thread's own, and is aligned;
 - no thread reads of its own memory what it has not written;
 - no block reads or writes what another block of the same launch writes;
-- all threads of a block meet at the same barrier, all lanes of a warp at the same exchange.
+- no thread touches what another one of its block writes with no barrier between, in shared or in global memory (under one of the schedules);
+- all threads of a block meet at the same barrier, all lanes of a warp at the same exchange; all threads of a cluster at its barriers;
+- blocks of a cluster use each other's shared memory as ptx_cluster.py says.
 
 Which thread goes first is up to a schedule: "together" moves all threads on in step; "rising" and "falling" let one warp of each block run until it
-waits, then the next, from the first or from the last. A barrier that is missing shows as another result under one of them.
+waits, then the next, from the first or from the last; of a cluster, one block runs until it waits for the others, then the next. A barrier that is
+missing shows as another result under one of them.
 
-It knows the instructions that the kernels use; another one raises NotImplementedError with its text. Lanes lie in the order warp, block, lane, so
-that a warp of every block is one run of neighbours. Rounding is that of IEEE, but a float64 fma has two roundings; approximate ones are exact.
+It knows the instructions that the kernels use; another one raises NotImplementedError with its text. Lanes lie in the order of the block in its
+cluster, warp, cluster, lane, so that a warp of the same block of all clusters is one run of neighbours; a block alone is a cluster of one. Rounding
+is that of IEEE, but a float64 fma has two roundings; approximate ones are exact.
 """
 
 from __future__ import annotations
@@ -26,10 +30,13 @@ import numpy as np
 
 from nnkit.plan.launch import THREADS
 from nnkit.runtime.blas import Call, Operand, computed
+from ptx_cluster import Accesses, Fault, Traffic, mapped
+from ptx_races import Races, Touch
 
 __all__ = ["SCHEDULES", "Fault", "Memory", "Program", "PtxDevice", "run"]
 
 SCHEDULES = ("together", "rising", "falling")
+WATCHED = "falling"                                      # the schedule under which the threads of a block are watched, too: it takes time
 WARP = 32
 BASE = 1 << 32                                           # address of the first byte
 LOCAL = 1 << 48                                          # where a thread's own memory begins, for accesses that do not say in which memory they are
@@ -38,10 +45,6 @@ TYPES: dict[str, Any] = {"pred": np.bool_, "f32": np.float32, "f64": np.float64}
 TYPES |= {f"{kind}{8 * size}": np.dtype(f"{'i' if kind == 's' else 'u'}{size}").type for kind in "sub" for size in (1, 2, 4, 8)}
 RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 LOW = np.uint32(0x1FFF)                                  # bits of a float32 that tf32 does not have
-
-
-class Fault(RuntimeError):
-    """The program did what it must not."""
 
 
 # Reading.
@@ -74,11 +77,13 @@ class Program:
     def __init__(self, ptx: str) -> None:
         ptx = re.sub(r"//[^\n]*", "", ptx)
         self.functions = {found[1]: found[2] for found in re.finditer(r"\.func\s+(?:\([^)]*\)\s*)?(\w+)\s*\([^)]*\)\s*\{(.*?)^\}", ptx, re.S | re.M)}
-        entry = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)[^{]*\{(.*?)^\}", ptx, re.S | re.M)
+        entry = re.search(r"\.entry\s+(\w+)\s*\((.*?)\)([^{]*)\{(.*?)^\}", ptx, re.S | re.M)
         if entry is None:
             raise ValueError("the PTX has no entry")
         self.name = entry[1]
         self.parameters = re.findall(r"\.param\s+\.\w+\s+(\w+)", entry[2])
+        cluster = re.search(r"\.reqnctapercluster\s+(\d+)", entry[3])
+        self.cluster = int(cluster[1]) if cluster else 1 # blocks that form one
         self.shared = set(re.findall(r"\.extern\s+\.shared\s+[^;]*?(\w+)\[\];", ptx))
         tables = re.findall(r"^\s*\.global\s[^;=]*?\.b8\s+(\w+)\[\d+\]\s*=\s*\{([^}]*)\};", ptx, re.M)
         self.tables = {name: np.array(values.split(","), np.uint8) for name, values in tables}       # constants, byte by byte
@@ -88,7 +93,7 @@ class Program:
         self.code: list[Instruction] = []
         self.labels: dict[str, int] = {}
         self._calls = 0
-        self._read(entry[3], "")
+        self._read(entry[4], "")
 
     def _read(self, body: str, prefix: str) -> None:
         """Append the instructions of a body; its registers and labels get the prefix."""
@@ -110,7 +115,7 @@ class Program:
                 self._instruction(line, prefix)
 
     def _instruction(self, line: str, prefix: str) -> None:
-        found = re.match(r"(?:@(!?)(%\w+)\s+)?([a-z]\w*(?:\.\w+)*)\s*(.*)$", line, re.S)
+        found = re.match(r"(?:@(!?)(%\w+)\s+)?([a-z]\w*(?:\.\w+(?:::\w+)?)*)\s*(.*)$", line, re.S)
         if found is None:
             raise NotImplementedError(line)
         operation, *modifiers = found[3].split(".")
@@ -212,22 +217,28 @@ class Run:
             raise Fault(f"the launch takes {len(program.parameters)} words, received {len(words)}")
         self.program, self.memory = program, memory
         self.words = dict(zip(program.parameters, words, strict=True))
-        self.warps, self.blocks = THREADS // WARP, blocks
-        lanes = np.arange(self.warps * blocks * WARP)
-        self.lane, self.block = lanes % WARP, lanes // WARP % blocks
-        self.thread = lanes // (WARP * blocks) * WARP + self.lane
+        if blocks % program.cluster:
+            raise Fault(f"the launch has clusters of {program.cluster} blocks, received {blocks} blocks")
+        self.blocks, self.cluster, clusters = blocks, program.cluster, blocks // program.cluster
+        self.shape = (program.cluster, THREADS // WARP, clusters, WARP)
+        rank, warp, cluster, self.lane = (axis.ravel() for axis in np.indices(self.shape))
+        self.block, self.thread = cluster * program.cluster + rank, warp * WARP + self.lane
         self.shared, self.shared_size = np.zeros(blocks * (shared + 16), np.uint8), shared
         self.places = {name: memory.table(values) for name, values in program.tables.items()} | dict.fromkeys(program.shared, 0)
         self.places |= {name: start for name, (start, _) in program.local.items()}
-        self.local = np.zeros((lanes.size, -(-program.local_size // 8) * 8), np.uint8)
+        self.local = np.zeros((self.lane.size, -(-program.local_size // 8) * 8), np.uint8)
         self.local_valid, self.written = np.zeros(self.local.shape[1], np.bool_), np.zeros(self.local.shape, np.bool_)
         for start, end in program.local.values():
             self.local_valid[start:end] = True
-        self.carry = np.zeros(lanes.size, np.bool_)
-        self.registers = {name: np.zeros(lanes.size, np.bool_ if kind == "pred" else RAW[np.dtype(TYPES[kind]).itemsize])
+        self.carry = np.zeros(self.lane.size, np.bool_)
+        self.registers = {name: np.zeros(self.lane.size, np.bool_ if kind == "pred" else RAW[np.dtype(TYPES[kind]).itemsize])
                           for name, kind in program.registers.items()}
-        self.counter = np.zeros(lanes.size, np.int64)    # the instruction where each lane stands
-        self.alive, self.waiting = np.zeros((2, lanes.size), np.bool_)
+        self.counter = np.zeros(self.lane.size, np.int64)    # the instruction where each lane stands
+        self.alive, self.waiting, self.meeting = np.zeros((3, self.lane.size), np.bool_)           # meeting: those that wait for their cluster
+        self.arrived, self.waited = np.zeros((2, self.lane.size), np.int32)        # how often, at barriers of the cluster
+        self.traffic: Traffic | None = None
+        self.passed = np.ones(blocks, np.int32)          # barriers, from 1 on
+        self.races: dict[str, Races] = {}
         self.copies: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []          # under way: lanes, places in shared memory, values
         self.leaders = set(program.labels.values())
         self.span = slice(None)
@@ -238,26 +249,79 @@ class Run:
         """Let the threads run from the beginning, barrier by barrier; can be called again. Returns how many instructions of threads that were."""
         self.memory.begin()
         self.counter[:], self.alive[:], self.written[:], self.done, self.copies = 0, True, False, 0, []
-        width = self.blocks * WARP
-        spans = [slice(w * width, (w + 1) * width) for w in range(self.warps)]
-        spans = [slice(None)] if schedule == "together" else spans if schedule == "rising" else spans[::-1]
+        self.arrived[:] = self.waited[:] = 0
+        self.passed[:] = 1
+        watched = schedule == WATCHED or self.cluster > 1
+        self.races = {"shared": Races(self.shared.size), "global": Races(self.memory.bytes.size)} if watched else {}
+        self.shared[:] = 0xFF                            # whatever was there before: NaN
+        self.traffic = Traffic(self.blocks, self.cluster, self.shared_size, self.shared_size + 16) if self.cluster > 1 else None
+        _, warps, clusters, _ = self.shape
+        width = clusters * WARP
+        ranks = [[slice(w * width, (w + 1) * width) for w in range(k * warps, (k + 1) * warps)] for k in range(self.cluster)]
+        if schedule == "together":
+            ranks = [[slice(None)]]
+        elif schedule == "falling":
+            ranks = [spans[::-1] for spans in ranks[::-1]]
         with np.errstate(all="ignore"):
             while self.alive.any():
-                for self.span in spans:
-                    self._advance()
-                self._release()
+                for spans in ranks:
+                    going = True
+                    while going:
+                        for self.span in spans:
+                            self._advance()
+                        going = self._release(spans)
+                self._release_clusters()
         return self.done
 
-    def _release(self) -> None:
-        """All threads that live wait: each block must do so at one place."""
-        for block in range(self.blocks):
-            own = self.block == block
-            members = own & self.alive
-            if members.any() and np.unique(self.counter[members]).size > 1:
-                raise Fault("threads of a block wait at different barriers")
-            if members.any() and not self.alive[own].all():
-                raise Fault("some threads of a block never come to a barrier at which others wait")
-        self.waiting[:] = False
+    def _release(self, spans: Sequence[slice]) -> bool:
+        """All threads that live wait: each block that does not wait for its cluster must do so at one place. Returns whether there was one."""
+        here = slice(None) if len(spans) == 1 else slice(min(span.start for span in spans), max(span.stop for span in spans))
+        counter, alive, waiting, meeting = (array[here].reshape(-1, *self.shape[1:])
+                                            for array in (self.counter, self.alive, self.waiting, self.meeting))
+        held = (waiting & ~meeting).any((1, 3))
+        first, last = np.where(alive, counter, len(self.program.code)).min((1, 3)), np.where(alive, counter, -1).max((1, 3))
+        if (held & (first != last)).any():
+            raise Fault("threads of a block wait at different barriers")
+        if (held & ~alive.all((1, 3))).any():
+            raise Fault("some threads of a block never come to a barrier at which others wait")
+        waiting &= meeting
+        self.passed[self.block[here].reshape(held.shape[0], -1, held.shape[1], WARP)[:, 0, :, 0]] += held
+        return bool(held.any())
+
+    def _release_clusters(self) -> None:
+        """All threads that live wait for their cluster: all of its threads must."""
+        alive = self.alive.reshape(self.shape)
+        if (alive.any((0, 1, 3)) & ~alive.all((0, 1, 3))).any():
+            raise Fault("some threads of a cluster never come to a barrier at which others wait")
+        self.waited[self.waiting] += 1
+        self.passed[np.unique(self.block[self.waiting])] += 1
+        self.waiting[:] = self.meeting[:] = False
+
+    def _end(self, mask: np.ndarray) -> None:
+        """The lanes of a mask in the span end."""
+        self.alive[self.span][mask] = False
+        if self.traffic is not None:
+            self.traffic.end(self.block[self.span][mask], self.waited[self.span][mask])
+            alive = self.alive.reshape(self.shape).any((1, 3))           # by rank and cluster
+            self.traffic.ended[:] = ~alive.T.ravel()
+
+    def _meet(self, mask: np.ndarray) -> None:
+        """barrier.cluster.wait."""
+        if (self.arrived[self.span][mask] == self.waited[self.span][mask]).any():
+            raise Fault("a thread waits for its cluster that has not arrived")
+        self.meeting[self.span] |= mask
+
+    def _arrive(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """barrier.cluster.arrive."""
+        if instruction.modifiers[:3] != ("cluster", "arrive", "release"):
+            raise NotImplementedError(instruction.text)
+
+        def come(mask: np.ndarray | None) -> None:
+            lanes = slice(None) if mask is None else mask
+            if (self.arrived[self.span][lanes] != self.waited[self.span][lanes]).any():
+                raise Fault("a thread arrives that has not waited for its cluster since it last did")
+            self.arrived[self.span][lanes] += 1
+        return come
 
     def _advance(self) -> None:
         """Run the lanes of the span until none can go on: always those that are furthest behind."""
@@ -274,7 +338,7 @@ class Run:
             active = int(mask.sum())
             while True:
                 if place >= len(code):
-                    alive[mask] = False
+                    self._end(mask)
                     break
                 instruction = code[place]
                 self.done += active
@@ -289,9 +353,11 @@ class Run:
                     break
                 if operation in ("ret", "exit"):
                     counter[mask] = place + 1
-                    alive[taken] = False
+                    self._end(taken)
                     break
-                if operation == "bar":
+                if operation == "bar" or instruction.modifiers[:3] == ("cluster", "wait", "acquire"):
+                    if operation == "barrier":
+                        self._meet(mask)
                     waiting |= mask
                     counter[mask] = place + 1
                     break
@@ -368,6 +434,10 @@ class Run:
             return lambda mask: None
         if operation in ("ld", "st"):
             return self._parameter(instruction) if modifiers[0] == "param" else self._memory(instruction)
+        if operation == "barrier":
+            return self._arrive(instruction)
+        if operation == "mapa":
+            return self._mapped(instruction)
         if operation == "shfl":
             return self._exchange(instruction)
         if operation == "cp":
@@ -457,7 +527,7 @@ class Run:
     def _memory(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
         """Loads and stores, of up to four numbers at a time."""
         load = instruction.operation == "ld"
-        named = next((each for each in instruction.modifiers if each in ("global", "shared", "local")), None)
+        named = next((each for each in instruction.modifiers if each in ("global", "shared", "shared::cluster", "local")), None)
         values, place = instruction.arguments if load else instruction.arguments[::-1]
         names = arguments_of(values.strip("{}"))
         address = self._address(place)
@@ -467,14 +537,14 @@ class Run:
 
         def access(mask: np.ndarray | None) -> None:
             lanes = slice(None) if mask is None else mask
-            addresses, blocks = address()[lanes], self.block[self.span][lanes]
+            addresses = address()[lanes]
             space = named or ("local" if (addresses >= LOCAL).any() else "global")
-            if space == "local":
-                addresses, blocks = addresses - (0 if named else LOCAL), np.arange(self.lane.size)[self.span][lanes]
+            if space == "local" and not named:
+                addresses = addresses - LOCAL
             if (addresses % (size * len(names))).any():
                 raise Fault(f"not aligned: {instruction.text}")
             for number in range(len(names)):
-                cells, index = self._cells(space, addresses + number * size, blocks, size, not load, instruction.text)
+                cells, index = self._cells(space, addresses + number * size, lanes, size, not load, instruction.text)
                 if load:
                     found = np.zeros(self.lane[self.span].size, dtype)
                     found[lanes] = cells.view(dtype)[index]
@@ -483,14 +553,34 @@ class Run:
                     cells.view(dtype)[index] = np.broadcast_to(readers[number](), self.lane[self.span].shape)[lanes]
         return access
 
-    def _cells(self, space: str, addresses: np.ndarray, blocks: np.ndarray, size: int, writes: bool, text: str) -> tuple[np.ndarray, np.ndarray]:
+    def _cells(self, space: str, addresses: np.ndarray, lanes: Any, size: int, writes: bool, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """(memory, places in it in units of the access) of what these lanes of the span touch."""
+        blocks = self.block[self.span][lanes]
         if space == "global":
-            return self.memory.bytes, self.memory.places(addresses, blocks + 1, size, writes, text) // size
-        if space == "local":                             # `blocks` are then the threads' numbers
-            return self._own(addresses, blocks, size, writes, text)
+            places = self.memory.places(addresses, blocks + 1, size, writes, text)
+            self._watch("global", places, lanes, size, writes, text)
+            return self.memory.bytes, places // size
+        if space == "local":
+            return self._own(addresses, np.arange(self.lane.size)[self.span][lanes], size, writes, text)
+        if self.traffic is not None:
+            accesses = Accesses(blocks, self.arrived[self.span][lanes], self.waited[self.span][lanes], addresses, text)
+            places = self.traffic.places(accesses, size, writes, space == "shared::cluster")
+            if space == "shared":                        # what others give is the traffic's
+                self._watch("shared", places, lanes, size, writes, text)
+            return self.shared, places // size
         if addresses.size and (addresses.min() < 0 or addresses.max() + size > self.shared_size):
             raise Fault(f"outside of the block's shared memory: {text}")
-        return self.shared, (addresses + blocks * (self.shared_size + 16)) // size
+        places = addresses + blocks * (self.shared_size + 16)
+        self._watch("shared", places, lanes, size, writes, text)
+        return self.shared, places // size
+
+    def _watch(self, space: str, places: np.ndarray, lanes: Any, size: int, writes: bool, text: str) -> None:
+        if space in self.races:
+            blocks, before = self.block[self.span][lanes], self.passed[self.block[self.span][lanes]]
+            until = before + self.arrived[self.span][lanes] - self.waited[self.span][lanes]
+            wrong = self.races[space].find(places, size, Touch(blocks * THREADS + self.thread[self.span][lanes] + 1, before, until, writes))
+            if wrong:
+                raise Fault(f"{wrong}: {text}")
 
     def _own(self, addresses: np.ndarray, threads: np.ndarray, size: int, writes: bool, text: str) -> tuple[np.ndarray, np.ndarray]:
         width = self.local.shape[1]
@@ -503,6 +593,19 @@ class Run:
             elif not self.written[threads, addresses + byte].all():
                 raise Fault(f"a thread reads what it has not written: {text}")
         return self.local.reshape(-1), (addresses + threads * width) // size
+
+    def _mapped(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
+        """mapa: an address in the own shared memory becomes the same one in that of another block of the cluster."""
+        if instruction.modifiers != ("shared::cluster", "u32"):
+            raise NotImplementedError(instruction.text)
+        target, address, rank = instruction.arguments
+        write, own, other = self._writer(target), self._reader(address, "u32"), self._reader(rank, "u32")
+
+        def find(mask: np.ndarray | None) -> None:
+            ranks, shape = np.asarray(other()), self.lane[self.span].shape
+            write(np.broadcast_to(mapped(np.asarray(own()), ranks if mask is None or not ranks.shape else np.where(mask, ranks, ranks.dtype.type(0)),
+                                         self.cluster, instruction.text), shape), mask)
+        return find
 
     def _copy(self, instruction: Instruction) -> Callable[[np.ndarray | None], None]:
         """cp.async: from global to shared memory, seen from the wait on that the same thread makes; 0 where the last argument is 0."""
@@ -531,7 +634,7 @@ class Run:
             if (count > nbytes).any():
                 raise Fault(f"more bytes than it copies: {instruction.text}")
             for begin in range(0, nbytes, WORD):         # beyond `count` zeros
-                _, index = self._cells("shared", addresses + begin, blocks, WORD, True, instruction.text)
+                _, index = self._cells("shared", addresses + begin, lanes, WORD, True, instruction.text)
                 wanted, values = count > begin, np.zeros(index.size, np.uint32)
                 places = self.memory.places(origins[wanted] + begin, blocks[wanted] + 1, WORD, False, instruction.text)
                 values[wanted] = self.memory.bytes.view(np.uint32)[places // WORD]

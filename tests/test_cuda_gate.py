@@ -4,12 +4,13 @@ import pathlib
 import re
 import subprocess
 
+import attrs
 import pytest
 
 import nnkit
 from nnkit import Dense, Input, Sequential
 from nnkit.plan.build import build
-from nnkit.plan.launch import SHARED_BYTES, coded, lanes_of
+from nnkit.plan.launch import MOST_CLUSTER_SHARED, SHARED_BYTES, coded, lanes_of, scratch_bytes
 
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 toolkit = pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
@@ -20,7 +21,7 @@ if not PTXAS.exists():
 from device_rig import code_of  # noqa: E402
 from nnkit import cuda_jit  # noqa: E402
 from test_cuda_kernels import all_kernels  # noqa: E402
-from test_cuda_training import graph_plan  # noqa: E402
+from test_cuda_training import device_plan, graph_plan  # noqa: E402
 
 REGISTERS = {"sm_90": 128, "sm_80": 255}                 # of a thread; 128: two blocks of 256 are on a multiprocessor at least
 
@@ -42,7 +43,8 @@ def assembled(ptx, architecture, folder):
 
 
 def check(ptx, folder, doubles):
-    for architecture, most in REGISTERS.items():
+    clusters = "reqnctapercluster" in ptx                # which sm_80 has not
+    for architecture, most in list(REGISTERS.items())[:1 if clusters else None]:
         found = assembled(ptx, architecture, folder)
         assert found["stack"] == found["spilled"] == 0, (architecture, found)
         assert found["registers"] <= most, (architecture, found)
@@ -104,10 +106,30 @@ def test_the_launches_of_a_network_on_a_graph_assemble(tmp_path):
         check(code_of(tuple(tuple(coded(step) for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
 
 
+@pytest.mark.parametrize("layer", [nnkit.LSTM(256), nnkit.GRU(256), nnkit.SimpleRNN(600)], ids=["lstm", "gru", "simple_rnn"])
+def test_walks_by_clusters_assemble_and_say_their_size(layer, tmp_path):
+    """Each is a launch of its own. What it says of clusters comes from PTX alone: it is an ordinary node of a graph."""
+    spec = Sequential([Input((100, 64)), attrs.evolve(layer, recurrent_initializer="zeros"), Dense(10)])
+    launches = [lanes for lanes in lanes_of(device_plan(spec, 64, optimizer="sgd", loss="mse"))
+                if any("_cluster_" in step.kernel for lane in lanes for step in lane)]
+    assert [[[step.kernel.rpartition("_")[2] for step in lane] for lane in lanes] for lanes in launches] == [[["forward"]], [["backward"]]]
+    for ((step,),) in launches:
+        ptx = code_of(((coded(step),),), "float32").ptx
+        assert re.search(r"^\.explicitcluster\n\.reqnctapercluster 8, 1, 1$", ptx, re.MULTILINE)
+        assert step.tasks == 8 * 16                      # four rows to each cluster
+        assert scratch_bytes([step]) <= MOST_CLUSTER_SHARED
+        check(ptx, tmp_path, doubles=False)
+
+
 def test_an_older_architecture_differs_in_two_lines():
     kernels = [[cuda_jit.find("prims.pointwise.scaled")]]
     new, old = (cuda_jit.compile_launch(kernels, "float32", architecture).splitlines() for architecture in ((9, 0), (8, 0)))
     assert [(a, b) for a, b in zip(new, old, strict=True) if a != b] == [(".target sm_90", ".target sm_80"), (".minnctapersm 2", ".minnctapersm 1")]
+
+
+def test_clusters_are_refused_where_there_are_none():
+    with pytest.raises(ValueError, match=r"^clusters of blocks need compute capability 9 or 10, received 8\.0$"):
+        cuda_jit.compile_launch([[cuda_jit.find("layers.recurrent.gru_cluster_forward")]], "float32", (8, 0))
 
 
 def test_the_gate_sees_a_stray_float64(tmp_path):

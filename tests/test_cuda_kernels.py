@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import nnkit
-from cuda_cases import CASES
+from cuda_cases import CASES, KernelCase
+from cuda_cases_recurrent import WalkCase, walk
 
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
 pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
@@ -15,8 +16,10 @@ pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 import ptx
 from device_rig import code_of
 from nnkit import cuda_jit, jit
-from nnkit.plan.launch import SHARED_BYTES
+from nnkit.plan.launch import SHARED_BYTES, scratch_bytes
+from nnkit.prims.recurrent_step_cuda import QUARTETS
 from nnkit.runtime.cuda import bits
+from test_cuda_training import walks_of
 
 PACKAGE = pathlib.Path(nnkit.__file__).parent
 
@@ -43,7 +46,7 @@ def typed(value, argument, dtype):
     return np.array(value, dtype if argument.dtype == "T" else argument.dtype)
 
 
-def on_the_device(case, values, dtype, tasks, schedule):
+def on_the_device(case, values, dtype, tasks, schedule, shared=SHARED_BYTES):
     """The arrays after one launch of the kernel."""
     code = code_of(((case.kernel,),), dtype)
     device = ptx.PtxDevice(schedule)
@@ -57,7 +60,7 @@ def on_the_device(case, values, dtype, tasks, schedule):
             words += value
         else:
             words.append(bits(value, kind.dtype, dtype))
-    ptx.run(device.load(code.ptx), device.memory, tasks, SHARED_BYTES, words, schedule)
+    ptx.run(device.load(code.ptx), device.memory, tasks, shared, words, schedule)
     found = [value.copy() for value in values if isinstance(value, np.ndarray)]
     for place, array in zip(places, found, strict=True):
         device.read(place, array)
@@ -91,6 +94,26 @@ def test_a_kernel_does_what_its_twin_does(case):
                     np.testing.assert_array_equal(array, before)
                 bits_seen.add(b"".join(array.tobytes() for array in found[:case.written]))
         assert len(bits_seen) == 1, "the bits depend on the number of tasks or on the schedule"
+
+
+REAL = [(layer, way, schedule) for layer in (nnkit.LSTM(256), nnkit.GRU(256), nnkit.SimpleRNN(600), nnkit.LSTM(104), nnkit.LSTM(320))
+        for way in ("forward", "backward") for schedule in ptx.SCHEDULES]
+
+
+@pytest.mark.parametrize(("layer", "way", "schedule"), [each if each[2] == "together" else pytest.param(*each, marks=pytest.mark.sweep)
+                                                        for each in REAL])
+def test_walks_by_clusters_are_right_for_real_sizes(layer, way, schedule):
+    """With the lanes to a sum and the bytes of shared memory that a plan says."""
+    step = walks_of(layer)[way]
+    cell = {nnkit.LSTM: "lstm", nnkit.GRU: "gru", nnkit.SimpleRNN: "simple_rnn"}[type(layer)]
+    shape = WalkCase("real", layer.units, 5, 2, parts=step.scalars[QUARTETS], sequences=True, masked=True, dropped=True, begun=True, ends=True)
+    _, kernel, arguments, written, expected, _ = next(found for found in walk(shape, cell, "") if found[1].endswith(way))
+    assert kernel == step.kernel
+    case = KernelCase("real", kernel, arguments, written=written)
+    values = [typed(value, argument, "float32") for value, argument in zip(arguments, cuda_jit.find(kernel).arguments, strict=True)]
+    found = on_the_device(case, values, "float32", 16, schedule, scratch_bytes([step]))[:written]
+    for array, wanted in zip(found, expected(), strict=True):
+        np.testing.assert_allclose(array, wanted, rtol=2e-6, atol=2e-6 * np.abs(wanted).max(initial=0))
 
 
 def test_every_kernel_has_a_case():

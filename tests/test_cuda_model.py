@@ -70,6 +70,15 @@ def test_a_model_trains_evaluates_and_predicts_as_on_the_cpu(device):
     assert (host.backend, other.backend) == ("cpu", "cuda")
 
 
+def test_a_plan_is_made_for_the_architecture_of_the_device(device):
+    """An LSTM whose recurrent kernel takes 1 MB: clusters share it where there are some."""
+    spec = Sequential([Input((2, 3)), nnkit.LSTM(256, kernel_initializer="zeros", recurrent_initializer="zeros"), Dense(3, "softmax")])
+    for architecture, form in (((9, 0), "cluster"), ((10, 0), "cluster"), ((8, 0), "walk")):
+        device.architecture = architecture
+        kernels = {step.kernel for step in model(spec=spec).build_plan("train", 4).steps if step.kernel.startswith("layers.recurrent.")}
+        assert kernels == {f"layers.recurrent.lstm_{form}_forward", f"layers.recurrent.lstm_{form}_backward"}
+
+
 def test_two_runs_give_the_same_bits(device):
     x, y = data()
     seen = set()

@@ -25,17 +25,17 @@ from nnkit import (
 )
 from nnkit.graph import Adjacency
 from nnkit.plan.build import Sizes, build, lay_out
-from nnkit.plan.launch import MOST_SHARED, MOST_WORDS, dependences, lanes_of, regions, scratch_bytes, step_words
+from nnkit.plan.launch import ARCHITECTURE, MOST_SHARED, MOST_WORDS, dependences, lanes_of, regions, scratch_bytes, step_words
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.training.data import Data
 
 
-def device_plan(spec, batch, mode="train", sizes=None, precision="float32", **named):
+def device_plan(spec, batch, mode="train", sizes=None, precision="float32", architecture=ARCHITECTURE, **named):
     model = nnkit.compile(spec, **named)
     losses = [(output.loss, output.weight) for output in model.outputs]
     return build(model.graph, model.layout, mode, batch, losses=losses, optimizer=model.optimizer, backend="cuda", sizes=sizes,
-                 precision=precision)
+                 precision=precision, architecture=architecture)
 
 
 def small_network():
@@ -96,7 +96,8 @@ def test_large_convolutions_go_by_tiles_and_slices():
 
 
 def test_a_recurrent_layer_is_a_walk_between_products():
-    plan = device_plan(Sequential([Input((100, 64)), nnkit.LSTM(256, recurrent_initializer="zeros"), Dense(10)]), 64, optimizer="sgd", loss="mse")
+    spec = Sequential([Input((100, 64)), nnkit.LSTM(256, recurrent_initializer="zeros"), Dense(10)])
+    plan = device_plan(spec, 64, optimizer="sgd", loss="mse", architecture=(8, 0))
     names = [[[step.kernel.rpartition(".")[2] for step in lane] for lane in launch] for launch in lanes_of(plan)]
     assert sum(["lstm_walk_forward"] in lanes for lanes in names) == sum(["lstm_walk_backward"] in lanes for lanes in names) == 1
     walk = next(step for step in plan.steps if step.kernel.endswith("lstm_walk_forward"))
@@ -104,6 +105,29 @@ def test_a_recurrent_layer_is_a_walk_between_products():
     assert MOST_SHARED - 16 * 1024 * 4 < scratch_bytes([walk]) <= MOST_SHARED      # what is left is less than a round of rows of R
     found = {step.kernel.rpartition(".")[2] for step in plan.steps}
     assert found >= {"dense_forward_128", "dense_backward_weight_32"}
+
+
+def walks_of(layer, batch=64, dtype="float32", architecture=ARCHITECTURE):
+    spec = Sequential([Input((3, 5)), attrs.evolve(layer, kernel_initializer="zeros", recurrent_initializer="zeros"), Dense(1)])
+    plan = device_plan(spec, batch, optimizer="sgd", loss="mse", dtype=dtype, architecture=architecture)
+    return {step.kernel.rpartition("_")[2]: step for step in plan.steps if "recurrent" in step.kernel and step.kernel.endswith("ward")}
+
+
+FORMS = [                                                # a block has 163,840 bytes; of LSTM(100), R takes 160,000, h twice 3,200, gradients 6,400
+    (nnkit.LSTM(95), "float32", "walk", "walk"), (nnkit.LSTM(100), "float32", "walk", "cluster"), (nnkit.LSTM(104), "float32", "cluster", "cluster"),
+    (nnkit.LSTM(256), "float32", "cluster", "cluster"), (nnkit.LSTM(320), "float32", "cluster", "cluster"),
+    (nnkit.LSTM(336), "float32", "walk", "walk"), (nnkit.LSTM(256), "float64", "walk", "walk"), (nnkit.LSTM(200), "float64", "cluster", "cluster"),
+    (nnkit.GRU(115), "float32", "walk", "cluster"), (nnkit.GRU(352), "float32", "cluster", "cluster"),
+    (nnkit.SimpleRNN(190), "float32", "walk", "walk"), (nnkit.SimpleRNN(600), "float32", "cluster", "cluster"),
+    (nnkit.GRU(256, reset_after=False), "float32", "walk", "walk"),
+]
+
+
+@pytest.mark.parametrize(("layer", "dtype", "forward", "backward"), FORMS)
+def test_a_cluster_walks_where_it_has_room_for_a_recurrent_kernel_and_a_block_has_not(layer, dtype, forward, backward):
+    walks, others = walks_of(layer, dtype=dtype), [walks_of(layer, dtype=dtype, architecture=other) for other in ((8, 9), (12, 0))]
+    assert [("walk", "cluster")["_cluster_" in walks[way].kernel] for way in ("forward", "backward")] == [forward, backward]
+    assert not any("_cluster_" in step.kernel for found in others for step in found.values())
 
 
 def test_units_that_do_not_fit_on_chip_are_refused():
@@ -329,6 +353,15 @@ def stateful_network():
     return Sequential([Input((4, 3), batch_size=6), nnkit.LSTM(5, stateful=True), Dense(4, "softmax")])
 
 
+def clustered_network():
+    """Cells whose recurrent kernels clusters share where a block has little memory: masks, dropout of states, states that are given and given on."""
+    x = Input((4,))
+    h = nnkit.Embedding(30, 3, mask_zero=True)(x)
+    h, state, _ = nnkit.LSTM(9, return_sequences=True, return_state=True, recurrent_dropout=0.2)(h)
+    h = nnkit.GRU(9, return_sequences=True, go_backwards=True)(h, initial_state=state)
+    return Network(x, Dense(4, "softmax")(nnkit.SimpleRNN(11, activation="softsign")(h)))
+
+
 def short_words(samples):
     found = words(samples) % 29 + 1
     found[:, 4:] = 0
@@ -357,12 +390,24 @@ TRAINED = {
 }
 
 
+CLUSTERED = {
+    "clusters": lambda: (clustered_network(), "adam", "sparse_categorical_crossentropy", short_words(10)[:, :4].copy(), labels(10)),
+    "a cluster": lambda: (Sequential([Input((3, 3)), nnkit.Masking(), nnkit.LSTM(9, recurrent_dropout=0.2), Dense(4, "softmax")]), nnkit.SGD(0.1),
+                          "sparse_categorical_crossentropy", masked_steps(10)[:, 2:].copy(), labels(10)),
+}
+
+
+def little_shared_memory(monkeypatch):
+    """A block has so little that clusters share what small layers have, too."""
+    monkeypatch.setattr("nnkit.prims.walk.MOST_SHARED", 256)
+
+
 def train_beside_the_cpu(name, on):
     """Ten steps on a device and on the CPU: moving averages, masks, noise and penalties among what must agree. Then both evaluate and predict, where
     layers do something else then. Returns what the device has then of all that persists."""
     from device_rig import DeviceModel
 
-    spec, optimizer, loss, x, y = TRAINED[name]()
+    spec, optimizer, loss, x, y = (TRAINED | CLUSTERED)[name]()
     samples, epochs = len(x), 5
     model = nnkit.compile(spec, optimizer=optimizer, loss=loss, seed=4)
     device = DeviceModel(model, on)
@@ -370,7 +415,10 @@ def train_beside_the_cpu(name, on):
     device.data(x=x.reshape(samples, -1), target=y.reshape(samples, -1), sample_weight=np.ones((samples, 1), np.float32),
                 order=np.arange(samples), predictions=np.zeros((samples, width), np.float32))
     shuffled = not model.graph.stateful
-    losses = device.train(device.tape("train", samples // 2), 2, epochs, device.shuffle() if shuffled else None)
+    tape = device.tape("train", samples // 2)
+    if name in CLUSTERED:
+        assert not any("_walk_" in step.kernel for step in tape.plan.steps)
+    losses = device.train(tape, 2, epochs, device.shuffle() if shuffled else None)
     history = model.fit(x, y, batch_size=samples // 2, epochs=epochs, shuffle=shuffled, verbose=0)
     kept = device.check_trained(losses, history["loss"], parameters=1e-4)
     if name in ("normalized", "variational", "residual"):
@@ -490,6 +538,12 @@ def test_networks_train_ten_steps_as_on_the_cpu(name):
     train_beside_the_cpu(name, interpreter().PtxDevice())
 
 
+@pytest.mark.parametrize("name", [pytest.param("clusters", marks=pytest.mark.sweep), "a cluster"])
+def test_networks_whose_walks_are_clusters_train_as_on_the_cpu(name, monkeypatch):
+    little_shared_memory(monkeypatch)
+    train_beside_the_cpu(name, interpreter().PtxDevice())
+
+
 def test_convolutions_by_tiles_train_as_on_the_cpu():
     """Those too large for the chain: two steps."""
     ptx = interpreter()
@@ -581,6 +635,13 @@ def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time(device):
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", TRAINED)
 def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, device):
+    assert len({train_beside_the_cpu(name, device) for _ in range(3)}) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CLUSTERED)
+def test_clusters_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, device, monkeypatch):
+    little_shared_memory(monkeypatch)
     assert len({train_beside_the_cpu(name, device) for _ in range(3)}) == 1
 
 

@@ -1,5 +1,7 @@
 """The interpreter of PTX itself: what instructions compute, and the faults that it must see."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -164,8 +166,33 @@ SWAP = """
 def test_a_barrier_keeps_threads_together_and_its_absence_shows():
     for schedule in ptx.SCHEDULES:
         np.testing.assert_array_equal(results(SWAP.replace("{barrier}", "bar.sync 0;"), schedule=schedule), T[::-1])
-    found = {schedule: results(SWAP.replace("{barrier}", ""), schedule=schedule).tobytes() for schedule in ptx.SCHEDULES}
-    assert len(set(found.values())) == 3
+    assert results(SWAP.replace("{barrier}", ""), schedule="together").tobytes() != results(SWAP.replace("{barrier}", ""), schedule="rising").tobytes()
+    with pytest.raises(ptx.Fault, match=r"^a thread writes what another one of its block reads, without a barrier between: st\.shared\.u64"):
+        results(SWAP.replace("{barrier}", ""), schedule=ptx.WATCHED)
+
+
+# Neighbours of a warp, which the other schedules move on in step: %rd2 is the thread's place in global memory, %rd1 eight times its number.
+NEIGHBOUR = "xor.b64 %rd7, %rd1, 8; sub.s64 %rd8, %rd2, %rd1; add.s64 %rd8, %rd8, %rd7; "
+RACES = {
+    "a thread touches what another one of its block writes, without a barrier between: ld.global.u64":
+        NEIGHBOUR + "st.global.u64 [%rd2], %rd0; {barrier} ld.global.u64 %rd3, [%rd8];",
+    "a thread writes what another one of its block reads, without a barrier between: st.global.u64":
+        NEIGHBOUR + "ld.global.u64 %rd3, [%rd8]; {barrier} st.global.u64 [%rd2], %rd0;",
+    "a thread touches what another one of its block writes, without a barrier between: ld.shared.u64":
+        "add.s64 %rd6, %rd5, %rd1; xor.b64 %rd8, %rd6, 8; st.shared.u64 [%rd6], %rd1; {barrier} ld.shared.u64 %rd3, [%rd8];",
+    "several threads of a block write one place, without a barrier between: st.shared.u64": "st.shared.u64 [%rd5], %rd0; {barrier}",
+}
+
+
+@pytest.mark.parametrize("message", RACES)
+def test_threads_that_race_are_found(message):
+    """Within one instruction's reach of each other, too; a barrier mends it, but for several that write one place at a time."""
+    with pytest.raises(ptx.Fault, match="^" + re.escape(message)):
+        results(RACES[message].replace("{barrier}", ""), schedule=ptx.WATCHED)
+    if not message.startswith("several"):
+        results(RACES[message].replace("{barrier}", "bar.sync 0;"), schedule=ptx.WATCHED)
+    for schedule in set(ptx.SCHEDULES) - {ptx.WATCHED}:
+        results(RACES[message].replace("{barrier}", ""), schedule=schedule)
 
 
 TF32 = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"
@@ -281,6 +308,108 @@ FAULTS = {
 def test_faults(message, schedule):
     with pytest.raises(ptx.Fault, match=message):
         results(FAULTS[message], blocks=2 if message.startswith("a block") else 1, schedule=schedule)
+
+
+# Clusters of two blocks of 256 threads; %rd3 is what a thread leaves in the array, which has 8 bytes for each thread of every block.
+MEET = "barrier.cluster.arrive.release; barrier.cluster.wait.acquire;"
+PEER = "and.b32 %r2, %r1, 1; xor.b32 %r2, %r2, 1; mov.u32 %r3, place; mapa.shared::cluster.u32 %r4, %r3, %r2; shl.b32 %r5, %r0, 3; " \
+       "add.s32 %r4, %r4, %r5; add.s32 %r5, %r3, %r5; cvt.u64.u32 %rd4, %r0; cvt.u64.u32 %rd5, %r1;"
+OWN = "shl.b32 %r6, %r1, 11; cvt.u64.u32 %rd6, %r6; add.s64 %rd2, %rd2, %rd6;"          # where the block's part of the array is
+
+
+def clustered(body, schedule="together", blocks=4, shared=2048, cluster=2):
+    head = HEAD.replace(")\n{", f")\n.explicitcluster\n.reqnctapercluster {cluster}, 1, 1\n{{")
+    memory = ptx.Memory()
+    address = memory.allocate(8 * 256 * blocks)
+    ptx.run(ptx.Program(f"{head} {PEER} {OWN} {body} ret;\n}}\n"), memory, blocks, shared, [address], schedule)
+    return memory.array(address, 8 * 256 * blocks).view(np.uint64).reshape(blocks, 256).copy()
+
+
+@pytest.mark.parametrize("schedule", ptx.SCHEDULES)
+@pytest.mark.parametrize(("give", "take"), [("st.shared::cluster.u64 [%r4], %rd7;", "ld.shared.u64 %rd3, [%r5];"),
+                                            ("st.shared.u64 [%r5], %rd7;", "ld.shared::cluster.u64 %rd3, [%r4];"),
+                                            ("st.shared::cluster.u64 [%r5], %rd7;", "ld.shared::cluster.u64 %rd3, [%r4];")])
+def test_blocks_of_a_cluster_use_each_others_shared_memory(give, take, schedule):
+    """Each block gives its number and the thread's to the other one of its cluster."""
+    found = clustered(f"{MEET} shl.b64 %rd7, %rd5, 8; add.s64 %rd7, %rd7, %rd4; {give} {MEET} {take} {MEET} st.global.u64 [%rd2], %rd3;", schedule)
+    np.testing.assert_array_equal(found, np.arange(1024, dtype=np.uint64).reshape(2, 2, 256)[:, ::-1].reshape(4, 256))
+
+
+@pytest.mark.parametrize(("schedule", "place"), [("together", 1), ("rising", 1), ("falling", 2)])
+def test_schedules_let_one_block_of_a_cluster_run_ahead(schedule, place):
+    """The first block fails at once, the second behind a barrier of its own: what is seen says which was there first."""
+    body = "setp.eq.u32 %p1, %r1, 0; @%p1 st.global.u64 [%rd0+1], %rd5; bar.sync 0; @!%p1 st.global.u64 [%rd0+2], %rd5;"
+    with pytest.raises(ptx.Fault, match=rf"not aligned: @!?%p1 st.global.u64 .%rd0.{place}"):
+        clustered(body, schedule, blocks=2)
+
+
+def test_a_block_waits_for_its_own_threads_and_for_its_cluster():
+    """Between two barriers of the cluster one block has two of its own, the other none."""
+    body = f"{MEET} setp.eq.u32 %p1, %r2, 0; @%p1 bra $L; bar.sync 0; st.shared.u64 [%r5], %rd4; bar.sync 0; $L: {MEET} st.global.u64 [%rd2], %rd5;"
+    for schedule in ptx.SCHEDULES:
+        np.testing.assert_array_equal(clustered(body, schedule)[:, 0], np.arange(4))
+
+
+FAULTS_OF_CLUSTERS = {
+    "the launch has clusters of 3 blocks, received 4 blocks": "",
+    "no such block in the cluster": "mov.u32 %r2, 2; mapa.shared::cluster.u32 %r4, %r3, %r2;",
+    "outside of the cluster's shared memory": f"{MEET} st.shared::cluster.u64 [%r4+8], %rd4; {MEET}",
+    "outside of the cluster's shared memory: st.shared::cluster.u64 .%r6":
+        f"{MEET} mov.u32 %r6, 1073741824; st.shared::cluster.u64 [%r6], %rd4; {MEET}",
+    "outside of the block's shared memory": "st.shared.u64 [%r4], %rd4;",
+    "no barrier of the cluster says that the other block is there": f"st.shared::cluster.u64 [%r4], %rd4; {MEET}",
+    "a block ends while others may still use its shared memory": f"{MEET} st.shared::cluster.u64 [%r4], %rd4;",
+    "the other block has ended": f"{MEET} setp.eq.u32 %p1, %r2, 0; @%p1 bra $L; ret; $L: bar.sync 0; st.shared::cluster.u64 [%r4], %rd4;",
+    "between it and another block's writing: ld.shared.u64": f"{MEET} st.shared::cluster.u64 [%r4], %rd4; ld.shared.u64 %rd3, [%r5]; {MEET}",
+    "between it and another block's writing: ld.shared::cluster": f"{MEET} st.shared.u64 [%r5], %rd4; ld.shared::cluster.u64 %rd3, [%r4]; {MEET}",
+    "between it and another block's writing: st.shared.u64": f"{MEET} st.shared::cluster.u64 [%r4], %rd4; st.shared.u64 [%r5], %rd4; {MEET}",
+    "between it and another block's reading": f"{MEET} ld.shared.u64 %rd3, [%r5]; st.shared::cluster.u64 [%r4], %rd4; {MEET}",
+    "some threads of a cluster never come to a barrier": f"setp.eq.u32 %p1, %r2, 0; @%p1 bra $L; {MEET} $L:",
+    "a thread waits for its cluster that has not arrived": "barrier.cluster.wait.acquire;",
+    "a thread arrives that has not waited": f"barrier.cluster.arrive.release; {MEET}",
+    "threads of a block wait at different barriers": f"setp.lt.u32 %p1, %r0, 64; @%p1 bra $L; bar.sync 0; $L: {MEET}",
+}
+
+
+EITHER = {"another block's": "no barrier of the cluster between it and another block's", "block ends": "a block ends|the other block has ended",
+          "has ended": "a block ends|the other block has ended"}
+
+
+@pytest.mark.parametrize("schedule", ptx.SCHEDULES)
+@pytest.mark.parametrize("message", FAULTS_OF_CLUSTERS)
+def test_faults_of_clusters(message, schedule):
+    """Where one block runs ahead, the other of two accesses is the later one, or one block ends before the other one uses its memory."""
+    either = next((others for part, others in EITHER.items() if part in message), message)
+    with pytest.raises(ptx.Fault, match=message if schedule == "together" else either):
+        clustered(FAULTS_OF_CLUSTERS[message], schedule, cluster=3 if message.startswith("the launch") else 2)
+
+
+# %r4 is a place of the first block's, for both; %p1: of the first block.
+FIRST = "mov.u32 %r2, 0; mapa.shared::cluster.u32 %r4, %r3, %r2; and.b32 %r2, %r1, 1; setp.eq.u32 %p1, %r2, 0;"
+SHARED_PLACES = {
+    "both write at once": ("writing", "st.shared::cluster.u32 [%r4], %r1;"),
+    "both read at once, the first writes": ("reading", "ld.shared::cluster.u32 %r6, [%r4]; @%p1 st.shared::cluster.u32 [%r4], %r1;"),
+    "both read at once, the second writes": ("reading", "ld.shared::cluster.u32 %r6, [%r4]; @!%p1 st.shared::cluster.u32 [%r4], %r1;"),
+    "both read in turn, the last one writes": ("reading", "@!%p1 ld.shared::cluster.u32 %r6, [%r4]; @%p1 ld.shared::cluster.u32 %r6, [%r4]; "
+                                                          "@%p1 st.shared::cluster.u32 [%r4], %r1;"),
+    "the second half of a number": ("writing", "@!%p1 st.shared::cluster.u64 [%r4], %rd4; @%p1 ld.shared::cluster.u32 %r6, [%r4+4];"),
+}
+
+
+@pytest.mark.parametrize("name", SHARED_PLACES)
+def test_faults_at_one_place_for_both_blocks(name):
+    kind, body = SHARED_PLACES[name]
+    with pytest.raises(ptx.Fault, match=f"no barrier of the cluster between it and another block's {kind}"):
+        clustered(f"{FIRST} {MEET} {body} {MEET}")
+
+
+@pytest.mark.parametrize("schedule", ptx.SCHEDULES)
+def test_a_fault_is_seen_where_a_thread_arrives_before_it_reads(schedule):
+    """A block that has arrived at the barrier reads on; the other one has waited at it and writes there."""
+    body = "barrier.cluster.arrive.release; {} barrier.cluster.wait.acquire; st.shared::cluster.u64 [%r4], %rd4; " + MEET
+    with pytest.raises(ptx.Fault, match="between it and another block's reading"):
+        clustered(MEET + body.format("ld.shared.u64 %rd3, [%r5];"), schedule)
+    clustered(MEET + "ld.shared.u64 %rd3, [%r5];" + body.format(""), schedule)     # read before it arrived
 
 
 def test_what_it_does_not_know_it_says():

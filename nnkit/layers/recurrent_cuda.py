@@ -1,5 +1,5 @@
 """The cells of SimpleRNN, LSTM and GRU on a GPU: one step forward and one step backward of one number. `prims/recurrent_cuda.py` takes them through
-time.
+time, or `prims/recurrent_cluster_cuda.py`.
 
 p, q: h and c before the step; z: what x gives to the gates, s: what h gives through the recurrent kernel R, b: the bias of that. Forward gives
 (h, c, values of the gates, what `inner` keeps); backward, from dh and dc, (dz, the last gate's for R, what of dp does not go through R, dq). Gates
@@ -15,14 +15,18 @@ from nnkit.cuda_jit import THREADS, data, kernel, routine, thread
 from nnkit.jit import Int, Matrix
 from nnkit.prims.block_cuda import divided, row_share
 from nnkit.prims.recurrent_before_cuda import backward_twice_kernel, forward_twice_kernel
+from nnkit.prims.recurrent_cluster_cuda import backward_cluster_kernel, forward_cluster_kernel
 from nnkit.prims.recurrent_cpu import ANY, STANDARD
-from nnkit.prims.recurrent_cuda import ACTIVATION, GATE, backward_kernel, forward_kernel
+from nnkit.prims.recurrent_cuda import backward_kernel, forward_kernel
+from nnkit.prims.recurrent_step_cuda import ACTIVATION, GATE
 
 __all__ = [
-    "gru_any_walk_backward", "gru_any_walk_forward", "gru_before_any_walk_backward", "gru_before_any_walk_forward", "gru_before_walk_backward",
-    "gru_before_walk_forward", "gru_walk_backward", "gru_walk_forward", "lstm_any_walk_backward", "lstm_any_walk_forward", "lstm_walk_backward",
-    "lstm_walk_forward", "reverse_steps", "simple_rnn_any_walk_backward", "simple_rnn_any_walk_forward", "simple_rnn_walk_backward",
-    "simple_rnn_walk_forward",
+    "gru_any_cluster_backward", "gru_any_cluster_forward", "gru_any_walk_backward", "gru_any_walk_forward", "gru_before_any_walk_backward",
+    "gru_before_any_walk_forward", "gru_before_walk_backward", "gru_before_walk_forward", "gru_cluster_backward", "gru_cluster_forward",
+    "gru_walk_backward", "gru_walk_forward", "lstm_any_cluster_backward", "lstm_any_cluster_forward", "lstm_any_walk_backward",
+    "lstm_any_walk_forward", "lstm_cluster_backward", "lstm_cluster_forward", "lstm_walk_backward", "lstm_walk_forward", "reverse_steps",
+    "simple_rnn_any_cluster_backward", "simple_rnn_any_cluster_forward", "simple_rnn_any_walk_backward", "simple_rnn_any_walk_forward",
+    "simple_rnn_cluster_backward", "simple_rnn_cluster_forward", "simple_rnn_walk_backward", "simple_rnn_walk_forward",
 ]
 
 
@@ -86,18 +90,32 @@ def walks(gates: int, cell: Any) -> Any:
     return forward_kernel(gates, forward), backward_kernel(gates, backward)
 
 
+def clusters(gates: int, cell: Any) -> Any:
+    """The same by clusters of blocks."""
+    forward, backward = cell
+    return forward_cluster_kernel(gates, forward), backward_cluster_kernel(gates, backward)
+
+
 def walks_of_gru_before(activations: Any) -> Any:
     """Those of a GRU whose reset gate comes before R: u = act(x W + b + (r p) R)."""
     act, act_slope, sig, sig_slope = activations
     return forward_twice_kernel(act, sig), backward_twice_kernel(act_slope, sig_slope)
 
 
-simple_rnn_walk_forward, simple_rnn_walk_backward = walks(1, simple_rnn(*STANDARD))
-simple_rnn_any_walk_forward, simple_rnn_any_walk_backward = walks(1, simple_rnn(*ANY))
-lstm_walk_forward, lstm_walk_backward = walks(4, lstm(*STANDARD))
-lstm_any_walk_forward, lstm_any_walk_backward = walks(4, lstm(*ANY))
-gru_walk_forward, gru_walk_backward = walks(3, gru(*STANDARD))
-gru_any_walk_forward, gru_any_walk_backward = walks(3, gru(*ANY))
+STANDARD_CELLS = simple_rnn(*STANDARD), lstm(*STANDARD), gru(*STANDARD)
+ANY_CELLS = simple_rnn(*ANY), lstm(*ANY), gru(*ANY)
+simple_rnn_walk_forward, simple_rnn_walk_backward = walks(1, STANDARD_CELLS[0])
+simple_rnn_any_walk_forward, simple_rnn_any_walk_backward = walks(1, ANY_CELLS[0])
+simple_rnn_cluster_forward, simple_rnn_cluster_backward = clusters(1, STANDARD_CELLS[0])
+simple_rnn_any_cluster_forward, simple_rnn_any_cluster_backward = clusters(1, ANY_CELLS[0])
+lstm_walk_forward, lstm_walk_backward = walks(4, STANDARD_CELLS[1])
+lstm_any_walk_forward, lstm_any_walk_backward = walks(4, ANY_CELLS[1])
+lstm_cluster_forward, lstm_cluster_backward = clusters(4, STANDARD_CELLS[1])
+lstm_any_cluster_forward, lstm_any_cluster_backward = clusters(4, ANY_CELLS[1])
+gru_walk_forward, gru_walk_backward = walks(3, STANDARD_CELLS[2])
+gru_any_walk_forward, gru_any_walk_backward = walks(3, ANY_CELLS[2])
+gru_cluster_forward, gru_cluster_backward = clusters(3, STANDARD_CELLS[2])
+gru_any_cluster_forward, gru_any_cluster_backward = clusters(3, ANY_CELLS[2])
 gru_before_walk_forward, gru_before_walk_backward = walks_of_gru_before(STANDARD)
 gru_before_any_walk_forward, gru_before_any_walk_backward = walks_of_gru_before(ANY)
 

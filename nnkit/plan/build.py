@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from nnkit.plan.arena import aligned
+from nnkit.plan.launch import ARCHITECTURE
 from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import ALIGNMENT, ITEMSIZE, Buffer, Plan, Step
 from nnkit.prims.csr import Csr, GraphBuffer
@@ -213,17 +214,18 @@ class Builder:
     """Collects the steps of one plan. Layers, losses and optimizers see it as `g` in `lower`.
 
     training: whether layers behave as in training (dropout, batch statistics). batch: samples per step (N). dtype: of T buffers. backend: "cpu" or
-    "cuda", for steps that only one of them has: a CPU packs what a GPU reads as it is.
+    "cuda", for steps that only one of them has: a CPU packs what a GPU reads as it is. architecture: of the GPU, for those that only some have.
     """
 
     def __init__(self, layout: Layout, batch: int, mode: str, optimizer: Optimizer | None = None, sizes: Sizes | None = None,
-                 backend: str = "cpu") -> None:
+                 backend: str = "cpu", architecture: tuple[int, int] = ARCHITECTURE) -> None:
         self.layout = layout
         self.optimizer = optimizer
         self.batch = batch
         self.sizes = sizes or Sizes()
         self.mode = mode
         self.backend = backend
+        self.architecture = architecture
         self.training = mode in ("train", "gradients", "features")
         self.dtype = layout.dtype
         self.steps: list[Step] = []
@@ -478,7 +480,8 @@ class Builder:
 
 def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequence[tuple[Loss | None, float]] = (),
           optimizer: Optimizer | None = None, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes | None = None,
-          gap: int = 0, backend: str = "cpu", precision: str = "float32", blas: bool = False) -> Plan:
+          gap: int = 0, backend: str = "cpu", precision: str = "float32", blas: bool = False,
+          architecture: tuple[int, int] = ARCHITECTURE) -> Plan:
     """The plan of one step.
 
     mode: 'train' (gather, forward, loss, backward, update), 'gradients' (the same without update), 'evaluate' (inference and loss),
@@ -487,8 +490,9 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     masks of their time steps to "mask", "mask_1", ...
     input_gradients: the plan's outputs are the gradients of the inputs: see `differentiable`. sizes: where a graph comes in. gap: see `arena.place`.
     precision, blas: of large products on a GPU: see `products.size_products` and `by_library`. Raises ValueError where the plan cannot have them.
+    architecture: the GPU's compute capability, which says whether there are clusters: see `prims.walk`.
     """
-    g = Builder(layout, batch, mode, optimizer, sizes, backend)
+    g = Builder(layout, batch, mode, optimizer, sizes, backend, architecture)
     inputs = [_enter(g, graph, position) for position in range(len(graph.input_shapes))]
     outputs = g.forward(graph, inputs)
     kept: tuple[Buffer, ...] = ()

@@ -16,14 +16,15 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "CHUNK", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL", "LEDGE", "LIBRARY", "MANY", "MOST_SHARED", "MOST_TASKS",
-    "NARROW", "PAD", "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded",
-    "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of", "patch_bytes", "regions", "scratch_bytes", "shared_bytes",
-    "slices_bytes", "step_words", "strip",
+    "ARCHITECTURE", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL",
+    "LEDGE", "LIBRARY", "MANY", "MOST_CLUSTER_SHARED", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES",
+    "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of",
+    "patch_bytes", "regions", "scratch_bytes", "shared_bytes", "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
 WARPS = THREADS // 32
+ARCHITECTURE = (9, 0)                                    # that plans and PTX are made for, where no device says otherwise
 ENTRY = "launch"                                         # the name of a launch's kernel in its PTX
 DEPTH = 16                                               # of the slices that a tiled product keeps in shared memory
 PAD = 4                                                  # elements behind each row of them: see prims/matmul_cuda.py
@@ -33,7 +34,10 @@ CHUNK, LEDGE = 32, 65                                    # of the pieces that pr
 SHARED_BYTES = 48 * 1024                                 # of a block, without asking the driver for more
 MOST_SHARED = 160 * 1024                                 # with asking: sm_80 has 163 KB for a block, sm_90 227
 SUMS_BYTES = 12 * THREADS                                # of shared memory for a sum over a block, or its largest number and where it is
-DEVICE = 132                                             # multiprocessors of an H100; plans are the same for every device
+DEVICE = 132                                             # multiprocessors of an H100; but for clusters, plans are the same for every device
+CLUSTERS = (9, 10)                                       # first numbers of the architectures that have clusters of several blocks, and room for them
+CLUSTER = 8                                              # blocks of a cluster, which is the most that every such device takes
+MOST_CLUSTER_SHARED = 224 * 1024                         # of a block of a cluster: these have 227 KB
 MOST_TASKS = 32 * DEVICE                                 # blocks of a lane
 MOST_WORDS = 480                                         # of a launch, whose parameters may take 4096 bytes
 MOST_STEPS = 32                                          # of a launch, which is one function in the end
@@ -54,12 +58,14 @@ PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", 
 
 # Steps that are a launch of their own: they need all the registers that a thread can have, and beside another lane would lack some.
 LIBRARY = "blas.product"                                 # products that are calls of a library, nodes between launches: see runtime/blas.py
-ALONE = tuple(f"_128{core}" for core in CORES)
+# So are those whose blocks form clusters: a launch says of all of its blocks how many do.
+ALONE = (*(f"_128{core}" for core in CORES), "_cluster_forward", "_cluster_backward")
 
 # Convolutions: rows and columns of the tile that a block makes, by the end of the kernel's name. Those without an end go into chains.
 CONVOLUTIONS = ("prims.implicit.implicit_forward", "prims.implicit.implicit_input", "prims.implicit.implicit_weight")
 PATCHES = {"": (64, 16), "_narrow": (128, 32), "_64": (64, 64), "_128": (128, 128)}
-WALKS = tuple(f"layers.recurrent.{cell}{end}_walk_{way}" for cell in ("simple_rnn", "lstm", "gru", "gru_before") for end in ("", "_any")
+FORMS = {"simple_rnn": ("walk", "cluster"), "lstm": ("walk", "cluster"), "gru": ("walk", "cluster"), "gru_before": ("walk",)}
+WALKS = tuple(f"layers.recurrent.{cell}{end}_{form}_{way}" for cell, forms in FORMS.items() for form in forms for end in ("", "_any")
               for way in ("forward", "backward"))        # through time
 WALK_ROOM = 8                                            # which of a walk's scalars says how many numbers it keeps in shared memory
 TAPS = 9                                                 # places of a window that a thread of channels_weight sums for at a time

@@ -8,7 +8,8 @@ from typing import Any
 from nnkit.cuda_jit import Kernel, anew, barrier, data, kernel, registers, routine, scratch
 from nnkit.jit import Int, Matrix, Real, Sequence, Vector
 from nnkit.prims.block_cuda import divided, row_share
-from nnkit.prims.recurrent_cuda import (
+from nnkit.prims.recurrent_cuda import add_to_row, begin_back, begin_walk, chosen, clear_padding, end_back, fetch_weights, own_place, padded, product
+from nnkit.prims.recurrent_step_cuda import (
     ACTIVATION,
     BATCH,
     GATE,
@@ -17,19 +18,10 @@ from nnkit.prims.recurrent_cuda import (
     ROWS,
     STEPS,
     UNITS,
-    add_to_row,
-    begin_back,
-    begin_walk,
-    chosen,
-    clear_padding,
-    end_back,
-    fetch_weights,
     incoming,
     note_begins,
-    own_place,
-    padded,
+    of_output,
     place_of,
-    product,
     rows_that_count,
     settle,
     sizes,
@@ -135,7 +127,7 @@ def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[...
         at = row * 3 * U + u
         v, value = data(planes)[at], data(planes)[at + 2 * U]
         p = data(hidden)[row * U + u] if hidden.shape[0] else data(left)[row * U + u]
-        dh = incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T)
+        dh = incoming(data(state)[n * U + u], r, t, counts, place, begins, of_output(n, u, t, source, dy, shape, U, T), mask, shape)
         du, dv, dp = dh * (one - v) * act_slope(value, shape[ACTIVATION], a), dh * (p - value) * sig_slope(v, shape[GATE], g), dh * v
         if not (counts >> r) & 1:
             du, dv, dp = one - one, one - one, dh

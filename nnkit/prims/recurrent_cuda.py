@@ -2,13 +2,8 @@
 
 N batch, T time steps, U units, G gates. What x gives to the gates of all steps, x W + b, is one product before the walk (kernels of Dense), and so
 are the gradients of W, R and x behind it. Between them one launch walks through all steps: a block owns B = 4 Q rows of the batch and shares nothing
-with other blocks, so nothing waits for anything but its barriers. Arrays of steps stand as x does, [N T, ...], each step at the place of its input:
-
-    planes [N T, G U]   comes in as x W + b, leaves as the gates' values; backward these become the gradients of what went into them
-    left  [N T, U]      h before the step as it is multiplied with the recurrent kernel R
-    hidden [N T, U]     the same without dropout, of a GRU where there is any
-    cells [N T, U]      c before the step
-    inner [N T, U]      of a GRU what its reset gate is multiplied with (p R + b'), or gives (r p)
+with other blocks, so nothing waits for anything but its barriers. What a step makes of one number, and which arrays it reads and writes, is said in
+recurrent_step_cuda.py. Where R does not fit into a block's shared memory, several may share it: recurrent_cluster_cuda.py.
 
 A thread has a unit u and four rows, and where there are more units than threads several units, one after the other. It adds up the products of all
 gates for these in registers, k ascending, and makes the new h of them by itself; what it needs of others is h before the step, which lies in
@@ -24,18 +19,31 @@ from typing import Any
 
 from nnkit.cuda_jit import THREADS, Kernel, anew, barrier, data, kernel, quartet_at, registers, routine, scratch, thread
 from nnkit.jit import Int, Matrix, Real, Sequence, Vector
-from nnkit.prims.block_cuda import WARPS, divided, row_share, share
-from nnkit.prims.rows_cuda import row_of_warp, smallest_over_warp, warp_lane
+from nnkit.prims.block_cuda import divided, row_share, share
+from nnkit.prims.recurrent_step_cuda import (
+    BATCH,
+    ON_CHIP,
+    QUARTETS,
+    ROWS,
+    STEPS,
+    UNITS,
+    begin_state,
+    begun_at,
+    give_start,
+    note_begins,
+    place_of,
+    rows_that_count,
+    sizes,
+    step_backward,
+    step_forward,
+    take_end,
+)
 
 __all__ = [
-    "ACTIVATION", "BATCH", "GATE", "ON_CHIP", "QUARTETS", "ROWS", "STEPS", "UNITS", "add_to_row", "backward_kernel", "begin_back", "begin_walk",
-    "chosen", "clear_padding", "end_back", "fetch_weights", "forward_kernel", "incoming", "keep_state", "note_begins", "own_place",
-    "pack_quartets", "pack_quartets_turned", "padded", "place_of", "product", "rows_that_count", "settle", "sizes",
+    "add_to_row", "backward_kernel", "begin_back", "begin_walk", "chosen", "clear_padding", "end_back", "fetch_weights", "forward_kernel",
+    "keep_state", "own_place", "pack_quartets", "pack_quartets_turned", "padded", "product", "quartet_sums",
 ]
 
-# What follows is the order of `Sequence`: see prims/recurrent.py, Walk. AT_ONCE: rows of R in shared memory; STEPS: T.
-UNITS, QUARTETS, ON_CHIP, STEPS, BACKWARDS, ALIGNED, SEQUENCES, ZERO, _, ACTIVATION, GATE, BATCH = range(12)
-ROWS = 4                                                 # of a thread
 four = registers(ROWS)
 
 
@@ -51,42 +59,9 @@ def own_place(units):
 
 
 @routine
-def place_of(t, shape):
-    """Where the input of step t lies."""
-    return shape[STEPS] - 1 - t if shape[BACKWARDS] else t
-
-
-@routine
-def rows_that_count(mask, first, live, source, steps):
-    """Bit r: whether step `source` of row first + r counts, for the thread's rows that there are."""
-    bits = (1 << live) - 1
-    if mask.size:
-        r = 0
-        while r < live:
-            if data(mask)[(first + r) * steps + source] == mask.dtype.type(0):
-                bits &= ~(1 << r)
-            r = anew(r + 1)
-    return bits
-
-
-@routine
 def chosen(own, first, r):
     """own[first + r], of registers: r may be unknown when the kernel is compiled."""
     return own[first] if r == 0 else own[first + 1] if r == 1 else own[first + 2] if r == 2 else own[first + 3]
-
-
-@routine
-def sizes(shape):
-    """U, 4-row groups, T, N as if they were new: what is made of them is not kept in registers while products are made."""
-    return anew(shape[UNITS]), anew(shape[QUARTETS]), anew(shape[STEPS]), anew(shape[BATCH])
-
-
-@routine
-def output_at(n, t, source, shape, U, T):
-    """Where y has step t of row n."""
-    if not shape[SEQUENCES]:
-        return n * U
-    return (n * T + (source if shape[ALIGNED] else t)) * U
 
 
 @routine
@@ -115,13 +90,33 @@ def clear_padding(place, runs, units, like):
         e = anew(e + THREADS)
 
 
-def sums(gates: int, at_once: int) -> Any:
-    """The routine that adds packed rows of a factor to a thread's sums: sums[4 g + r] += sum over k of left(k, r) w(k, g), so many quartets of rows
-    on their way at a time.
+def quartet_sums(gates: int) -> Any:
+    """The routine that adds one quartet of packed rows of a factor to a thread's sums: sums[4 g + r] += sum over i of left(i, r) w(i, g).
 
-    w(4 k + i, g) = weights[4 (at + k width + g apart) + i]; left(k, r) = place[4 (left + k) + r].
+    w(i, g) = weights[4 (at + g apart) + i]; left(i, r) = place[4 (left + i step) + r].
     """
-    several = registers(gates * at_once * 4)
+    four_each = registers(gates * 4)
+
+    @routine
+    def add(own, weights, at, apart, place, left, step, like):
+        coming = four_each(like)
+        for g in range(gates):
+            coming[4 * g], coming[4 * g + 1], coming[4 * g + 2], coming[4 * g + 3] = quartet_at(weights, 4 * (at + g * apart))
+        for i in range(4):
+            a, b, c, d = quartet_at(place, 4 * (left + i * step))
+            for g in range(gates):
+                weight = coming[4 * g + i]
+                own[ROWS * g] += weight * a
+                own[ROWS * g + 1] += weight * b
+                own[ROWS * g + 2] += weight * c
+                own[ROWS * g + 3] += weight * d
+    return add
+
+
+def sums(gates: int, at_once: int) -> Any:
+    """The routine that adds the quartets [start, stop), `width` apart, so many on their way at a time; left(4 k + i, r) as place[4 (left + 4 k + i)
+    + r]."""
+    several, add_quartet = registers(gates * at_once * 4), quartet_sums(gates)
 
     @routine
     def add(own, weights, at, width, apart, start, stop, place, left, like):
@@ -142,16 +137,7 @@ def sums(gates: int, at_once: int) -> Any:
                     own[ROWS * g + 3] += weight * d
         k = whole
         while k < stop:
-            for g in range(gates):
-                coming[4 * g], coming[4 * g + 1], coming[4 * g + 2], coming[4 * g + 3] = quartet_at(weights, 4 * (at + k * width + g * apart))
-            for i in range(4):
-                a, b, c, d = quartet_at(place, 4 * (left + 4 * k + i))
-                for g in range(gates):
-                    weight = coming[4 * g + i]
-                    own[ROWS * g] += weight * a
-                    own[ROWS * g + 1] += weight * b
-                    own[ROWS * g + 2] += weight * c
-                    own[ROWS * g + 3] += weight * d
+            add_quartet(own, weights, at + k * width, apart, place, left + 4 * k, 1, like)
             k = anew(k + 1)
     return add
 
@@ -175,87 +161,38 @@ def product(gates: int) -> Any:
 def begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, shape):
     """h and c before the first step: h as it is multiplied with R in shared memory, both in `state`."""
     U = shape[UNITS]
-    T, states = state.dtype.type, data(state)
     u = own
     while u < U:
         for r in range(ROWS):
-            h = T(0)
+            h = state.dtype.type(0)
             if r < live:
                 n = (first + r) * U + u
-                c = T(0)
-                if h0.shape[0]:
-                    h = data(h0)[n]
-                if c0.shape[0]:
-                    c = data(c0)[n]
-                states[n], states[shape[BATCH] * U + n] = h, c
-                if drop.shape[0]:
-                    h *= data(drop)[n]
+                begin_state(n, h0, c0, state, shape)
+                h = begun_at(n, h0, drop, state)
             place[4 * (quartet * padded(U) + u) + r] = h
         u += columns
-
-
-@routine
-def settle(r, n, u, t, source, counts, begun, h, p, m, y, last, hidden, left, mask, state, shape, U, T):
-    """Row r has its h after step t, or where the step does not count, that before: it is kept, and what the way back reads. Returns that h."""
-    at, row = n * U + u, (n * T + source) * U + u
-    counted = (counts >> r) & 1
-    if not counted:
-        h = p
-    data(state)[at] = h
-    if left.shape[0]:
-        data(left)[row] = m
-    if hidden.shape[0]:
-        data(hidden)[row] = p
-    end = t == T - 1
-    if shape[SEQUENCES] or end:
-        silent = mask.size > 0 and (not (begun >> r) & 1 or (shape[ZERO] and not counted))
-        data(y)[output_at(n, t, source, shape, U, T) + u] = y.dtype.type(0) if silent else h
-    if end and last.shape[0]:
-        data(last)[at] = h
-    return h
-
-
-@routine
-def settle_cell(r, n, u, t, source, counts, c, q, last_cell, cells, state, U, T, N):
-    """The same of c."""
-    if not (counts >> r) & 1:
-        c = q
-    data(state)[(N + n) * U + u] = c
-    if cells.shape[0]:
-        data(cells)[(n * T + source) * U + u] = q
-    if t == T - 1 and last_cell.shape[0]:
-        data(last_cell)[n * U + u] = c
 
 
 def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
     """The walk forward of a cell. cell(z, s, p, q, b, shape, a, g) -> (h, c, values of the gates, inner): z what x gives to four gates, s what h
     gives, b the bias of h, as tuples of four; gates beyond the cell's own are 0."""
     add_product, own_sums, own_inputs = product(gates), registers(gates * ROWS), registers(gates * ROWS)
+    make, keep = step_forward(gates, cell)
 
     @routine
     def finish(r, total, given, p, q, first, u, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, inner, bias,
                mask, drop, state, planes, shape, a, g):
-        U, Q, T, N = sizes(shape)
+        U, Q, _, _ = sizes(shape)
         zero, n = state.dtype.type(0), first + r
         z = (chosen(given, 0, r), chosen(given, ROWS, r) if gates > 1 else zero, chosen(given, 2 * ROWS, r) if gates > 2 else zero,
              chosen(given, 3 * ROWS, r) if gates > 3 else zero)
         s = (chosen(total, 0, r), chosen(total, ROWS, r) if gates > 1 else zero, chosen(total, 2 * ROWS, r) if gates > 2 else zero,
              chosen(total, 3 * ROWS, r) if gates > 3 else zero)
-        b = (zero, zero, zero)
-        if gates == 3 and bias.size:
-            b = (data(bias)[u], data(bias)[U + u], data(bias)[2 * U + u])
         before, cell_before = chosen(p, 0, r), chosen(q, 0, r) if gates == 4 else zero
-        h, c, values, within = cell(z, s, before, cell_before, b, shape, a, g)
-        row = n * T + source
-        if left.shape[0]:
-            for k in range(gates):
-                data(planes)[row * gates * U + k * U + u] = values[k]
-            if gates == 3:
-                data(inner)[row * U + u] = within
+        made = make(z, s, before, cell_before, u, bias, shape, a, g, state)
         m = place[4 * (now + quartet * padded(U) + u) + r]
-        h = settle(r, n, u, t, source, counts, begun, h, before, m, y, last, hidden, left, mask, state, shape, U, T)
-        if gates == 4:
-            settle_cell(r, n, u, t, source, counts, c, cell_before, last_cell, cells, state, U, T, N)
+        h = keep(made, before, cell_before, m, r, n, u, t, source, counts, begun, y, last, last_cell, hidden, cells, left, inner, mask, state, planes,
+                 shape)
         if drop.shape[0]:
             h *= data(drop)[n * U + u]
         place[4 * ((Q + quartet) * padded(U) - now + u) + r] = h
@@ -319,100 +256,33 @@ def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
 # Backward.
 
 @routine
-def note_begins(place, at, first, rows, mask, shape):
-    """place[at + r] = the first step of row first + r that counts, T where none does; one row to a warp."""
-    T = shape[STEPS]
-    if mask.size:
-        r = row_of_warp()
-        while r < rows:
-            found, t = T, warp_lane()
-            while t < found:
-                if data(mask)[(first + r) * T + place_of(t, shape)] != mask.dtype.type(0):
-                    found = t
-                t = anew(t + 32)
-            found = smallest_over_warp(found)
-            if warp_lane() == 0:
-                place[at + r] = mask.dtype.type(found)
-            r = anew(r + WARPS)
-
-
-@routine
 def begin_back(first, live, own, columns, dlast, dlast_cell, state, shape):
-    """What comes in for h and c after the last step."""
-    U = shape[UNITS]
-    T, states = state.dtype.type, data(state)
+    """The first of both for the thread's numbers."""
     u = own
-    while u < U:
+    while u < shape[UNITS]:
         r = 0
         while r < live:
-            n = (first + r) * U + u
-            states[n] = data(dlast)[n] if dlast.shape[0] else T(0)
-            states[shape[BATCH] * U + n] = data(dlast_cell)[n] if dlast_cell.shape[0] else T(0)
+            take_end((first + r) * shape[UNITS] + u, dlast, dlast_cell, state, shape)
             r = anew(r + 1)
-
-
         u += columns
+
+
 @routine
 def end_back(first, live, own, columns, dh0, dc0, state, shape):
-    """What goes out for h and c before the first step."""
-    U = shape[UNITS]
+    """The other one."""
     u = own
-    while u < U:
+    while u < shape[UNITS]:
         r = 0
         while r < live:
-            n = (first + r) * U + u
-            if dh0.shape[0]:
-                data(dh0)[n] = data(state)[n]
-            if dc0.shape[0]:
-                data(dc0)[n] = data(state)[shape[BATCH] * U + n]
+            give_start((first + r) * shape[UNITS] + u, dh0, dc0, state, shape)
             r = anew(r + 1)
-
-
         u += columns
-@routine
-def incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T):
-    """dh of row first + r after step t: from the step behind it, and from y."""
-    dh = data(state)[n * U + u]
-    if dy.shape[0] and (shape[SEQUENCES] or t == T - 1):
-        silent = mask.size > 0 and (mask.dtype.type(t) < place[begins + r] or (shape[ZERO] and not (counts >> r) & 1))
-        if not silent:
-            dh += data(dy)[output_at(n, t, source, shape, U, T) + u]
-    return dh
 
 
 def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
     """The walk backward of a cell. cell(dh, dc, values of the gates, inner, p, q, shape, a, g) -> (gradients of the gates, the last one's for R, dp,
     dq): gates as tuples of four, dp without what goes through R."""
-    add_product, own_sums = product(1), registers(ROWS)
-
-    @routine
-    def differentiate(r, first, u, t, source, counts, place, begins, quartet, through, planes, hidden, cells, left, inner, dy, mask, state, shape, a,
-                      g):
-        (U, _, T, N), n = sizes(shape), first + r
-        zero = state.dtype.type(0)
-        row = n * T + source
-        at = row * gates * U + u
-        values = (data(planes)[at], data(planes)[at + U] if gates > 1 else zero, data(planes)[at + 2 * U] if gates > 2 else zero,
-                  data(planes)[at + 3 * U] if gates > 3 else zero)
-        within = data(inner)[row * U + u] if gates == 3 else zero
-        p = zero
-        if gates == 3:
-            p = data(hidden)[row * U + u] if hidden.shape[0] else data(left)[row * U + u]
-        q = data(cells)[row * U + u] if gates == 4 else zero
-        dh = incoming(r, n, u, t, source, counts, place, begins, dy, mask, state, shape, U, T)
-        dc = data(state)[(N + n) * U + u] if gates == 4 else zero
-        dz, ds, dp, dq = cell(dh, dc, values, within, p, q, shape, a, g)
-        if not (counts >> r) & 1:                        # the state passed through unchanged
-            dz, ds, dp, dq = (zero, zero, zero, zero), zero, dh, dc
-        data(state)[n * U + u] = dp
-        if gates == 4:
-            data(state)[(N + n) * U + u] = dq
-        for k in range(gates):
-            data(planes)[at + k * U] = dz[k]
-            into = ds if k == gates - 1 else dz[k]
-            place[4 * ((quartet * gates + k) * padded(U) + u) + r] = into
-            if gates == 3:
-                data(through)[at + k * U] = into
+    add_product, own_sums, (fetch, differentiate) = product(1), registers(ROWS), step_backward(gates, cell)
 
     @kernel
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,
@@ -451,8 +321,9 @@ def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                     n, j = anew(first), anew(u)
                     r = 0
                     while r < live:
-                        differentiate(r, n, j, t, source, counts, place, begins + ROWS * quartet, quartet, through, planes, hidden, cells,
-                                       left, inner, dy, mask, state, shape, a, g)
+                        kept = fetch(n + r, j, t, source, planes, hidden, cells, left, inner, dy, state, shape)
+                        differentiate(kept, state.dtype.type(0), r, n + r, j, t, source, counts, place, begins + ROWS * quartet,
+                                      quartet * gates * P + j, P, through, planes, mask, state, shape, a, g)
                         r = anew(r + 1)
                     u += columns
                 barrier()

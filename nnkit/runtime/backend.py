@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from nnkit.plan.build import Layout
+from nnkit.plan.launch import ARCHITECTURE
 from nnkit.plan.plan import Plan
 from nnkit.plan.products import check_precision
 from nnkit.runtime import cpu
@@ -35,6 +36,11 @@ class Backend:
     device: Any = None
     precision: str = "float32"
     blas: bool = False
+
+    @property
+    def architecture(self) -> tuple[int, int]:
+        """That plans are made for: the device's compute capability."""
+        return ARCHITECTURE if self.device is None else self.device.architecture
 
     def check_products(self, dtype: str) -> None:
         """Refuse a precision that products of this dtype cannot have here, or a library that is not there. Raises ValueError, RuntimeError."""

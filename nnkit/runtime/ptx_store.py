@@ -20,11 +20,11 @@ from typing import Any
 
 import attrs
 
+from nnkit.plan.launch import ARCHITECTURE
 from nnkit.runtime import store
 
 __all__ = ["ARCHITECTURE", "Code", "codes", "compiled_count", "folder", "has_kernel"]
 
-ARCHITECTURE = (9, 0)                                    # compiled for, where no device says otherwise
 PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc")      # whose versions the PTX depends on
 
 Lanes = tuple[tuple[str, ...], ...]                      # names of kernels

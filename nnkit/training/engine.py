@@ -125,7 +125,7 @@ class Engine:
         losses = [(output.loss, output.weight) for output in self.outputs]
         return build(self.graph, self.layout, mode, batch, losses=losses, optimizer=self.optimizer, keep_predictions=keep_predictions,
                      input_gradients=input_gradients, sizes=sizes, gap=cpu.RED_ZONE if cpu.debugging() else 0, backend=self.backend,
-                     precision=self.runtime.precision, blas=self.runtime.blas)
+                     precision=self.runtime.precision, blas=self.runtime.blas, architecture=self.runtime.architecture)
 
     def check_backend(self) -> None:
         """Refuse layers of which the backend has no kernel, as far as plans of the smallest sizes show it. Raises ValueError."""
