@@ -245,13 +245,16 @@ class Run:
         self.done = 0
         self.steps: list[Any] = [None] * len(program.code)           # made when an instruction is first reached, and kept
 
-    def go(self, schedule: str) -> int:
-        """Let the threads run from the beginning, barrier by barrier; can be called again. Returns how many instructions of threads that were."""
+    def go(self, schedule: str, watched: bool = False) -> int:
+        """Let the threads run from the beginning, barrier by barrier; can be called again. Returns how many instructions of threads that were.
+
+        watched: whether the threads of a block are, too, as they are under WATCHED and in clusters.
+        """
         self.memory.begin()
         self.counter[:], self.alive[:], self.written[:], self.done, self.copies = 0, True, False, 0, []
         self.arrived[:] = self.waited[:] = 0
         self.passed[:] = 1
-        watched = schedule == WATCHED or self.cluster > 1
+        watched = watched or schedule == WATCHED or self.cluster > 1
         self.races = {"shared": Races(self.shared.size), "global": Races(self.memory.bytes.size)} if watched else {}
         self.shared[:] = 0xFF                            # whatever was there before: NaN
         self.traffic = Traffic(self.blocks, self.cluster, self.shared_size, self.shared_size + 16) if self.cluster > 1 else None
@@ -807,12 +810,13 @@ COMPARE: dict[str, Callable[..., Any]] = {
 # A device for the runtime.
 
 class PtxDevice:
-    """What `runtime.cuda` asks of a device, on the CPU. room: bytes of its memory. What is sent arrives when somebody waits for it, and no sooner."""
+    """What `runtime.cuda` asks of a device, on the CPU. room: bytes of its memory. watched: see `Run.go`. What is sent arrives when somebody waits,
+    and no sooner."""
 
     architecture = (9, 0)
 
-    def __init__(self, schedule: str = "together", room: int = 1 << 30) -> None:
-        self.memory, self.schedule, self.room = Memory(), schedule, room
+    def __init__(self, schedule: str = "together", room: int = 1 << 30, watched: bool = False) -> None:
+        self.memory, self.schedule, self.room, self.watched = Memory(), schedule, room, watched
         self._programs: dict[str, Program] = {}
         self._sizes: dict[int, int] = {}                 # of what is allocated
         self._sent: list[tuple[int, np.ndarray]] = []
@@ -901,7 +905,7 @@ class PtxGraph:
                     continue
                 launch = self.runs[index] or Run(node.function, self.device.memory, node.blocks, node.shared, node.words.tolist())
                 self.runs[index] = launch
-                self.device.done += launch.go(self.device.schedule)
+                self.device.done += launch.go(self.device.schedule, self.device.watched)
 
     def _product(self, node: Call) -> None:
         """What a library would do, by NumPy."""

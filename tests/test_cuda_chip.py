@@ -174,7 +174,7 @@ def trained(name, device, epochs=5):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_train_as_on_the_cpu(name):
-    trained(name, interpreter().PtxDevice())
+    trained(name, interpreter().PtxDevice(watched=True))
 
 
 def test_the_bits_do_not_depend_on_who_goes_first():
@@ -188,7 +188,7 @@ def test_predictions_come_from_the_chip():
 
     model = nnkit.compile(wide_network(33), seed=4)
     x = batches(30, 64)
-    twin = DeviceModel(model, ptx.PtxDevice())
+    twin = DeviceModel(model, ptx.PtxDevice(watched=True))
     twin.data(x=x, predictions=np.zeros((30, 10), np.float32))
     tape = twin.tape("predict", 15)
     assert tape.plan.chip_bytes
@@ -205,7 +205,7 @@ def test_gradients_agree_in_float64():
     spec = Sequential([Input((7,)), Dense(33, "tanh"), Dense(12, "softplus"), Dense(1)])
     model = nnkit.compile(spec, optimizer="sgd", loss="mse", seed=4, dtype="float64")
     x, y = batches(batch, 7).astype(np.float64), batches(batch, 1).astype(np.float64)
-    twin = DeviceModel(model, ptx.PtxDevice())
+    twin = DeviceModel(model, ptx.PtxDevice(watched=True))
     twin.data(x=x, target=y, sample_weight=np.ones((batch, 1)))
     tape = twin.tape("gradients", batch)
     assert tape.plan.chip_bytes

@@ -40,7 +40,7 @@ def compare(case):
         parameters = {name: value.astype(np.float32) for name, value in case_parameters(case).items()}
         wide, narrow = new_rig(case, parameters=parameters), new_rig(case, "float32", debug=False, parameters=parameters)
     expected, predicted = wide.run(x, t, w), wide.predict(x)
-    own, found = on_device(narrow, ptx.PtxDevice(), x, t, w)
+    own, found = on_device(narrow, ptx.PtxDevice(watched=True), x, t, w)
     for what, a, b in (("prediction", own, predicted), ("y", found.y, expected.y), ("dx", found.dx, expected.dx)):
         for one, other in each(a, b):
             assert_close(one, other, case.single, what)

@@ -530,18 +530,18 @@ def train_a_graph_beside_the_cpu(name, on):
 
 @pytest.mark.parametrize("name", ON_GRAPHS)
 def test_networks_on_graphs_train_ten_steps_as_on_the_cpu(name):
-    train_a_graph_beside_the_cpu(name, interpreter().PtxDevice())
+    train_a_graph_beside_the_cpu(name, interpreter().PtxDevice(watched=True))
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.sweep) if name in LONG else name for name in TRAINED])
 def test_networks_train_ten_steps_as_on_the_cpu(name):
-    train_beside_the_cpu(name, interpreter().PtxDevice())
+    train_beside_the_cpu(name, interpreter().PtxDevice(watched=True))
 
 
 @pytest.mark.parametrize("name", [pytest.param("clusters", marks=pytest.mark.sweep), "a cluster"])
 def test_networks_whose_walks_are_clusters_train_as_on_the_cpu(name, monkeypatch):
     little_shared_memory(monkeypatch)
-    train_beside_the_cpu(name, interpreter().PtxDevice())
+    train_beside_the_cpu(name, interpreter().PtxDevice(watched=True))
 
 
 def test_convolutions_by_tiles_train_as_on_the_cpu():
@@ -553,7 +553,7 @@ def test_convolutions_by_tiles_train_as_on_the_cpu():
                        Dense(4, "softmax")])
     x, y = batches(6, 12, 11, 2), labels(6)
     model = nnkit.compile(spec, optimizer="adam", loss="sparse_categorical_crossentropy", seed=4)
-    device = DeviceModel(model, ptx.PtxDevice())
+    device = DeviceModel(model, ptx.PtxDevice(watched=True))
     device.data(x=x.reshape(6, -1), target=y, sample_weight=np.ones((6, 1), np.float32), order=np.zeros(6, np.int64))
     tape = device.tape("train", 3)
     kernels = {step.kernel.rpartition(".")[2] for step in tape.plan.steps}
@@ -568,7 +568,7 @@ def test_a_device_predicts_and_evaluates_as_the_cpu():
 
     x, y = small_data(14)
     model = nnkit.compile(small_network(), optimizer="adam", loss="bce", seed=4)
-    device = DeviceModel(model, ptx.PtxDevice())
+    device = DeviceModel(model, ptx.PtxDevice(watched=True))
     device.data(x=x, target=y, sample_weight=np.ones((14, 1), np.float32), predictions=np.zeros((14, 1), np.float32))
     device.begin_epoch(0)
     device.tape("evaluate", 7).run(2)

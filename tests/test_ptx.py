@@ -166,9 +166,10 @@ SWAP = """
 def test_a_barrier_keeps_threads_together_and_its_absence_shows():
     for schedule in ptx.SCHEDULES:
         np.testing.assert_array_equal(results(SWAP.replace("{barrier}", "bar.sync 0;"), schedule=schedule), T[::-1])
-    assert results(SWAP.replace("{barrier}", ""), schedule="together").tobytes() != results(SWAP.replace("{barrier}", ""), schedule="rising").tobytes()
+    without = SWAP.replace("{barrier}", "")
+    assert results(without, schedule="together").tobytes() != results(without, schedule="rising").tobytes()
     with pytest.raises(ptx.Fault, match=r"^a thread writes what another one of its block reads, without a barrier between: st\.shared\.u64"):
-        results(SWAP.replace("{barrier}", ""), schedule=ptx.WATCHED)
+        results(without, schedule=ptx.WATCHED)
 
 
 # Neighbours of a warp, which the other schedules move on in step: %rd2 is the thread's place in global memory, %rd1 eight times its number.

@@ -84,7 +84,7 @@ def softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
     start, stop = row_share(y.shape[0], tasks, task)
     T, C, ys, xs = y.dtype.type, y.shape[1], data(y), data(x)
     for r in range(start + row_of_warp(), stop if C else start, THREADS // 32):
-        largest = largest_of_row(xs, r * C, C)
+        largest = largest_of_row(xs, r * C, C, x)
         total = T(0)
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):
             ys[c] = exp_below(xs[c] - largest)
@@ -114,7 +114,7 @@ def log_softmax_forward(task: Int, tasks: Int, y: Matrix, x: Matrix) -> None:
     start, stop = row_share(y.shape[0], tasks, task)
     T, C, ys, xs = y.dtype.type, y.shape[1], data(y), data(x)
     for r in range(start + row_of_warp(), stop if C else start, THREADS // 32):
-        largest = largest_of_row(xs, r * C, C)
+        largest = largest_of_row(xs, r * C, C, x)
         total = T(0)
         for c in range(r * C + warp_lane(), (r + 1) * C, 32):
             total += exp_below(xs[c] - largest)

@@ -96,7 +96,7 @@ def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector,
     zs, es, ts = data(z), data(kept), data(t)
     base, part = smoothing / T(C), T(1) - smoothing
     for r in range(start + row_of_warp(), stop, THREADS // 32):
-        largest = largest_of_row(zs, r * C, C)
+        largest = largest_of_row(zs, r * C, C, z)
         total, targets, cross = T(0), T(0), T(0)
         for i in range(r * C + warp_lane(), (r + 1) * C, 32):
             target, shifted = part * ts[i] + base, zs[i] - largest
@@ -211,7 +211,7 @@ def sparse_categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: 
     R, C = z.shape
     zs, es = data(z), data(kept)
     for r in range(start + row_of_warp(), stop, THREADS // 32):
-        largest = largest_of_row(zs, r * C, C)
+        largest = largest_of_row(zs, r * C, C, z)
         total = T(0)
         for i in range(r * C + warp_lane(), (r + 1) * C, 32):
             e = exp_below(zs[i] - largest)

@@ -52,7 +52,7 @@ def categorical_hinge_backward(task: Int, tasks: Int, dy: Matrix, rows: Vector, 
     R, C = dy.shape
     ds, ns, ts = data(dy), data(others), data(t)
     for r in range(start + row_of_warp(), stop, WARPS):
-        top = largest_of_row(ns, r * C, C)
+        top = largest_of_row(ns, r * C, C, others)
         largest = C - 1
         for j in range(warp_lane(), C, 32):
             if ns[r * C + j] == top:

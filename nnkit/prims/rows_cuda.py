@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from numba import int64
 
 from nnkit.cuda_jit import from_lane, routine, thread
@@ -38,9 +40,10 @@ def larger(a, b):
 
 
 @routine
-def largest_of_row(xs, first, n):
-    """max of xs[first : first + n], n at least 1; NaN is not the largest, and stays in x - max."""
-    largest = xs[first + warp_lane()] if warp_lane() < n else xs[first]
+def largest_of_row(xs, first, n, like):
+    """max of xs[first : first + n], -inf of none; NaN is not the largest, and stays in x - max. Each lane reads the entries that are its own alone, so
+    it may write them without waiting for others. like: an array, for its type."""
+    largest = xs[first + warp_lane()] if warp_lane() < n else like.dtype.type(-math.inf)
     for i in range(warp_lane() + 32, n, 32):
         largest = larger(largest, xs[first + i])
     return largest_over_warp(largest)
