@@ -253,6 +253,12 @@ def test_memory_by_the_driver(host):
         device.allocate(1 << 25)
 
 
+def test_a_device_that_is_too_old_is_refused(host, monkeypatch):
+    monkeypatch.setattr(HostDriver, "cuDeviceGetAttribute", staticmethod(lambda name, number: (0, {"major": 7, "minor": 5, "shared": 65536}[name])))
+    with pytest.raises(RuntimeError, match=r"^backend 'cuda' needs a GPU of compute capability 8\.0 or more, received 7\.5$"):
+        driver.CudaDevice()
+
+
 def test_pinned_memory_by_the_driver(host):
     device = driver.CudaDevice()
     pinned, target = device.pinned(8), device.allocate(8)

@@ -25,7 +25,7 @@ from nnkit import (
 )
 from nnkit.graph import Adjacency
 from nnkit.plan.build import Sizes, build, lay_out
-from nnkit.plan.launch import ARCHITECTURE, MOST_SHARED, MOST_WORDS, dependences, lanes_of, regions, scratch_bytes, step_words
+from nnkit.plan.launch import ARCHITECTURE, MOST_SHARED, MOST_WORDS, dependences, lanes_of, regions, scratch_bytes, shared_bytes, step_words
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.training.data import Data
@@ -128,6 +128,27 @@ def test_a_cluster_walks_where_it_has_room_for_a_recurrent_kernel_and_a_block_ha
     walks, others = walks_of(layer, dtype=dtype), [walks_of(layer, dtype=dtype, architecture=other) for other in ((8, 9), (12, 0))]
     assert [("walk", "cluster")["_cluster_" in walks[way].kernel] for way in ("forward", "backward")] == [forward, backward]
     assert not any("_cluster_" in step.kernel for found in others for step in found.values())
+
+
+SIZED = {
+    "chip": Sequential([Input((128,)), *[Dense(128, "relu", kernel_initializer="zeros")] * 2, Dense(10)]),
+    "walk": Sequential([Input((5, 64)), nnkit.LSTM(256, recurrent_initializer="zeros"), Dense(10)]),
+    "tiles": Sequential([Input((784,)), *[Dense(2048, "relu", kernel_initializer="zeros")] * 2, Dense(10)]),
+    "images": Sequential([Input((28, 28, 64)), nnkit.Conv2D(128, 3, padding="same", kernel_initializer="zeros"), nnkit.GlobalAveragePooling2D()]),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+@pytest.mark.parametrize("name", SIZED)
+def test_plans_take_no_more_shared_memory_than_the_device_has(name, precision):
+    """Kilobytes of a block, as the CUDA programming guide has them."""
+    found = {}
+    for architecture, kilobytes in (((8, 0), 163), ((8, 6), 99), ((8, 9), 99), ((9, 0), 227), ((10, 0), 227), ((12, 0), 99)):
+        plan = device_plan(SIZED[name], 64, optimizer="sgd", loss="mse", precision=precision, architecture=architecture)
+        found[architecture] = max(shared_bytes(plan, lanes) for lanes in lanes_of(plan))
+        assert found[architecture] <= kilobytes * 1024
+    if name in ("chip", "walk"):
+        assert found[8, 0] > 99 * 1024
 
 
 def test_units_that_do_not_fit_on_chip_are_refused():
@@ -399,7 +420,7 @@ CLUSTERED = {
 
 def little_shared_memory(monkeypatch):
     """A block has so little that clusters share what small layers have, too."""
-    monkeypatch.setattr("nnkit.prims.walk.MOST_SHARED", 256)
+    monkeypatch.setattr("nnkit.prims.walk.most_shared", lambda architecture: 256)
 
 
 def train_beside_the_cpu(name, on):

@@ -490,7 +490,8 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     masks of their time steps to "mask", "mask_1", ...
     input_gradients: the plan's outputs are the gradients of the inputs: see `differentiable`. sizes: where a graph comes in. gap: see `arena.place`.
     precision, blas: of large products on a GPU: see `products.size_products` and `by_library`. Raises ValueError where the plan cannot have them.
-    architecture: the GPU's compute capability, which says whether there are clusters: see `prims.walk`.
+    architecture: the GPU's compute capability, which says how much shared memory there is (`launch.most_shared`), and whether there are clusters
+    (`prims.walk`).
     """
     g = Builder(layout, batch, mode, optimizer, sizes, backend, architecture)
     inputs = [_enter(g, graph, position) for position in range(len(graph.input_shapes))]
@@ -515,7 +516,7 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     if mode != "gradients":
         g.step("prims.feed.advance", updates=[g.state("counters")], scalars=[batch, int(mode == "train")])
     return optimise(Plan(mode=mode, batch=batch, dtype=layout.dtype, steps=tuple(g.steps), outputs=kept, terms=tuple(g.terms)), gap, backend,
-                    precision, blas)
+                    precision, blas, architecture)
 
 
 def lowered(graph: Graph, layout: Layout, batch: int, mode: str) -> tuple[list[Step], list[tuple[Buffer, Buffer | None]]]:

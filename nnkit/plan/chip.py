@@ -53,13 +53,13 @@ def spare_counters(plan: Plan) -> Plan:
     return attrs.evolve(changed, steps=(copied, *changed.steps))
 
 
-def onto_chip(plan: Plan, precision: str = "float32") -> Plan:
-    """The plan with a chain on chip, or as it is. precision: of the products that do not go there."""
+def onto_chip(plan: Plan, precision: str = "float32", shared: int = MOST_SHARED) -> Plan:
+    """The plan with a chain on chip, or as it is. precision: of the products that do not go there. shared: bytes of shared memory of a block."""
     if sum(step.kernel == FORWARD and step.reads[1].shape[1] <= WIDEST for step in plan.steps) < 2:
         return plan
     for lane in (lane for lanes in lanes_of(into_launches(plan)) for lane in lanes):
         chain = Chain.found(plan, {_key(step) for step in lane})
-        moved = chain.moved(precision) if chain is not None else None
+        moved = chain.moved(precision, shared) if chain is not None else None
         if moved is not None:
             return moved
     return plan
@@ -109,10 +109,10 @@ class Chain:
         kept = {id(step) for step in (*self.steps, *self.weights)}
         return tuple(step for step in self.plan.steps if id(step) in kept)
 
-    def moved(self, precision: str) -> Plan | None:
+    def moved(self, precision: str, shared: int) -> Plan | None:
         """The plan with this chain on chip, or None where it does not fit."""
         runs = self._runs()
-        steps = None if runs is None else self._placed(runs)
+        steps = None if runs is None else self._placed(runs, shared)
         if runs is None or steps is None:
             return None
         prologue, chain, sums = steps
@@ -148,14 +148,14 @@ class Chain:
         meet = any(name == other and start < stop and begin < finish for name, start, finish in mine for other, begin, stop in others)
         return None if meet else runs
 
-    def _placed(self, runs: Sequence[tuple[int, int]]) -> tuple[list[Step], list[Step], list[Step]] | None:
+    def _placed(self, runs: Sequence[tuple[int, int]], shared: int) -> tuple[list[Step], list[Step], list[Step]] | None:
         """(what is brought, the chain's steps, the sums of its parts), cut into tasks so that a block has room; None where it never has."""
         local = self._local()
         rows = -(-self.rows // max(1, min(self.rows, DEVICE, math.isqrt(BALANCE * self.rows))))
         while True:
             tasks = -(-self.rows // rows)
             steps = self._rewritten(local, runs, tasks)
-            if _laid_out([*steps[0], *steps[1]], tasks, self.plan)[1] <= MOST_SHARED:
+            if _laid_out([*steps[0], *steps[1]], tasks, self.plan)[1] <= shared:
                 return steps if tasks <= MOST_BLOCKS else None
             rows -= 1
             if rows < min(self.rows, LEAST_ROWS):

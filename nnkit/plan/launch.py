@@ -17,9 +17,10 @@ from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
     "ARCHITECTURE", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL",
-    "LEDGE", "LIBRARY", "MANY", "MOST_CLUSTER_SHARED", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD", "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES",
-    "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences", "image_pieces", "into_launches", "joined_strip", "lanes_of",
-    "patch_bytes", "regions", "scratch_bytes", "shared_bytes", "slices_bytes", "step_words", "strip",
+    "LEAST_ARCHITECTURE", "LEDGE", "LESS_SHARED", "LIBRARY", "MANY", "MOST_CLUSTER_SHARED", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD",
+    "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences",
+    "image_pieces", "into_launches", "joined_strip", "lanes_of", "most_shared", "patch_bytes", "regions", "scratch_bytes", "shared_bytes",
+    "slices_bytes", "step_words", "strip",
 ]
 
 THREADS = 256                                            # of a block
@@ -32,9 +33,11 @@ COLUMNS, NARROW = 32, 64                                 # of a matrix that a bl
 FEW, MANY = 8, 64                                        # columns that it sums of a matrix of many rows, such as the sums of chunks: more parts
 CHUNK, LEDGE = 32, 65                                    # of the pieces that prims/matmul_cuda.product_transposed keeps there: depth, row length
 SHARED_BYTES = 48 * 1024                                 # of a block, without asking the driver for more
-MOST_SHARED = 160 * 1024                                 # with asking: sm_80 has 163 KB for a block, sm_90 227
+MOST_SHARED = 160 * 1024                                 # with asking: sm_80 has 163 KB for a block, sm_90 227; see `most_shared`
+LESS_SHARED = 96 * 1024                                  # of the others, from sm_86 on: these have 99 KB
 SUMS_BYTES = 12 * THREADS                                # of shared memory for a sum over a block, or its largest number and where it is
 DEVICE = 132                                             # multiprocessors of an H100; but for clusters, plans are the same for every device
+LEAST_ARCHITECTURE = (8, 0)                              # copies to shared memory beside other work
 CLUSTERS = (9, 10)                                       # first numbers of the architectures that have clusters of several blocks, and room for them
 CLUSTER = 8                                              # blocks of a cluster, which is the most that every such device takes
 MOST_CLUSTER_SHARED = 224 * 1024                         # of a block of a cluster: these have 227 KB
@@ -70,6 +73,11 @@ WALKS = tuple(f"layers.recurrent.{cell}{end}_{form}_{way}" for cell, forms in FO
 WALK_ROOM = 8                                            # which of a walk's scalars says how many numbers it keeps in shared memory
 TAPS = 9                                                 # places of a window that a thread of channels_weight sums for at a time
 WHERE = 20 * THREADS                                     # bytes behind the slices, which say where the rows of a tile lie
+
+
+def most_shared(architecture: tuple[int, int]) -> int:
+    """Bytes of shared memory that plans give a block of such a GPU."""
+    return MOST_SHARED if architecture[0] in CLUSTERS or architecture in ((8, 0), (8, 7)) else LESS_SHARED
 
 
 # What steps read and write.

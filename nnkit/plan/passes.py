@@ -11,7 +11,7 @@ import attrs
 from nnkit.plan.arena import in_arena, place
 from nnkit.plan.cells import fuse_cells
 from nnkit.plan.chip import onto_chip, spare_counters
-from nnkit.plan.launch import image_pieces, into_launches
+from nnkit.plan.launch import ARCHITECTURE, image_pieces, into_launches, most_shared
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 from nnkit.plan.products import by_library, check_precision, size_products
 
@@ -34,15 +34,17 @@ NORMALIZE, MOVING = "layers.norm.batch_norm_normalize", "layers.norm.batch_norm_
 ELEMENTWISE = frozenset({"layers.activation.sigmoid_forward"})
 
 
-def optimise(plan: Plan, gap: int = 0, backend: str = "cpu", precision: str = "float32", blas: bool = False) -> Plan:
-    """All passes in their order, then the arena. precision: see `products.size_products`; blas: `products.by_library`."""
+def optimise(plan: Plan, gap: int = 0, backend: str = "cpu", precision: str = "float32", blas: bool = False,
+             architecture: tuple[int, int] = ARCHITECTURE) -> Plan:
+    """All passes in their order, then the arena. precision: see `products.size_products`; blas: `products.by_library`; architecture: of a GPU."""
     check_precision(precision, plan.dtype, backend, blas)
     passes: list[Callable[[Plan], Plan]] = [fuse_loss, drop_dead_steps, fold_normalization, fuse_dropout]
     if backend == "cpu":
         passes += [fuse_relu, fuse_cells, fuse_pooling, hoist, in_place, split_into_tasks]
     else:
         library = [functools.partial(by_library, precision=precision)] if blas else []
-        sized = [functools.partial(step, precision=precision) for step in (onto_chip, size_products)]
+        sized = [functools.partial(onto_chip, precision=precision, shared=most_shared(architecture)),
+                 functools.partial(size_products, precision=precision)]
         passes += [fuse_relu, *library, in_place, spare_counters, *sized, into_launches]
     for step in passes:
         plan = step(plan)

@@ -41,8 +41,8 @@ def larger(a, b):
 
 @routine
 def largest_of_row(xs, first, n, like):
-    """max of xs[first : first + n], -inf of none; NaN is not the largest, and stays in x - max. Each lane reads the entries that are its own alone, so
-    it may write them without waiting for others. like: an array, for its type."""
+    """max of xs[first : first + n], -inf of none; NaN is not the largest, and stays in x - max. Each lane reads its own entries alone, so it
+    may write them without waiting for others. like: an array, for its type."""
     largest = xs[first + warp_lane()] if warp_lane() < n else like.dtype.type(-math.inf)
     for i in range(warp_lane() + 32, n, 32):
         largest = larger(largest, xs[first + i])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nnkit.plan.launch import CLUSTER, CLUSTERS, DEVICE, MOST_CLUSTER_SHARED, MOST_SHARED, MOST_TASKS, THREADS, WARPS
+from nnkit.plan.launch import CLUSTER, CLUSTERS, DEVICE, MOST_CLUSTER_SHARED, MOST_TASKS, THREADS, WARPS, most_shared
 from nnkit.plan.plan import ITEMSIZE
 from nnkit.prims.recurrent import Way
 
@@ -105,7 +105,7 @@ class Walk(Way):
         """How a cluster's blocks share R; None where a block walks alone: all of R fits there, there are no clusters, or their shares do not fit."""
         U, gates, size = self.units, self.cell.gates, ITEMSIZE[self.x.dtype]
         whole = self.beside(alone) + alone.rows * ROWS * alone.width
-        if g.architecture[0] not in CLUSTERS or not self.cell.after or whole * size <= MOST_SHARED:
+        if g.architecture[0] not in CLUSTERS or not self.cell.after or whole * size <= most_shared(g.architecture):
             return None
         own = -(-U // CLUSTER)
         given = 2 * ROWS * own * CLUSTER                 # the blocks' parts of the gradients of h, twice
@@ -125,12 +125,12 @@ class Walk(Way):
     def scalars(self, g: Builder, alone: Alone) -> list[float | int]:
         """What the kernel of a block that walks alone takes as `Sequence`, and the activations' constants. Raises ValueError where not even the units
         fit."""
-        size, rows, width = ITEMSIZE[self.x.dtype], alone.rows, alone.width
+        size, rows, width, most = ITEMSIZE[self.x.dtype], alone.rows, alone.width, most_shared(g.architecture)
         own = self.beside(alone)
-        if own * size > MOST_SHARED:
+        if own * size > most:
             raise ValueError(f"layer {g.layer!r}: {self.units} units in {self.x.dtype} take {own * size} bytes of shared memory, a block of a GPU "
-                             f"has {MOST_SHARED}")
-        kept = min(rows, (MOST_SHARED // size - own) // (ROWS * width))
+                             f"has {most}")
+        kept = min(rows, (most // size - own) // (ROWS * width))
         kept -= (kept - rows) % AT_ONCE if kept >= AT_ONCE else kept           # so that the others come in whole rounds
         room = own + kept * ROWS * width
         return self.words(self.groups, kept, room)

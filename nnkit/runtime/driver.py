@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.plan.launch import ENTRY, THREADS
+from nnkit.plan.launch import ENTRY, LEAST_ARCHITECTURE, THREADS
 from nnkit.runtime.blas import Call, Library, Product, bindings
 from nnkit.runtime.cuda import Node
 
@@ -62,6 +62,9 @@ class CudaDevice:
         attribute = _driver().CUdevice_attribute
         self.architecture = (int(call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, number)),
                              int(call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, number)))
+        if self.architecture < LEAST_ARCHITECTURE:
+            raise RuntimeError("backend 'cuda' needs a GPU of compute capability {}.{} or more, received {}.{}".format(*LEAST_ARCHITECTURE,
+                                                                                                                   *self.architecture))
         most = attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         self.most_shared = int(call("cuDeviceGetAttribute", most, number))         # of a block; without asking it is 48 KB
         self.stream = call("cuStreamCreate", 1)          # 1: does not wait for the legacy default stream
