@@ -9,6 +9,7 @@ import numpy as np
 
 from helpers import Results, Rig, alone, parts
 from nnkit.plan.build import COUNTERS, SUMS, build, lay_out, shuffle_plan
+from nnkit.plan.launch import ARCHITECTURE
 from nnkit.runtime.cpu import Memory
 from nnkit.runtime.cuda import Device, DeviceTape
 from nnkit.runtime.device_memory import DeviceMemory
@@ -17,9 +18,9 @@ from nnkit.runtime.ptx_store import Code, Lanes, codes
 __all__ = ["DeviceModel", "code_of", "on_device"]
 
 
-def code_of(lanes: Lanes, dtype: str) -> Code:
+def code_of(lanes: Lanes, dtype: str, architecture: tuple[int, int] = ARCHITECTURE) -> Code:
     """The code of a launch of these kernels, by name. Raises ValueError where a kernel has no CUDA form."""
-    return codes([lanes], dtype)[lanes]
+    return codes([lanes], dtype, architecture)[lanes]
 
 
 def on_device(rig: Rig, device: Device, x: Any, t: Any, w: np.ndarray | None = None) -> tuple[Any, Results]:

@@ -155,3 +155,12 @@ def arrays(driver: Driver) -> None:
     x.__cuda_array_interface__["data"] = (X.ctypes.data, True)
     with pytest.raises(ValueError, match=r"^x must lie on the GPU that the model uses, the first one, received OnDevice that lies elsewhere$"):
         other.predict(x)
+
+
+def kernels(driver: Driver) -> None:
+    """Some of the kernels alone, as `pytest -m gpu` runs all of them on a GPU."""
+    from cuda_cases import CASES
+    from test_cuda_kernels import check
+
+    for case in CASES[::len(CASES) // 8]:
+        check(case, lambda dtype, tasks: [nvidia.device()] * 2)

@@ -10,7 +10,7 @@ from nnkit import Dense, Dropout, Input, Sequential
 from nnkit.plan.chip import MOST_BLOCKS, width_on_chip
 from nnkit.plan.launch import MOST_SHARED, coded, lanes_of, scratch_bytes, shared_bytes
 from nnkit.plan.plan import CHIP
-from test_cuda_training import batches, device_plan, digits_network, gpu, interpreter, labels, small_network
+from test_cuda_training import batches, device_plan, digits_network, interpreter, labels, small_network
 
 
 def wide_network(width=128):
@@ -242,9 +242,5 @@ def test_the_code_names_where_arrays_lie():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NETWORKS)
-def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name):
-    pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
-    found = gpu()
-    if found is None:
-        pytest.skip("there is no GPU")
-    assert len({trained(name, found) for _ in range(3)}) == 1
+def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, gpu):
+    assert len({trained(name, gpu) for _ in range(3)}) == 1

@@ -16,9 +16,9 @@ pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 import ptx
 from device_rig import code_of
 from nnkit import cuda_jit, jit
-from nnkit.plan.launch import SHARED_BYTES, scratch_bytes
+from nnkit.plan.launch import CLUSTERS, SHARED_BYTES, scratch_bytes
 from nnkit.prims.recurrent_step_cuda import QUARTETS
-from nnkit.runtime.cuda import bits
+from nnkit.runtime.cuda import Node, bits
 from test_cuda_training import walks_of
 
 PACKAGE = pathlib.Path(nnkit.__file__).parent
@@ -46,10 +46,9 @@ def typed(value, argument, dtype):
     return np.array(value, dtype if argument.dtype == "T" else argument.dtype)
 
 
-def on_the_device(case, values, dtype, tasks, schedule, shared=SHARED_BYTES):
+def on_the_device(device, case, values, dtype, tasks, shared=SHARED_BYTES):
     """The arrays after one launch of the kernel."""
-    code = code_of(((case.kernel,),), dtype)
-    device = ptx.PtxDevice(schedule)
+    code = code_of(((case.kernel,),), dtype, device.architecture)
     words, places = [tasks], []
     for value, kind in zip(values, cuda_jit.find(case.kernel).arguments, strict=True):
         if isinstance(value, np.ndarray):
@@ -60,10 +59,11 @@ def on_the_device(case, values, dtype, tasks, schedule, shared=SHARED_BYTES):
             words += value
         else:
             words.append(bits(value, kind.dtype, dtype))
-    ptx.run(device.load(code.ptx), device.memory, tasks, shared, words, schedule)
+    device.graph([Node(device.load(code.ptx), tasks, shared, np.array(words, np.int64))], 1).run(1)
     found = [value.copy() for value in values if isinstance(value, np.ndarray)]
     for place, array in zip(places, found, strict=True):
         device.read(place, array)
+        device.release(place)
     return found
 
 
@@ -76,8 +76,8 @@ def expected_arrays(case, values):
     return copies[:case.written]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_a_kernel_does_what_its_twin_does(case):
+def check(case, devices):
+    """A kernel against its twin, for each dtype and number of tasks on devices(dtype, tasks); all of them must give the same bits."""
     for dtype in case.dtypes:
         values = [typed(value, argument, dtype) for value, argument in zip(case.arguments, cuda_jit.find(case.kernel).arguments, strict=True)]
         expected = expected_arrays(case, values)
@@ -85,15 +85,31 @@ def test_a_kernel_does_what_its_twin_does(case):
         tolerance = case.single if dtype == "float32" else case.double
         bits_seen = set()
         for tasks in case.tasks:
-            for schedule in ptx.SCHEDULES if dtype == "float32" and tasks == case.tasks[-1] else ptx.SCHEDULES[:1]:
-                found = on_the_device(case, values, dtype, tasks, schedule)
+            for device in devices(dtype, tasks):
+                found = on_the_device(device, case, values, dtype, tasks)
                 for array, wanted in zip(case.counts(*found[:case.written]), case.counts(*expected), strict=True):
                     largest = np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
                     np.testing.assert_allclose(array, wanted, rtol=tolerance, atol=tolerance * largest)
                 for array, before in zip(found[case.written:len(found) - case.scratch], given[case.written:len(found) - case.scratch], strict=True):
                     np.testing.assert_array_equal(array, before)
                 bits_seen.add(b"".join(array.tobytes() for array in found[:case.written]))
-        assert len(bits_seen) == 1, "the bits depend on the number of tasks or on the schedule"
+        assert len(bits_seen) == 1, "the bits depend on the number of tasks, on the schedule or on chance"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_kernel_does_what_its_twin_does(case):
+    def devices(dtype, tasks):
+        every = dtype == "float32" and tasks == case.tasks[-1]
+        return [ptx.PtxDevice(schedule) for schedule in (ptx.SCHEDULES if every else ptx.SCHEDULES[:1])]
+    check(case, devices)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_kernel_on_a_gpu_does_what_its_twin_does_five_times(case, gpu):
+    if "_cluster_" in case.kernel and gpu.architecture[0] not in CLUSTERS:
+        pytest.skip("this GPU has no clusters")
+    check(case, lambda dtype, tasks: [gpu] * 5)
 
 
 REAL = [(layer, way, schedule) for layer in (nnkit.LSTM(256), nnkit.GRU(256), nnkit.SimpleRNN(600), nnkit.LSTM(104), nnkit.LSTM(320))
@@ -111,7 +127,7 @@ def test_walks_by_clusters_are_right_for_real_sizes(layer, way, schedule):
     assert kernel == step.kernel
     case = KernelCase("real", kernel, arguments, written=written)
     values = [typed(value, argument, "float32") for value, argument in zip(arguments, cuda_jit.find(kernel).arguments, strict=True)]
-    found = on_the_device(case, values, "float32", 16, schedule, scratch_bytes([step]))[:written]
+    found = on_the_device(ptx.PtxDevice(schedule), case, values, "float32", 16, scratch_bytes([step]))[:written]
     for array, wanted in zip(found, expected(), strict=True):
         np.testing.assert_allclose(array, wanted, rtol=2e-6, atol=2e-6 * np.abs(wanted).max(initial=0))
 

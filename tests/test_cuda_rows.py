@@ -28,7 +28,7 @@ def rounded(values):
     return values.astype(np.float32).astype(np.float64) if values.dtype.kind == "f" else values
 
 
-def compare(case):
+def compare(case, device=None):
     """Tolerances are those of the CPU's float32: sums run in other orders, but are no longer."""
     loss = isinstance(case, LossCase)
     x, t, w = loss_data(case) if loss else (*data_of(case), None)
@@ -40,7 +40,7 @@ def compare(case):
         parameters = {name: value.astype(np.float32) for name, value in case_parameters(case).items()}
         wide, narrow = new_rig(case, parameters=parameters), new_rig(case, "float32", debug=False, parameters=parameters)
     expected, predicted = wide.run(x, t, w), wide.predict(x)
-    own, found = on_device(narrow, ptx.PtxDevice(watched=True), x, t, w)
+    own, found = on_device(narrow, device or ptx.PtxDevice(watched=True), x, t, w)
     for what, a, b in (("prediction", own, predicted), ("y", found.y, expected.y), ("dx", found.dx, expected.dx)):
         for one, other in each(a, b):
             assert_close(one, other, case.single, what)
@@ -64,7 +64,7 @@ def test_a_formula_has_memory_of_its_own_where_it_needs_some():
     assert "st.local" in code_of(((name,),), "float32").ptx
     case = KernelCase("sine", name, (np.empty((4, 33), np.float32), angles.reshape(4, 33), np.float32(0), np.float32(0), np.float32(0)))
     for schedule in ptx.SCHEDULES:
-        y, _ = on_the_device(case, case.arguments, "float32", 2, schedule)
+        y, _ = on_the_device(ptx.PtxDevice(schedule), case, case.arguments, "float32", 2)
         np.testing.assert_allclose(y.ravel(), np.sin(angles.astype(np.float64)), rtol=0, atol=1.2e-7)      # two roundings of float32
 
 
@@ -72,6 +72,13 @@ def test_a_formula_has_memory_of_its_own_where_it_needs_some():
 @pytest.mark.parametrize("case", ROWS, ids=[case.id for case in ROWS])
 def test_row(case):
     compare(case)
+
+
+@pytest.mark.gpu
+@pytest.mark.sweep
+@pytest.mark.parametrize("case", ROWS, ids=[case.id for case in ROWS])
+def test_row_on_a_gpu(case, gpu):
+    compare(case, gpu)
 
 
 @pytest.mark.sweep

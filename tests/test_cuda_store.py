@@ -294,12 +294,9 @@ def test_every_thread_enters_the_context(host):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("gpu")
 def test_a_classifier_on_a_gpu_as_on_the_cpu():
     """The main job: 64 numbers, ten classes, a last batch that is smaller, validation, accuracy; the data set at once, and in chunks."""
-    from test_cuda_training import gpu
-
-    if gpu() is None:
-        pytest.skip("there is no GPU")
     rng = np.random.default_rng(5)
     x = rng.standard_normal((1797, 64)).astype(np.float32)
     y = (x @ rng.standard_normal((64, 10))).argmax(1)

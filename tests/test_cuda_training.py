@@ -1,5 +1,7 @@
 """Plans for the device: the order of launches, and whole networks trained in the interpreter of PTX beside the CPU."""
 
+import contextlib
+
 import attrs
 import numpy as np
 import pytest
@@ -611,41 +613,22 @@ def test_without_a_gpu_the_driver_says_so_in_one_sentence():
     pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
     from nnkit.runtime import driver
 
-    if gpu():
+    with contextlib.suppress(RuntimeError):
+        driver.device()
         pytest.skip("there is a GPU")
     with pytest.raises(RuntimeError, match=r"^backend 'cuda' needs an NVIDIA GPU and its driver, found none \("):
         driver.device()
 
 
-def gpu():
-    """The GPU of this machine, or None."""
-    from nnkit.runtime import driver
-
-    try:
-        return driver.device()
-    except RuntimeError:
-        return None
-
-
-@pytest.fixture
-def device():
-    """That GPU; without one, or without what drives it, the test is skipped."""
-    pytest.importorskip("cuda.bindings", reason="needs nnkit[cuda]")
-    found = gpu()
-    if found is None:
-        pytest.skip("there is no GPU")
-    return found
-
-
 @pytest.mark.gpu
-def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time(device):
+def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time(gpu):
     from device_rig import DeviceModel
 
     x, y = small_data(256)
     model = nnkit.compile(small_network(), optimizer="adam", loss="bce", seed=4)
     seen = set()
     for _ in range(5):
-        trained = DeviceModel(model, device)
+        trained = DeviceModel(model, gpu)
         trained.data(x=x, target=y, sample_weight=np.ones((256, 1), np.float32), order=np.zeros(256, np.int64))
         losses = trained.train(trained.tape("train", 32), 8, 3, trained.shuffle())
         seen.add(trained.bits())
@@ -655,18 +638,18 @@ def test_a_gpu_trains_as_the_cpu_with_the_same_bits_every_time(device):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", TRAINED)
-def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, device):
-    assert len({train_beside_the_cpu(name, device) for _ in range(3)}) == 1
+def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, gpu):
+    assert len({train_beside_the_cpu(name, gpu) for _ in range(3)}) == 1
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CLUSTERED)
-def test_clusters_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, device, monkeypatch):
+def test_clusters_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, gpu, monkeypatch):
     little_shared_memory(monkeypatch)
-    assert len({train_beside_the_cpu(name, device) for _ in range(3)}) == 1
+    assert len({train_beside_the_cpu(name, gpu) for _ in range(3)}) == 1
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ON_GRAPHS)
-def test_networks_on_graphs_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, device):
-    assert len({train_a_graph_beside_the_cpu(name, device) for _ in range(3)}) == 1
+def test_networks_on_graphs_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, gpu):
+    assert len({train_a_graph_beside_the_cpu(name, gpu) for _ in range(3)}) == 1
