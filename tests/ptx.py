@@ -629,8 +629,8 @@ class Run:
         place, origin, read, nbytes = self._address(to), self._address(source), self._reader(count, "u32"), int(size)
 
         def copy(mask: np.ndarray | None) -> None:
-            lanes = slice(None) if mask is None else mask
-            blocks, count = self.block[self.span][lanes], np.broadcast_to(read(), self.lane[self.span].shape)[lanes]
+            lanes = np.arange(self.lane[self.span].size)[slice(None) if mask is None else mask]
+            count = np.broadcast_to(read(), self.lane[self.span].shape)[lanes]
             addresses, origins = place()[lanes], origin()[lanes]
             if (addresses % nbytes).any() or (origins % nbytes).any():
                 raise Fault(f"not aligned: {instruction.text}")
@@ -639,8 +639,8 @@ class Run:
             for begin in range(0, nbytes, WORD):         # beyond `count` zeros
                 _, index = self._cells("shared", addresses + begin, lanes, WORD, True, instruction.text)
                 wanted, values = count > begin, np.zeros(index.size, np.uint32)
-                places = self.memory.places(origins[wanted] + begin, blocks[wanted] + 1, WORD, False, instruction.text)
-                values[wanted] = self.memory.bytes.view(np.uint32)[places // WORD]
+                cells, places = self._cells("global", origins[wanted] + begin, lanes[wanted], WORD, False, instruction.text)
+                values[wanted] = cells.view(np.uint32)[places]
                 self.copies.append((lanes_of_span[self.span][lanes], index, values))
         return copy
 

@@ -181,6 +181,9 @@ RACES = {
         NEIGHBOUR + "ld.global.u64 %rd3, [%rd8]; {barrier} st.global.u64 [%rd2], %rd0;",
     "a thread touches what another one of its block writes, without a barrier between: ld.shared.u64":
         "add.s64 %rd6, %rd5, %rd1; xor.b64 %rd8, %rd6, 8; st.shared.u64 [%rd6], %rd1; {barrier} ld.shared.u64 %rd3, [%rd8];",
+    "a thread touches what another one of its block writes, without a barrier between: cp.async":
+        NEIGHBOUR + "st.global.u64 [%rd2], %rd0; {barrier} add.s64 %rd6, %rd5, %rd1; "
+        "cp.async.ca.shared.global [%rd6], [%rd8], 8, 8; cp.async.wait_all;",
     "several threads of a block write one place, without a barrier between: st.shared.u64": "st.shared.u64 [%rd5], %rd0; {barrier}",
 }
 
