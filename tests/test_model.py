@@ -213,7 +213,7 @@ def test_long_runs_are_cut_into_pieces(monkeypatch):
     x, y = data(100)
     model = compiled()
     expected = model.evaluate(x, y, batch_size=7), model.predict(x, batch_size=7)
-    monkeypatch.setattr("nnkit.training.engine.PIECE_SECONDS", 0.0)
+    monkeypatch.setattr("nnkit.training.fitting.PIECE_SECONDS", 0.0)
     pieces = []
     advance = model.tape("evaluate", 7).run.__func__
 

@@ -52,7 +52,6 @@ from nnkit.prims.recurrent_step_cuda import (
     ROWS,
     STEPS,
     UNITS,
-    begin_state,
     begun_at,
     give_start,
     note_begins,
@@ -60,7 +59,7 @@ from nnkit.prims.recurrent_step_cuda import (
     rows_that_count,
     step_backward,
     step_forward,
-    take_end,
+    take_state,
 )
 from nnkit.prims.rows_cuda import warp_lane
 
@@ -194,7 +193,7 @@ def begin_states(n, first_unit, slots, parts, h0, c0, state, shape):
     while e < slots:
         u = first_unit + divided(e, parts)[0]
         if u < U:
-            begin_state(n * U + u, h0, c0, state, shape)
+            take_state(n * U + u, h0, c0, state, shape)
         e = anew(e + THREADS)
 
 
@@ -323,7 +322,7 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
             note_begins(place, begins, first, live, mask, shape)
             u = begin
             while u < end:
-                take_end(n * U + u, dlast, dlast_cell, state, shape)
+                take_state(n * U + u, dlast, dlast_cell, state, shape)
                 u = anew(u + THREADS // ROWS)
             wait_for_copies()
             arrive()                                     # from now on all blocks are there

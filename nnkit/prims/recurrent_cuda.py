@@ -27,7 +27,6 @@ from nnkit.prims.recurrent_step_cuda import (
     ROWS,
     STEPS,
     UNITS,
-    begin_state,
     begun_at,
     give_start,
     note_begins,
@@ -36,7 +35,7 @@ from nnkit.prims.recurrent_step_cuda import (
     sizes,
     step_backward,
     step_forward,
-    take_end,
+    take_state,
 )
 
 __all__ = [
@@ -167,7 +166,7 @@ def begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, s
             h = state.dtype.type(0)
             if r < live:
                 n = (first + r) * U + u
-                begin_state(n, h0, c0, state, shape)
+                take_state(n, h0, c0, state, shape)
                 h = begun_at(n, h0, drop, state)
             place[4 * (quartet * padded(U) + u) + r] = h
         u += columns
@@ -262,7 +261,7 @@ def begin_back(first, live, own, columns, dlast, dlast_cell, state, shape):
     while u < shape[UNITS]:
         r = 0
         while r < live:
-            take_end((first + r) * shape[UNITS] + u, dlast, dlast_cell, state, shape)
+            take_state((first + r) * shape[UNITS] + u, dlast, dlast_cell, state, shape)
             r = anew(r + 1)
         u += columns
 

@@ -23,8 +23,8 @@ from nnkit.prims.block_cuda import WARPS
 from nnkit.prims.rows_cuda import row_of_warp, smallest_over_warp, warp_lane
 
 __all__ = [
-    "ACTIVATION", "BATCH", "GATE", "ON_CHIP", "QUARTETS", "ROWS", "STEPS", "UNITS", "begin_state", "begun_at", "give_start", "incoming",
-    "note_begins", "of_output", "place_of", "rows_that_count", "settle", "sizes", "step_backward", "step_forward", "take_end",
+    "ACTIVATION", "BATCH", "GATE", "ON_CHIP", "QUARTETS", "ROWS", "STEPS", "UNITS", "begun_at", "give_start", "incoming",
+    "note_begins", "of_output", "place_of", "rows_that_count", "settle", "sizes", "step_backward", "step_forward", "take_state",
 ]
 
 # What follows is the order of `Sequence`: see prims/walk.py, Walk. ON_CHIP: quartets of rows of R in shared memory; STEPS: T.
@@ -67,19 +67,19 @@ def output_at(n, t, source, shape, U, T):
     return (n * T + (source if shape[ALIGNED] else t)) * U
 
 
+@routine
+def take_state(n, h, c, state, shape):
+    """What h and c, of one number, are before the first step forward, or what comes in for them after the last one, goes to `state`."""
+    T, states = state.dtype.type, data(state)
+    states[n] = data(h)[n] if h.shape[0] else T(0)
+    states[shape[BATCH] * shape[UNITS] + n] = data(c)[n] if c.shape[0] else T(0)
+
+
 # Forward.
 
 @routine
-def begin_state(n, h0, c0, state, shape):
-    """h and c before the first step, of one number, in `state`."""
-    T, states = state.dtype.type, data(state)
-    states[n] = data(h0)[n] if h0.shape[0] else T(0)
-    states[shape[BATCH] * shape[UNITS] + n] = data(c0)[n] if c0.shape[0] else T(0)
-
-
-@routine
 def begun_at(n, h0, drop, like):
-    """That h as it is multiplied with R."""
+    """h before the first step, of one number, as it is multiplied with R."""
     h = like.dtype.type(0)
     if h0.shape[0]:
         h = data(h0)[n]
@@ -165,14 +165,6 @@ def note_begins(place, at, first, rows, mask, shape):
             if warp_lane() == 0:
                 place[at + r] = mask.dtype.type(found)
             r = anew(r + WARPS)
-
-
-@routine
-def take_end(n, dlast, dlast_cell, state, shape):
-    """What comes in for h and c after the last step, of one number."""
-    T, states = state.dtype.type, data(state)
-    states[n] = data(dlast)[n] if dlast.shape[0] else T(0)
-    states[shape[BATCH] * shape[UNITS] + n] = data(dlast_cell)[n] if dlast_cell.shape[0] else T(0)
 
 
 @routine

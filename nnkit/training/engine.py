@@ -22,7 +22,7 @@ from nnkit.runtime import cpu
 from nnkit.runtime.backend import Backend
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
 from nnkit.training.feed import as_batch
-from nnkit.training.fitting import PIECE_SECONDS, Fitting
+from nnkit.training.fitting import Fitting, piece_of
 from nnkit.training.graphs import by_kind, input_arrays, sizes_of, smallest_sizes
 from nnkit.training.outputs import Output, resolve_outputs
 from nnkit.training.progress import QUIET, Progress
@@ -221,18 +221,17 @@ class Engine:
 
     @staticmethod
     def run_through(feed: Any, tapes: Iterable[tuple[int, Any, int]], progress: Progress) -> None:
-        """Run tapes of `cut` over a data set and bring home what they write; Ctrl-C is heard between pieces of PIECE_SECONDS."""
+        """Run tapes of `cut` over a data set and bring home what they write; Ctrl-C is heard between pieces, see `piece_of`."""
         done = 0
         for size, tape, steps in tapes:
-            piece = 1                                    # how long a step takes is not known yet
+            seconds = None                               # of a step
             while steps:
-                began = time.perf_counter()
+                piece, began = piece_of(steps, seconds), time.perf_counter()
                 feed.run(tape, piece)
+                seconds = (time.perf_counter() - began) / piece
                 steps -= piece
                 done += piece * size
                 progress.advance(done, {})
-                if steps:
-                    piece = min(steps, max(1, int(PIECE_SECONDS * piece / max(time.perf_counter() - began, 1e-9))))
         feed.fetch()
 
     def run_batch(self, tape: Any, data: Data, kept: Kept | None, order: np.ndarray | None = None) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nnkit.training.engine import Targets
     from nnkit.training.model import Model
 
-__all__ = ["Fitting"]
+__all__ = ["Fitting", "piece_of"]
 
 PIECE_SECONDS = 0.05                                     # how long the compiled loop runs before Python looks up: Ctrl-C, progress, callbacks
 PIECE_STEPS = 16                                         # the same in steps, where what a callback does at the end of a piece may change bits
@@ -338,8 +338,7 @@ class Fitting:
         steps = min([steps, *(callback.interval - self.batches_done % callback.interval for callback in self.callbacks if callback.interval)])
         if self.by_batch or self.by_piece:
             return 1 if self.by_batch else min(steps, PIECE_STEPS)
-        known = self.seconds.get(size)
-        return min(steps, max(1, int(PIECE_SECONDS / known))) if known else 1
+        return piece_of(steps, self.seconds.get(size))
 
     def _order(self, n: int) -> np.ndarray:
         """The order of the samples in this epoch."""
@@ -370,6 +369,11 @@ class Fitting:
             raise ValueError("x must give at least one batch an epoch, received none: a generator can be gone through only once; "
                              "pass a list, or a function that returns a new generator")
         return {**model.mean_losses(), **model.metric_values(pieces)}
+
+
+def piece_of(steps: int, seconds: float | None) -> int:
+    """How many of so many steps take PIECE_SECONDS, where one takes so long; 1 where nobody knows."""
+    return min(steps, max(1, int(PIECE_SECONDS / seconds))) if seconds else 1
 
 
 def _each_epoch(x: Any, epochs: int) -> Callable[[], Iterable[Any]]:
