@@ -28,6 +28,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 from unittest import mock
 
@@ -42,9 +43,9 @@ from nnkit.plan.launch import ARCHITECTURE, CLUSTER, CLUSTERS, ENTRY, THREADS
 from nnkit.runtime.store import USER_KERNELS
 
 __all__ = [
-    "THREADS", "Kernel", "anew", "arrive", "barrier", "bfloat16_pair", "check_formula", "clustered", "compile_launch", "copy_four_later",
-    "copy_later", "data", "find", "four_aligned", "from_lane", "give", "kernel", "multiply_on_cores", "nothing", "quartet_at", "registers",
-    "routine", "scratch", "tf32_bits", "thread", "wait_for_cluster", "wait_for_copies", "whole_numbers",
+    "THREADS", "Kernel", "anew", "arrive", "barrier", "behind", "bfloat16_pair", "both_sides", "check_formula", "clustered", "compile_launch",
+    "copy_four_later", "copy_later", "data", "find", "four_aligned", "from_lane", "give", "kernel", "multiply_on_cores", "nothing", "quartet_at",
+    "registers", "routine", "scratch", "tf32_bits", "thread", "wait_for_cluster", "wait_for_copies", "whole_numbers",
 ]
 
 # forceinline: a launch is one function in the end, so that arrays become registers. opt: of the function itself; NVVM optimises the whole.
@@ -378,6 +379,14 @@ def whole_numbers(typing_context: Any, place: Any, index: Any) -> Any:
 
 
 @intrinsic
+def behind(typing_context: Any, place: Any, count: Any) -> Any:
+    """The pointer to place[count]."""
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.gep(values[0], [values[1]])
+    return place(place, types.int64), codegen
+
+
+@intrinsic
 def nothing(typing_context: Any, like: Any) -> Any:
     """A vector of no elements of the type of the array `like`."""
     kind = types.Array(like.dtype, 1, "C")
@@ -534,6 +543,35 @@ def give(typing_context: Any, place: Any, index: Any, block: Any, value: Any) ->
         builder.call(code, [there, values[3]])
         return context.get_dummy_value()
     return types.void(place, types.int64, types.int64, place.dtype), codegen
+
+
+def both_sides(matrix: Sequence[Sequence[Fraction]]) -> Any:
+    """B = both_sides(M): B(to, source) writes M s M^T to the registers `to`, s being the square matrix in the registers `source`, row by row. What is
+    multiplied by 0 is left out, so a NaN there does not count; a 1 costs nothing."""
+    def combined(builder: Any, row: Sequence[Fraction], values: Sequence[Any]) -> Any:
+        total = None
+        for factor, value in zip(row, values, strict=True):
+            if factor == 0:
+                continue
+            if total is not None and factor == -1:
+                total = builder.fsub(total, value)
+                continue
+            term = value if factor == 1 else builder.fmul(ir.Constant(value.type, float(factor)), value)
+            total = term if total is None else builder.fadd(total, term)
+        return total
+
+    @intrinsic
+    def apply(typing_context: Any, to: Any, source: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            size = len(matrix[0])
+            found = [[builder.load(builder.gep(values[1], [ir.Constant(I64, size * i + j)])) for i in range(size)] for j in range(size)]     # columns
+            halves = [[combined(builder, row, column) for column in found] for row in matrix]
+            for i, half in enumerate(halves):
+                for j, row in enumerate(matrix):
+                    builder.store(combined(builder, row, half), builder.gep(values[0], [ir.Constant(I64, len(matrix) * i + j)]))
+            return context.get_dummy_value()
+        return types.void(to, source), codegen
+    return apply
 
 
 def registers(n: int, dtype: str = "T") -> Any:

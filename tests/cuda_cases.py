@@ -698,8 +698,9 @@ def walks() -> Iterator[KernelCase]:
 
 
 from cuda_cases_cores import on_tensor_cores, sums_in_slices  # noqa: E402, which takes from above
+from cuda_cases_winograd import winograd  # noqa: E402, likewise
 
 CASES: Sequence[KernelCase] = [*activations(), *losses(), *updates(), *feeds(), *products(), *clipping(), *penalties(), *hinges(), *drawn(), *sums(),
                                *normalizations(), *poolings(), *merges(), *convolutions(), *sparse_products(), *along_edges(),
-                               *runs_of_rows(), *on_nodes(), *embedded(), *walks(), *sums_in_slices(), *on_tensor_cores(),
+                               *runs_of_rows(), *on_nodes(), *embedded(), *walks(), *sums_in_slices(), *on_tensor_cores(), *winograd(),
                                *chip_cases(KernelCase, normal, empty, counters)]

@@ -214,11 +214,12 @@ class Builder:
     """Collects the steps of one plan. Layers, losses and optimizers see it as `g` in `lower`.
 
     training: whether layers behave as in training (dropout, batch statistics). batch: samples per step (N). dtype: of T buffers. backend: "cpu" or
-    "cuda", for steps that only one of them has: a CPU packs what a GPU reads as it is. architecture: of the GPU, for those that only some have.
+    "cuda", for steps that only one of them has: a CPU packs what a GPU reads as it is. architecture: of the GPU, for those that only some have. precision: of its
+    large products.
     """
 
     def __init__(self, layout: Layout, batch: int, mode: str, optimizer: Optimizer | None = None, sizes: Sizes | None = None,
-                 backend: str = "cpu", architecture: tuple[int, int] = ARCHITECTURE) -> None:
+                 backend: str = "cpu", architecture: tuple[int, int] = ARCHITECTURE, precision: str = "float32") -> None:
         self.layout = layout
         self.optimizer = optimizer
         self.batch = batch
@@ -226,6 +227,7 @@ class Builder:
         self.mode = mode
         self.backend = backend
         self.architecture = architecture
+        self.precision = precision
         self.training = mode in ("train", "gradients", "features")
         self.dtype = layout.dtype
         self.steps: list[Step] = []
@@ -493,7 +495,7 @@ def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequen
     architecture: the GPU's compute capability, which says how much shared memory there is (`launch.most_shared`), and whether there are clusters
     (`prims.walk`).
     """
-    g = Builder(layout, batch, mode, optimizer, sizes, backend, architecture)
+    g = Builder(layout, batch, mode, optimizer, sizes, backend, architecture, precision)
     inputs = [_enter(g, graph, position) for position in range(len(graph.input_shapes))]
     outputs = g.forward(graph, inputs)
     kept: tuple[Buffer, ...] = ()

@@ -18,7 +18,7 @@ from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 __all__ = [
     "ARCHITECTURE", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL",
     "LEAST_ARCHITECTURE", "LEDGE", "LESS_SHARED", "LIBRARY", "MANY", "MOST_CLUSTER_SHARED", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD",
-    "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences",
+    "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "STACKED", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences",
     "image_pieces", "into_launches", "joined_strip", "lanes_of", "most_shared", "patch_bytes", "regions", "scratch_bytes", "shared_bytes",
     "slices_bytes", "step_words", "strip",
 ]
@@ -58,6 +58,7 @@ SIDES = (128, 64, 32)
 FULL = 100                                               # tiles that keep the device busy
 CORES = ("_tf32", "_bfloat16")                           # ends of the names of their kernels on tensor cores
 PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", "layers.dense.dense_backward_input_whole")
+STACKED = ("prims.stacks.product", "prims.stacks.product_turned")        # the same for every matrix of a stack
 
 # Steps that are a launch of their own: they need all the registers that a thread can have, and beside another lane would lack some.
 LIBRARY = "blas.product"                                 # products that are calls of a library, nodes between launches: see runtime/blas.py
@@ -226,6 +227,9 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
     **dict.fromkeys(("prims.recurrent.pack_quartets", "prims.recurrent.pack_quartets_turned", "prims.recurrent.keep_state"), _by_elements),
     **dict.fromkeys((f"{name}{end}{core}" for name in CONVOLUTIONS for end in PATCHES for core in ("", *CORES)), _as_planned),
     **dict.fromkeys((f"{name}_{side}{core}" for name in PRODUCTS for side in SIDES for core in ("", *CORES)), _as_planned),
+    **dict.fromkeys((f"{name}_{side}" for name in STACKED for side in SIDES), _as_planned),
+    **dict.fromkeys((f"prims.stacks.{transform}{m}" for transform in ("filters", "inputs", "outputs", "gradients", "weight") for m in (2, 4)),
+                    _as_planned),
 }
 
 
@@ -249,7 +253,7 @@ def _row_tasks(steps: Sequence[Step]) -> int:
 
 def scratch_bytes(steps: Sequence[Step]) -> int:
     """Bytes of shared memory that these steps need, one after the other."""
-    sides = {f"{name}_{side}{core}": side for name in PRODUCTS for side in SIDES for core in ("", *CORES)}
+    sides = {f"{name}_{side}{core}": side for name in (*PRODUCTS, *STACKED) for side in SIDES for core in ("", *CORES)}
     tiles = [slices_bytes(sides[step.kernel], step.writes[0].dtype) for step in steps if step.kernel in sides]
     pieces = [(CHUNK * LEDGE + THREADS) * ITEMSIZE[step.writes[0].dtype] for step in steps if step.kernel == PRODUCTS[2]]
     drawn = [DRAWN[step.kernel](ITEMSIZE[step.buffers[0].dtype]) for step in steps if step.kernel in DRAWN]

@@ -22,6 +22,7 @@ from nnkit.plan.launch import (
     PRODUCTS,
     SHARED_BYTES,
     SIDES,
+    STACKED,
     TILED_FLOPS,
     slices_bytes,
 )
@@ -55,25 +56,33 @@ def size_products(plan: Plan, precision: str = "float32") -> Plan:
     precision: 'float32'; 'tf32' or 'bfloat16': the factors of large products are rounded to that as they are multiplied, on tensor cores; sums, and
     all that lies in memory, stay float32.
     """
-    return plan.replaced({id(step): _sized(step, PRECISIONS[precision]) for step in plan.steps if step.kernel in PRODUCTS or step.kernel in LARGE})
+    return plan.replaced({id(step): _sized(step, PRECISIONS[precision]) for step in plan.steps if step.kernel in {*PRODUCTS, *LARGE, *STACKED}})
 
 
 def _sized(step: Step, end: str) -> Sequence[Step]:
     if step.kernel in LARGE:
         return [attrs.evolve(step, kernel=f"{step.kernel}{end}")]
-    y = step.writes[0]
-    if step.flops < TILED_FLOPS or min(y.shape) < SIDES[-1]:
+    y, stacked = step.writes[0], step.kernel in STACKED
+    stacks, rows, columns = y.shape if stacked else (1, *y.shape)
+    if not stacked and _small(step):
         return [step]
+    end = "" if stacked else end
     sides = [side for side in SIDES if slices_bytes(side, y.dtype) <= SHARED_BYTES and (side > SIDES[-1] or not end)]
-    depth = step.reads[0].shape[1] if step.kernel != PRODUCTS[1] else 0            # a gradient of a weight brings the bias's along: not in slices
-    side, slices = tile_side(y.shape[0], y.shape[1], depth, sides)
-    step = attrs.evolve(step, kernel=f"{step.kernel}_{side}{end}", rows=0, tasks=min(MOST_TASKS, slices * _tiles(y.shape[0], y.shape[1], side)))
+    depth = step.reads[0].size // max(1, stacks * rows) if step.kernel != PRODUCTS[1] else 0       # a gradient of a weight brings the bias's along
+    side, slices = tile_side(rows, columns, depth, sides, stacks)
+    tasks = max(1, min(MOST_TASKS, slices * stacks * _tiles(rows, columns, side)))
+    step = attrs.evolve(step, kernel=f"{step.kernel}_{side}{end}", rows=0, tasks=tasks)
     if slices == 1:
         return [step]
-    parts = Buffer(f"{y.name}/slices", (slices * y.shape[0], y.shape[1]), y.dtype, "activation")
-    total = Step(kernel="prims.reduce.sum_middle", layer=step.layer, phase=step.phase, writes=(y.reshaped(1, y.size),),
-                 reads=(parts.reshaped(1, slices, y.size),), flops=parts.size)
+    parts = Buffer(f"{y.name}/slices", (*y.shape[:-2], slices * rows, columns), y.dtype, "activation")
+    total = Step(kernel="prims.reduce.sum_middle", layer=step.layer, phase=step.phase, writes=(y.reshaped(stacks, rows * columns),),
+                 reads=(parts.reshaped(stacks, slices, rows * columns),), flops=parts.size)
     return [attrs.evolve(step, writes=(parts,)), total]
+
+
+def _small(step: Step) -> bool:
+    """Whether a product is not worth tiles."""
+    return step.flops < TILED_FLOPS or min(step.writes[0].shape[-2:]) < SIDES[-1]
 
 
 def by_library(plan: Plan, precision: str = "float32") -> Plan:
@@ -84,15 +93,19 @@ def by_library(plan: Plan, precision: str = "float32") -> Plan:
     changes: dict[int, list[Step]] = {}
     readers = plan.readers
     for step in plan.steps:
-        if step.kernel not in PRODUCTS or step.flops < TILED_FLOPS or min(step.writes[0].shape) < SIDES[-1]:
+        if step.kernel not in (*PRODUCTS, *STACKED) or _small(step):
+            continue
+        if step.kernel in STACKED:
+            scalars = (STACKED.index(step.kernel), 0, 0)
+            changes[id(step)] = [attrs.evolve(step, kernel=LIBRARY, reads=(*step.reads, step.reads[0].piece(0)), scalars=scalars)]
             continue
         if any(buffer.role == "external" for buffer in step.buffers):
             continue                                     # bound later, which a call cannot be
         y, (a, b, *more) = step.writes[0], step.reads
-        bias, scalars = a.piece(0), PRODUCTS.index(step.kernel)
+        bias, form = a.piece(0), PRODUCTS.index(step.kernel)
         rest: list[Step] = []
         relu = 0
-        if scalars == 0:
+        if form == 0:
             bias, found = more[0], readers[y.name]
             if len(found) == 1 and found[0] is not None and found[0].kernel == RELU and in_arena(y):
                 y, relu = found[0].writes[0].reshaped(*y.shape), 1
@@ -101,7 +114,7 @@ def by_library(plan: Plan, precision: str = "float32") -> Plan:
             rest = [attrs.evolve(each, layer=step.layer, phase=step.phase)
                     for each in sum_rows_steps(step.writes[1], b, f"{step.writes[1].name}/row_sums", True)]
         call = attrs.evolve(step, kernel=f"{LIBRARY}{PRECISIONS[precision]}", writes=(y,), reads=(a, b, bias), rows=0, tasks=1, filters=None,
-                            scalars=(int(scalars == 1), int(scalars == 2), relu))
+                            scalars=(int(form == 1), int(form == 2), relu))
         changes[id(step)] = [call, *rest]
     return plan.replaced(changes)
 
@@ -110,16 +123,15 @@ def _tiles(rows: int, columns: int, side: int) -> int:
     return -(-rows // side) * -(-columns // side)
 
 
-def tile_side(rows: int, columns: int, depth: int, sides: Sequence[int]) -> tuple[int, int]:
-    """(side of the tiles, slices of the sum over `depth`) of a product: of sides from the largest on the first that keeps the device busy and does
-    not go far beyond the result, else the last."""
+def tile_side(rows: int, columns: int, depth: int, sides: Sequence[int], stacks: int = 1) -> tuple[int, int]:
+    """(side of the tiles, slices of the sum over `depth`) of a product, or of so many: of sides from the largest on the first that keeps the device
+    busy and does not go far beyond the result, else the last."""
     for side in sides:
         count = _tiles(rows, columns, side)
-        slices = slices_worth(count, depth)
-        if count * slices >= FULL and count * side * side <= PADDED * rows * columns:
+        slices = slices_worth(stacks * count, depth)
+        if stacks * count * slices >= FULL and count * side * side <= PADDED * rows * columns:
             return side, slices
-    count = _tiles(rows, columns, sides[-1])
-    return sides[-1], slices_worth(count, depth)
+    return sides[-1], slices_worth(stacks * _tiles(rows, columns, sides[-1]), depth)
 
 
 def slices_worth(tiles: int, depth: int) -> int:

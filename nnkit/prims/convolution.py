@@ -12,7 +12,7 @@ Algorithms:
     few         the same for few channels: the numbers along a window's row count as channels                                       direct.py
     winograd2, winograd4    3 x 3 windows by fewer products, in float32 with a larger error: see winograd.py
 
-On a GPU there is one way for all, whatever `algorithm` says: implicit.py.
+On a GPU Winograd's go by stacks of matrices, stacks.py, and there is one way for all others, whatever `algorithm` says: implicit.py.
 """
 
 from __future__ import annotations
@@ -112,14 +112,14 @@ class Convolution:
     def forward(self, g: Builder, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """y = x * W (+ b)."""
         if g.backend == "cuda":
-            on_device(self).forward(g, self, y, x, weight, bias)
+            on_device(g, self, x).forward(g, self, y, x, weight, bias)
             return
         algorithms()[self.chosen(x)].forward(g, self, y, x, weight, bias)
 
     def input_gradient(self, g: Builder, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """dx = what y's gradient dy gives for x (+ b, where this is a transposed convolution's forward pass)."""
         if g.backend == "cuda":
-            on_device(self).input_gradient(g, self, dx, dy, weight, bias)
+            on_device(g, self, dx).input_gradient(g, self, dx, dy, weight, bias)
         elif self.dense:
             turned = self.turned()
             algorithms()[turned.chosen(dy, "input")].forward(g, turned, dx, dy, weight, bias, turned=True)
@@ -128,7 +128,7 @@ class Convolution:
 
     def weight_gradient(self, g: Builder, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW = x^T * dy."""
-        way = on_device(self) if g.backend == "cuda" else algorithms()[self.chosen(x, "weight")]
+        way = on_device(g, self, x) if g.backend == "cuda" else algorithms()[self.chosen(x, "weight")]
         way.weight_gradient(g, self, dweight, x, dy)
 
     def chosen(self, x: Buffer, product: str = "forward") -> str:
@@ -149,11 +149,11 @@ class Convolution:
         return "direct" if "direct" in fits else "taps"
 
 
-def on_device(c: Convolution) -> Any:
-    """How a GPU computes the convolution: forward(...), input_gradient(...), weight_gradient(...)."""
-    from nnkit.prims import implicit
+def on_device(g: Builder, c: Convolution, x: Buffer) -> Any:
+    """How a GPU computes the convolution of a batch x: forward(...), input_gradient(...), weight_gradient(...)."""
+    from nnkit.prims import implicit, stacks
 
-    return implicit.on_device(c)
+    return stacks.stacks_for(g, c, x.shape[0]) or implicit.on_device(c)
 
 
 @functools.cache

@@ -33,7 +33,7 @@ from nnkit.plan.launch import CHUNK, DEPTH, LEDGE, PAD
 from nnkit.prims.block_cuda import divided
 from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
 
-__all__ = ["ARITHMETIC", "FOUR", "Product", "Way", "product", "slice_bounds", "slices", "tiled"]
+__all__ = ["ARITHMETIC", "FOUR", "Product", "Way", "product", "slice_bounds", "slices", "tile_of", "tiled", "tiles_of"]
 
 UNROLLED, FEW = 16, 4                                    # factors that a thread of `product` reads before it multiplies
 NARROW, LONG = 32, 256                                   # fewer columns than this, and sums at least so long: a warp shares each sum
@@ -257,8 +257,8 @@ def slice_bounds(number, slices, K):
     return min(K, number * chunk), min(K, (number + 1) * chunk)
 
 
-def tiled(way: Way, side: int, a_along_k: bool, b_along_k: bool) -> Any:
-    """The routine that makes tiles of side^2 elements."""
+def tile_of(way: Way, side: int, a_along_k: bool, b_along_k: bool) -> Any:
+    """The routine that makes one tile of side^2 elements."""
     fetch_a, fetch_b = slices(way, side, a_along_k), slices(way, side, b_along_k)
     product = way.product(side, side, a_along_k, b_along_k)
     rows, columns = product.rows, product.columns
@@ -268,8 +268,8 @@ def tiled(way: Way, side: int, a_along_k: bool, b_along_k: bool) -> Any:
     tile = registers(rows * columns)
 
     @routine
-    def tile_product(task, tasks, slices, M, N, K, y, a, leading_a, b, leading_b, bias, totals, like):
-        """y = A B + bias, and totals [N] = the sums of B's columns where there is room for them. The task's tiles are task, task + tasks, ...
+    def make_tile(number, slices, M, N, K, y, a, leading_a, b, leading_b, bias, totals, like):
+        """Tile `number` of y = A B + bias, and totals [N] = the sums of B's columns where there is room for them; tiles are counted down the columns.
 
         Of several slices y holds the sums over each part of k, one behind the other; the first has the bias; totals are of one slice alone.
         y, a, b: pointers; y's rows have N elements. A(i, k) = a[i leading_a + k] where a_along_k, else a[k leading_a + i]; B likewise.
@@ -280,40 +280,57 @@ def tiled(way: Way, side: int, a_along_k: bool, b_along_k: bool) -> Any:
         t = thread()
         line, column = own_place(t)
         tall, across = (M + side - 1) // side, (N + side - 1) // side
-        for number in range(task, tall * across * slices, tasks):
-            rest, down = divided(number, tall)
-            part, right = divided(rest, across)
-            first, start = down * side, right * side
-            begin, end = slice_bounds(part, slices, K)
-            for i in range(rows * columns):
-                accumulators[i] = T(0)
-            sum_b = T(0)
-            barrier()                                    # whoever used the scratch before is done
-            now = 2 * room
-            for k0 in range(begin - DEPTH, end, DEPTH):  # the first turn only brings; so what brings stands in the launch once
-                coming = 2 * room - now
-                if k0 >= begin:
-                    wait_for_copies()
-                    barrier()
-                if k0 + DEPTH < end:
-                    fetch_a(place, coming, a, leading_a, first, M, k0 + DEPTH, end)
-                    fetch_b(place, coming + room, b, leading_b, start, N, k0 + DEPTH, end)
-                if k0 >= begin:
-                    add_products(accumulators, place, now, line, column, like)
-                    if totals.size and first == 0 and t < side:
-                        for k in range(DEPTH):
-                            sum_b += place[now + room + index_b(t, k)]
-                now = coming
-            rest, down = divided(anew(number), tall)     # again, so that registers are free in the loop
-            part, right = divided(rest, across)
-            first, start = down * side, right * side
-            for j in range(columns):
-                c = start + column_of(column, j)
-                shift = data(bias)[c] if bias.size and part == 0 and c < N else T(0)
-                for i in range(rows):
-                    r = first + row_of(line, i)
-                    if r < M and c < N:
-                        y[(part * M + r) * N + c] = accumulators[i * columns + j] + shift
-            if totals.size and first == 0 and t < side and start + t < N:
-                data(totals)[start + t] = sum_b
+        rest, down = divided(number, tall)
+        part, right = divided(rest, across)
+        first, start = down * side, right * side
+        begin, end = slice_bounds(part, slices, K)
+        for i in range(rows * columns):
+            accumulators[i] = T(0)
+        sum_b = T(0)
+        barrier()                                        # whoever used the scratch before is done
+        now = 2 * room
+        for k0 in range(begin - DEPTH, end, DEPTH):      # the first turn only brings; so what brings stands in the launch once
+            coming = 2 * room - now
+            if k0 >= begin:
+                wait_for_copies()
+                barrier()
+            if k0 + DEPTH < end:
+                fetch_a(place, coming, a, leading_a, first, M, k0 + DEPTH, end)
+                fetch_b(place, coming + room, b, leading_b, start, N, k0 + DEPTH, end)
+            if k0 >= begin:
+                add_products(accumulators, place, now, line, column, like)
+                if totals.size and first == 0 and t < side:
+                    for k in range(DEPTH):
+                        sum_b += place[now + room + index_b(t, k)]
+            now = coming
+        rest, down = divided(anew(number), tall)         # again, so that registers are free in the loop
+        part, right = divided(rest, across)
+        first, start = down * side, right * side
+        for j in range(columns):
+            c = start + column_of(column, j)
+            shift = data(bias)[c] if bias.size and part == 0 and c < N else T(0)
+            for i in range(rows):
+                r = first + row_of(line, i)
+                if r < M and c < N:
+                    y[(part * M + r) * N + c] = accumulators[i * columns + j] + shift
+        if totals.size and first == 0 and t < side and start + t < N:
+            data(totals)[start + t] = sum_b
+    return make_tile
+
+
+@routine
+def tiles_of(M, N, side):
+    """How many tiles a result of M x N elements has."""
+    return (M + side - 1) // side * ((N + side - 1) // side)
+
+
+def tiled(way: Way, side: int, a_along_k: bool, b_along_k: bool) -> Any:
+    """The routine that makes a task's tiles."""
+    make_tile = tile_of(way, side, a_along_k, b_along_k)
+
+    @routine
+    def tile_product(task, tasks, slices, M, N, K, y, a, leading_a, b, leading_b, bias, totals, like):
+        """The tiles task, task + tasks, ... of y; the other arguments: see `tile_of`."""
+        for number in range(task, tiles_of(M, N, side) * slices, tasks):
+            make_tile(number, slices, M, N, K, y, a, leading_a, b, leading_b, bias, totals, like)
     return tile_product

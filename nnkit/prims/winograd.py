@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["FILTER_GROUP", "PAIRS", "SKEW", "Winograd", "matrices", "product_of", "tiles"]
+__all__ = ["FILTER_GROUP", "PAIRS", "SKEW", "Winograd", "matrices", "product_of", "tiles", "transposed"]
 
 PAIRS = {2: ((1, -1),), 4: ((1, -1), (Fraction(1, 2), -2))}      # the points, besides 0 and infinity
 SKEW = 80                                                # numbers between the (m + 2)^2 planes: else powers of two would share few sets of a cache
@@ -61,6 +61,11 @@ def product_of(roots: Sequence[Fraction]) -> tuple[Fraction, ...]:
     for root in roots:
         found = [low - root * high for low, high in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
     return tuple(found)
+
+
+def transposed(matrix: Matrix) -> Matrix:
+    """The transpose."""
+    return tuple(zip(*matrix, strict=True))
 
 
 def tiles(c: Convolution, N: int, m: int) -> int:

@@ -21,7 +21,7 @@ from nnkit.prims.convolution import BLOCK, CHAIN, TILE_STEP
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import Emitter, address, itemsize, lanes
 from nnkit.prims.tile_cpu import channel_rows, put_step, tile_rows
-from nnkit.prims.winograd import FILTER_GROUP, PAIRS, SKEW, matrices, product_of
+from nnkit.prims.winograd import FILTER_GROUP, PAIRS, SKEW, matrices, product_of, transposed
 
 __all__ = [
     "winograd2_filters", "winograd2_forward", "winograd2_weight", "winograd4_filters", "winograd4_forward", "winograd4_weight",
@@ -57,11 +57,6 @@ def linear_map(e: Emitter, matrix: Any, xs: list[Any]) -> list[Any]:
         other = linear(e, tuple(a if a != b else Fraction(0) for a, b in zip(row, matrix[partner], strict=True)), xs)
         found[i], found[partner] = e.b.fadd(same, other), e.b.fsub(same, other)
     return found
-
-
-def transposed(matrix: Any) -> Any:
-    """The transpose."""
-    return tuple(zip(*matrix, strict=True))
 
 
 def by_matrix(matrix: Any) -> Any:

@@ -26,7 +26,7 @@ COMPUTE = {"": "COMPUTE_32F", "_tf32": "COMPUTE_32F_FAST_TF32", "_bfloat16": "CO
 
 @attrs.frozen
 class Operand:
-    """A row-major matrix on the device, or a vector."""
+    """A row-major matrix on the device, a stack of such, or a vector."""
 
     address: int
     shape: tuple[int, ...]
@@ -34,7 +34,8 @@ class Operand:
 
 @attrs.frozen
 class Call:
-    """y = A B (+ bias), then max(y, 0) if relu; A and B as they lie, or transposed. compute: a name of cublas.ComputeType."""
+    """y = A B (+ bias), then max(y, 0) if relu; A and B as they lie, or transposed. Of stacks each matrix by its own, without bias. compute: a name of
+    cublas.ComputeType."""
 
     y: Operand
     a: Operand
@@ -62,7 +63,7 @@ def call_of(step: Step, addresses: list[int]) -> Call:
 
 def computed(call: Call, a: np.ndarray, b: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """The call's result by NumPy, in float32 whatever the precision."""
-    y = (a.T if call.transpose_a else a) @ (b.T if call.transpose_b else b)
+    y = (a.swapaxes(-2, -1) if call.transpose_a else a) @ (b.swapaxes(-2, -1) if call.transpose_b else b)
     y = y + bias if bias.size else y
     return np.maximum(y, 0) if call.relu else y
 
@@ -115,8 +116,14 @@ class Product:
         self.library.lt.matmul_desc_set_attribute(self.descriptor, int(attribute), held.ctypes.data, held.nbytes)
 
     def _layout(self, operand: Operand) -> int:
-        rows, columns = operand.shape
-        return int(self.library.lt.matrix_layout_create(self.library.float32, columns, rows, columns))
+        *stacks, rows, columns = operand.shape
+        lt = self.library.lt
+        layout = int(lt.matrix_layout_create(self.library.float32, columns, rows, columns))
+        for name, value in (("BATCH_COUNT", stacks[0]), ("STRIDED_BATCH_OFFSET", rows * columns)) if stacks else ():
+            attribute = lt.MatrixLayoutAttribute[name]
+            held = np.array([value], lt.get_matrix_layout_attribute_dtype(attribute))
+            lt.matrix_layout_set_attribute(layout, int(attribute), held.ctypes.data, held.nbytes)
+        return layout
 
     def _algorithm(self) -> Any:
         """The library's choice for these shapes. Raises RuntimeError where it has none."""
