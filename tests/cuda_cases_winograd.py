@@ -61,26 +61,26 @@ def expected(m: int) -> dict[str, Any]:
     """What the transforms give, by name."""
     output, kernel, inner = real(m)
 
-    def filters(u: np.ndarray, w: np.ndarray, C: int, O: int, turned: int) -> np.ndarray:
-        w = w[::-1].reshape(9, O, C).swapaxes(1, 2) if turned else w
-        return both(kernel, w.reshape(1, 3, 3, C * O))
-
-    def inputs(v: np.ndarray, x: np.ndarray, windows: tuple[int, ...]) -> np.ndarray:
+    def inputs(x: np.ndarray, windows: tuple[int, ...]) -> np.ndarray:
         return both(inner, cut(images(x, windows, False), windows, m, windows[13:15], m + 2))
 
-    def gradients(e: np.ndarray, dy: np.ndarray, windows: tuple[int, ...]) -> np.ndarray:
-        return both(output.T, cut(images(dy, windows, True), windows, m, (0, 0), m))
+    def factors(u: np.ndarray, v: np.ndarray, w: np.ndarray, x: np.ndarray, windows: tuple[int, ...], turned: int) -> list[np.ndarray]:
+        w = w[::-1].reshape(9, windows[19], windows[18]).swapaxes(1, 2) if turned else w
+        return [both(kernel, w.reshape(1, 3, 3, w.size // 9)), inputs(x, windows)]
 
-    def outputs(y: np.ndarray, products: np.ndarray, bias: np.ndarray, windows: tuple[int, ...], relu: int) -> np.ndarray:
+    def weight_factors(v: np.ndarray, e: np.ndarray, x: np.ndarray, dy: np.ndarray, windows: tuple[int, ...]) -> list[np.ndarray]:
+        return [inputs(x, windows), both(output.T, cut(images(dy, windows, True), windows, m, (0, 0), m))]
+
+    def outputs(y: np.ndarray, products: np.ndarray, bias: np.ndarray, windows: tuple[int, ...], relu: int) -> list[np.ndarray]:
         P, Q, O = windows[16], windows[17], windows[19]
         made = np.einsum("ai,tijo,bj->tabo", output, squares_of(products, O), output)
         made = made.reshape(-1, -(-P // m), -(-Q // m), m, m, O).swapaxes(2, 3)
         y = made.reshape(-1, -(-P // m) * m, -(-Q // m) * m, O)[:, :P, :Q].reshape(y.shape) + (np.tile(bias, y.size // len(y) // O) if bias.size else 0)
-        return np.maximum(y, 0) if relu else y
+        return [np.maximum(y, 0) if relu else y]
 
-    def weight(dw: np.ndarray, products: np.ndarray) -> np.ndarray:
-        return both(kernel.T, squares_of(products, products.shape[1]))
-    return {"filters": filters, "inputs": inputs, "gradients": gradients, "outputs": outputs, "weight": weight}
+    def weight(dw: np.ndarray, products: np.ndarray) -> list[np.ndarray]:
+        return [both(kernel.T, squares_of(products, products.shape[1]))]
+    return {"factors": factors, "weight_factors": weight_factors, "outputs": outputs, "weight": weight}
 
 
 def transforms(m: int) -> Iterator[KernelCase]:
@@ -89,16 +89,14 @@ def transforms(m: int) -> Iterator[KernelCase]:
     for case, (c, N) in CONVOLUTIONS.items():
         C, O, T = c.channels, c.filters, tiles(c, N, m)
         before, after, _ = sizes_of(c)
-        for turned in (0, 1):
-            arguments = {
-                "filters": (empty(K, C * O), normal(9, C * O), C, O, turned),
-                "outputs": (empty(N, after), normal(K, T * O), normal(O * turned), c.windows, turned),
-                **({} if turned else {"inputs": (empty(K, T * C), normal(N, before), c.windows),
-                                      "gradients": (empty(K, T * O), normal(N, after), c.windows),
-                                      "weight": (empty(9, C * O), normal(K, C * O))}),
-            }
-            for name, given in arguments.items():
-                yield KernelCase(f"winograd{m}-{name}-{case}-{turned}", f"prims.stacks.{name}{m}", given, expected=lambda *a, known=known[name]: [known(*a)])
+        x, products = normal(N, before), normal(K, T * O)
+        given = [("factors", (empty(K, C * O), empty(K, T * C), normal(9, C * O), x, c.windows, turned)) for turned in (0, 1)]
+        given += [("outputs", (empty(N, after), products, normal(O * relu), c.windows, relu)) for relu in (0, 1)]
+        given += [("weight_factors", (empty(K, T * C), empty(K, T * O), x, normal(N, after), c.windows)),
+                  ("weight", (empty(9, C * O), normal(K, C * O)))]
+        for number, (name, arguments) in enumerate(given):
+            yield KernelCase(f"winograd{m}-{name}-{case}-{number}", f"prims.stacks.{name}{m}", arguments, written=1 + name.endswith("factors"),
+                             expected=known[name])
 
 
 def in_slices(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:

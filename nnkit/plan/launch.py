@@ -63,7 +63,7 @@ STACKED = ("prims.stacks.product", "prims.stacks.product_turned")        # the s
 # Steps that are a launch of their own: they need all the registers that a thread can have, and beside another lane would lack some.
 LIBRARY = "blas.product"                                 # products that are calls of a library, nodes between launches: see runtime/blas.py
 # So are those whose blocks form clusters: a launch says of all of its blocks how many do.
-ALONE = (*(f"_128{core}" for core in CORES), "_cluster_forward", "_cluster_backward")
+ALONE = (*(f"_128{core}" for core in CORES), *(f"{name}_128" for name in STACKED), "_cluster_forward", "_cluster_backward")
 
 # Convolutions: rows and columns of the tile that a block makes, by the end of the kernel's name. Those without an end go into chains.
 CONVOLUTIONS = ("prims.implicit.implicit_forward", "prims.implicit.implicit_input", "prims.implicit.implicit_weight")
@@ -228,7 +228,7 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
     **dict.fromkeys((f"{name}{end}{core}" for name in CONVOLUTIONS for end in PATCHES for core in ("", *CORES)), _as_planned),
     **dict.fromkeys((f"{name}_{side}{core}" for name in PRODUCTS for side in SIDES for core in ("", *CORES)), _as_planned),
     **dict.fromkeys((f"{name}_{side}" for name in STACKED for side in SIDES), _as_planned),
-    **dict.fromkeys((f"prims.stacks.{transform}{m}" for transform in ("filters", "inputs", "outputs", "gradients", "weight") for m in (2, 4)),
+    **dict.fromkeys((f"prims.stacks.{transform}{m}" for transform in ("factors", "outputs", "weight_factors", "weight") for m in (2, 4)),
                     _as_planned),
 }
 

@@ -57,14 +57,15 @@ class Stacks:
 
     def forward(self, g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None, turned: bool = False) -> None:
         """y = x * W (+ b); turned: by the transposed kernel, of which W has its channels and filters the other way round."""
-        N, C, O, name = x.shape[0], c.channels, c.filters, f"prims.stacks.{{}}{self.m}".format
+        N, C, O = x.shape[0], c.channels, c.filters
         K, T = Winograd(self.m).places, tiles(c, N, self.m)
-        kernels, inputs, products = g.scratch("kernel_stack", K, C * O), g.scratch("input_stack", K, T * C), g.scratch("product_stack", K, T * O)
-        g.step(name("filters"), [kernels], [weight.reshaped(9, C * O)], scalars=[C, O, int(turned)], tasks=threads(C * O))
-        g.step(name("inputs"), [inputs], [x.rows()], scalars=c.windows, tasks=threads(T * C))
-        g.step("prims.stacks.product", [products.reshaped(K, T, O)], [inputs.reshaped(K, T, C), kernels.reshaped(K, C, O)],
+        filters, inputs, products = g.scratch("filter_stack", K, C * O), g.scratch("input_stack", K, T * C), g.scratch("product_stack", K, T * O)
+        g.step(f"prims.stacks.factors{self.m}", [filters, inputs], [weight.reshaped(9, C * O), x.rows()], scalars=[*c.windows, int(turned)],
+               tasks=threads(max(T, O) * C))
+        g.step("prims.stacks.product", [products.reshaped(K, T, O)], [inputs.reshaped(K, T, C), filters.reshaped(K, C, O)],
                flops=Winograd(self.m).flops(c, N))
-        g.step(name("outputs"), [y.rows()], [products, bias or weight.piece(0)], scalars=[*c.windows, 0], tasks=threads(T * O), relu=True)
+        g.step(f"prims.stacks.outputs{self.m}", [y.rows()], [products, bias or weight.piece(0)], scalars=[*c.windows, 0], tasks=threads(T * O),
+               relu=True)
 
     def input_gradient(self, g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """dx = what y's gradient dy gives for x (+ b): a convolution of dy, whose windows are turned."""
@@ -72,16 +73,15 @@ class Stacks:
 
     def weight_gradient(self, g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW = x^T * dy."""
-        N, C, O, name = x.shape[0], c.channels, c.filters, f"prims.stacks.{{}}{self.m}".format
+        N, C, O = x.shape[0], c.channels, c.filters
         K, T = Winograd(self.m).places, tiles(c, N, self.m)
         inputs, gradients, products = g.scratch("input_stack", K, T * C), g.scratch("gradient_stack", K, T * O), g.scratch("product_stack", K, C * O)
-        g.step(name("inputs"), [inputs], [x.rows()], scalars=c.windows, tasks=threads(T * C))
-        g.step(name("gradients"), [gradients], [dy.rows()], scalars=c.windows, tasks=threads(T * O))
+        g.step(f"prims.stacks.weight_factors{self.m}", [inputs, gradients], [x.rows(), dy.rows()], scalars=c.windows, tasks=threads(T * max(C, O)))
         g.step("prims.stacks.product_turned", [products.reshaped(K, C, O)], [inputs.reshaped(K, T, C), gradients.reshaped(K, T, O)],
                flops=Winograd(self.m).flops(c, N))
-        g.step(name("weight"), [dweight.reshaped(9, C * O)], [products], tasks=threads(C * O))
+        g.step(f"prims.stacks.weight{self.m}", [dweight.reshaped(9, C * O)], [products], tasks=threads(C * O))
 
 
 def threads(count: int) -> int:
-    """The tasks of a transform for so many pairs of a tile and a channel: each a thread."""
+    """The tasks of a transform of so many pairs of a tile and a channel, or the like: each is a thread's."""
     return max(1, min(MOST_TASKS, -(-count // THREADS)))

@@ -1,8 +1,7 @@
 """Winograd's convolution on the device: its transforms, and the products of stacks of matrices between them. Matrices and errors: winograd.py.
 
-    filters   U = G W G^T                    inputs      V = B^T x B of every tile           product          M[k] = V[k] U[k]
-    outputs   y = A^T M A (+ b)              gradients   E = A dy A^T of every tile          product_turned   dU[k] = V[k]^T E[k]
-    weight    dW = G^T dU G
+    y    factors          U = G W G^T, V = B^T x B        product          M[k] = V[k] U[k]         outputs   y = A^T M A (+ b)
+    dW   weight_factors   V = B^T x B, E = A dy A^T       product_turned   dU[k] = V[k]^T E[k]      weight    dW = G^T dU G
 
 Each of V, U, M, E and dU is a stack of (m + 2)^2 matrices, one for each place of a transformed tile. A thread of a transform has one tile and one
 channel, all of it in registers; neighbours have neighbouring channels, so they read and write neighbours. Tiles are counted image by image, row by row.
@@ -21,8 +20,8 @@ from nnkit.prims.winograd import matrices, transposed
 from nnkit.scalar import maximum
 
 __all__ = [
-    "filters2", "filters4", "gradients2", "gradients4", "inputs2", "inputs4", "outputs2", "outputs4", "product_32", "product_64", "product_128",
-    "product_turned_32", "product_turned_64", "product_turned_128", "weight2", "weight4",
+    "factors2", "factors4", "outputs2", "outputs4", "product_32", "product_64", "product_128", "product_turned_32", "product_turned_64",
+    "product_turned_128", "weight2", "weight4", "weight_factors2", "weight_factors4",
 ]
 
 
@@ -52,41 +51,14 @@ def reading(size: int) -> Any:
     return read
 
 
-def filters_of(m: int) -> Kernel:
-    """The kernel that makes U."""
-    K = (m + 2) ** 2
-    transform, window, tile = both_sides(matrices(m)[1]), registers(9), registers(K)
-
-    @kernel
-    def filters(task: Int, tasks: Int, transformed: Matrix, weight: Matrix, C: Int, O: Int, turned: Int) -> None:
-        """U = G W G^T. Shapes: transformed [K, C O], weight [9, C O], or [9, O C] with its places in reverse if `turned`.
-
-        Task t covers its share of the pairs of a channel and a filter. Writes transformed (=).
-        """
-        us, ws = data(transformed), data(weight)
-        found, made = window(weight), tile(weight)
-        start, stop = row_share(C * O, tasks, task)
-        for e in range(start + thread(), stop, THREADS):
-            c, o = divided(e, O)
-            for s in range(9):
-                found[s] = ws[(8 - s) * C * O + o * C + c] if turned else ws[s * C * O + e]
-            transform(made, found)
-            for k in range(K):
-                us[k * C * O + e] = made[k]
-    return filters
-
-
-def inputs_of(m: int) -> Kernel:
-    """The kernel that makes V."""
+def filling(m: int) -> Any:
+    """The routine that makes V."""
     K, place, read = (m + 2) ** 2, tile_place(m), reading(m + 2)
     transform, tile = both_sides(matrices(m)[2]), registers(K)
 
-    @kernel
-    def inputs(task: Int, tasks: Int, transformed: Matrix, x: Matrix, windows: Windows) -> None:
-        """V = B^T x B of every tile. Shapes: transformed [K, T C], x [N, D H W C].
-
-        Task t covers its share of the pairs of a tile and a channel. Writes transformed (=).
-        """
+    @routine
+    def fill(task, tasks, transformed, x, windows):
+        """The task's share of the pairs of a tile and a channel."""
         H, W, before_h, before_w, C = windows[1], windows[2], windows[13], windows[14], windows[18]
         vs, xs, total = data(transformed), data(x), transformed.shape[1]
         found, made = tile(x), tile(x)
@@ -99,7 +71,60 @@ def inputs_of(m: int) -> Kernel:
             transform(made, found)
             for k in range(K):
                 vs[k * total + e] = made[k]
-    return inputs
+    return fill
+
+
+def factors_of(m: int) -> Kernel:
+    """The kernel that makes U and V."""
+    K, fill = (m + 2) ** 2, filling(m)
+    transform, window, tile = both_sides(matrices(m)[1]), registers(9), registers(K)
+
+    @kernel
+    def factors(task: Int, tasks: Int, filters: Matrix, inputs: Matrix, weight: Matrix, x: Matrix, windows: Windows, turned: Int) -> None:
+        """U = G W G^T, and V = B^T x B of every tile. Shapes: filters: U [K, C O], inputs: V [K, T C], weight [9, C O], or [9, O C] with its places
+        in reverse if `turned`, x [N, D H W C].
+
+        Task t covers its share of the pairs of a channel and a filter, and of those of a tile and a channel. Writes filters and inputs (=).
+        """
+        C, O = windows[18], windows[19]
+        us, ws = data(filters), data(weight)
+        found, made = window(weight), tile(weight)
+        start, stop = row_share(C * O, tasks, task)
+        for e in range(start + thread(), stop, THREADS):
+            c, o = divided(e, O)
+            for s in range(9):
+                found[s] = ws[(8 - s) * C * O + o * C + c] if turned else ws[s * C * O + e]
+            transform(made, found)
+            for k in range(K):
+                us[k * C * O + e] = made[k]
+        fill(task, tasks, inputs, x, windows)
+    return factors
+
+
+def weight_factors_of(m: int) -> Kernel:
+    """The kernel that makes V and E."""
+    K, place, read, fill = (m + 2) ** 2, tile_place(m), reading(m), filling(m)
+    transform, tile, square = both_sides(transposed(matrices(m)[0])), registers(K), registers(m * m)
+
+    @kernel
+    def weight_factors(task: Int, tasks: Int, inputs: Matrix, gradients: Matrix, x: Matrix, dy: Matrix, windows: Windows) -> None:
+        """V = B^T x B and E = A dy A^T of every tile. Shapes: inputs: V [K, T C], gradients: E [K, T O], x [N, D H W C], dy [N, E P Q O].
+
+        Task t covers its share of the pairs of a tile and a channel, and of those of a tile and a filter. Writes inputs and gradients (=).
+        """
+        P, Q, O = windows[16], windows[17], windows[19]
+        es, dys, total = data(gradients), data(dy), gradients.shape[1]
+        found, made = square(dy), tile(dy)
+        start, stop = row_share(total, tasks, task)
+        for e in range(start + thread(), stop, THREADS):
+            t, o = divided(e, O)
+            image, p, q = place(t, windows)
+            read(found, dys, ((image * P + p) * Q + q) * O + o, O, p, q, P, Q, dy)
+            transform(made, found)
+            for k in range(K):
+                es[k * total + e] = made[k]
+        fill(task, tasks, inputs, x, windows)
+    return weight_factors
 
 
 def outputs_of(m: int) -> Kernel:
@@ -131,31 +156,6 @@ def outputs_of(m: int) -> Kernel:
     return outputs
 
 
-def gradients_of(m: int) -> Kernel:
-    """The kernel that makes E."""
-    K, place, read = (m + 2) ** 2, tile_place(m), reading(m)
-    transform, tile, square = both_sides(transposed(matrices(m)[0])), registers(K), registers(m * m)
-
-    @kernel
-    def gradients(task: Int, tasks: Int, transformed: Matrix, dy: Matrix, windows: Windows) -> None:
-        """E = A dy A^T of every tile. Shapes: transformed [K, T O], dy [N, E P Q O].
-
-        Task t covers its share of the pairs of a tile and a filter. Writes transformed (=).
-        """
-        P, Q, O = windows[16], windows[17], windows[19]
-        es, dys, total = data(transformed), data(dy), transformed.shape[1]
-        found, made = square(dy), tile(dy)
-        start, stop = row_share(total, tasks, task)
-        for e in range(start + thread(), stop, THREADS):
-            t, o = divided(e, O)
-            image, p, q = place(t, windows)
-            read(found, dys, ((image * P + p) * Q + q) * O + o, O, p, q, P, Q, dy)
-            transform(made, found)
-            for k in range(K):
-                es[k * total + e] = made[k]
-    return gradients
-
-
 def weight_of(m: int) -> Kernel:
     """The kernel that makes dW."""
     K = (m + 2) ** 2
@@ -176,10 +176,9 @@ def weight_of(m: int) -> Kernel:
     return weight
 
 
-filters2, filters4 = filters_of(2), filters_of(4)
-inputs2, inputs4 = inputs_of(2), inputs_of(4)
+factors2, factors4 = factors_of(2), factors_of(4)
+weight_factors2, weight_factors4 = weight_factors_of(2), weight_factors_of(4)
 outputs2, outputs4 = outputs_of(2), outputs_of(4)
-gradients2, gradients4 = gradients_of(2), gradients_of(4)
 weight2, weight4 = weight_of(2), weight_of(4)
 
 
