@@ -58,12 +58,13 @@ class ActivationFunction(Layer):
         y = g.buffer(self.kernel, *x.shape)
         rows = x.shape[0]
         name = f"{self.module}{self.kernel}"
-        g.step(f"{name}_forward", [y.rows()], [x.rows()], scalars=scalars, rows=rows, in_place=True)
+        g.step(f"{name}_forward", [y.rows()], [x.rows()], scalars=scalars, rows=rows, places=x.places, in_place=True)
 
         def backward(dy: Buffer) -> Buffer:
             dx = g.buffer(f"{self.kernel}_dx", *x.shape)
             kept = y if self.keeps == "y" else x
-            g.step(f"{name}_backward", [dx.rows()], [dy.rows(), kept.rows()], scalars=scalars, rows=rows, in_place=True)
+            g.step(f"{name}_backward", [dx.rows()], [dy.rows(), kept.rows()], scalars=scalars, rows=rows, places=x.places,
+                   in_place=True)
             return dx
         g.on_backward(y, [x], backward)
         return y

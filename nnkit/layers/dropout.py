@@ -130,7 +130,7 @@ def apply_mask(g: Builder, y: Buffer, x: Buffer, noise_shape: tuple[int | None, 
     """y = mask x. Where the mask is smaller than x, it is made in a step of its own."""
     N, shape = x.shape[0], x.shape[1:]
     if noise_shape is None:
-        g.step("layers.dropout.dropout_apply", [y.rows()], [x.rows(), g.state("counters")], scalars=draw, rows=N, in_place=True)
+        g.step("layers.dropout.dropout_apply", [y.rows()], [x.rows(), g.state("counters")], scalars=draw, rows=N, places=x.places, in_place=True)
         return
     entries = mask_shape(noise_shape, shape)
     masks = 1 if noise_shape[0] == 1 else N

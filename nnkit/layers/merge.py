@@ -94,7 +94,7 @@ def _repeated_run(g: Builder, x: Buffer, outer: int, times: int, inner: int) -> 
 def _pointwise(g: Builder, kernel: str, name: str, *xs: Buffer, scalars: tuple[float, ...] = ()) -> Buffer:
     """Emit a row-local step over arrays of one shape, which may write over the first of them; returns what it writes."""
     y = g.buffer(name, *xs[0].shape)
-    g.step(kernel, [y.rows()], [x.rows() for x in xs], scalars=scalars, rows=y.shape[0], flops=y.size, in_place=True)
+    g.step(kernel, [y.rows()], [x.rows() for x in xs], scalars=scalars, rows=y.shape[0], places=y.places, flops=y.size, in_place=True)
     return y
 
 

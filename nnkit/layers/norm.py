@@ -96,17 +96,19 @@ class BatchNormalization(Layer):
         view = _ChannelView(x, sample_axis("BatchNormalization", self.axis, x.shape[1:]) + 1, g.backend == "cuda")
         batch_statistics = g.training and self.trainable
         statistics = self._batch_statistics(g, x, view) if batch_statistics else self._moving_statistics(g, view)
-        y = g.buffer("y", *x.shape)
-        g.step(f"layers.norm.batch_norm_normalize{view.suffix}", [view.local(y)], [view.local(x), statistics], rows=x.shape[0], in_place=True)
+        y, places = g.buffer("y", *x.shape), 1 if view.suffix else x.places
+        g.step(f"layers.norm.batch_norm_normalize{view.suffix}", [view.local(y)], [view.local(x), statistics], rows=x.shape[0],
+               places=places, in_place=True)
 
         def backward(dy: Buffer) -> Buffer:
             dx = g.buffer("dx", *x.shape)
             if batch_statistics:
                 coefficients = self._gradients(g, dy, x, view, statistics)
                 reads = [view.local(dy), view.local(x), statistics, coefficients]
-                g.step(f"layers.norm.batch_norm_input{view.suffix}", [view.local(dx)], reads, rows=x.shape[0], in_place=True)
+                g.step(f"layers.norm.batch_norm_input{view.suffix}", [view.local(dx)], reads, rows=x.shape[0], places=places, in_place=True)
             else:
-                g.step(f"layers.norm.batch_norm_scale{view.suffix}", [view.local(dx)], [view.local(dy), statistics], rows=x.shape[0], in_place=True)
+                g.step(f"layers.norm.batch_norm_scale{view.suffix}", [view.local(dx)], [view.local(dy), statistics], rows=x.shape[0],
+                       places=places, in_place=True)
             return dx
         g.on_backward(y, [x], backward)
         return y

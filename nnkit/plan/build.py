@@ -369,8 +369,8 @@ class Builder:
         return self._streams
 
     def step(self, kernel: str | Kernel, writes: Sequence[Buffer] = (), reads: Sequence[Buffer] = (), *, updates: Sequence[Buffer] = (),
-             scratch: Sequence[Buffer] = (), scalars: Sequence[float | int] = (), tasks: int = 1, rows: int = 0, grain: int = 1, flops: int = 0,
-             in_place: bool = False, relu: bool = False, gate: bool = False, pool: int | None = None,
+             scratch: Sequence[Buffer] = (), scalars: Sequence[float | int] = (), tasks: int = 1, rows: int = 0, grain: int = 1, places: int = 1,
+             flops: int = 0, in_place: bool = False, relu: bool = False, gate: bool = False, pool: int | None = None,
              cells: bool = False, filters: Buffer | None = None, logits: Mapping[str, str] | None = None) -> None:
         """Emit a step; see `plan.Step` for the arguments. kernel: its name ("layers.dense.dense_forward"), or the kernel itself."""
         name = kernel if isinstance(kernel, str) else getattr(kernel, "step", None)
@@ -378,8 +378,8 @@ class Builder:
             raise TypeError(f"layer {self.layer!r}: a step's kernel must be a kernel or its name, received {kernel!r}: declare it with @kernel")
         self.steps.append(Step(
             kernel=name, layer=self.layer, phase=self.phase, writes=tuple(writes), updates=tuple(updates), reads=tuple(reads),
-            scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, flops=flops, in_place=in_place, relu=relu, gate=gate,
-            pool=pool, cells=cells, filters=filters, logits=tuple((logits or {}).items())))
+            scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, places=places, flops=flops, in_place=in_place, relu=relu,
+            gate=gate, pool=pool, cells=cells, filters=filters, logits=tuple((logits or {}).items())))
 
     def on_backward(self, y: Buffer | Sequence[Buffer], xs: Sequence[Buffer], emit: Backward) -> None:
         """`emit(dy)` emits the backward steps of what made y from xs, and returns dx for each x (None where there is no gradient).
@@ -476,7 +476,8 @@ class Builder:
     def _sum(self, x: Buffer, first: Buffer, second: Buffer) -> Buffer:
         """x feeds two places: its gradient is the sum of both, in the order in which backward meets them."""
         total = self.buffer("gradient_sum", *x.shape)
-        self.step("prims.pointwise.sum_of_two", [total.rows()], [first.rows(), second.rows()], in_place=True, rows=x.shape[0], flops=x.size)
+        self.step("prims.pointwise.sum_of_two", [total.rows()], [first.rows(), second.rows()], in_place=True, rows=x.shape[0],
+                  places=x.places, flops=x.size)
         return total
 
 

@@ -60,6 +60,11 @@ class Buffer:
         """The same memory as a matrix: dimensions before `axis` as rows, the others as columns."""
         return self.reshaped(math.prod(self.shape[:axis]), math.prod(self.shape[axis:]))
 
+    @property
+    def places(self) -> int:
+        """Places of a sample that has several: all dimensions but the first and the last."""
+        return math.prod(self.shape[1:-1])
+
     def flat(self) -> Buffer:
         """The same memory as a vector."""
         return self.reshaped(self.size)
@@ -72,6 +77,8 @@ class Step:
     rows > 0: row-local. Task t of T reads and writes only its share of the `rows` first-dimension rows of the arrays that have that many
     (others, such as weights, it reads whole), so neighbouring steps may run task by task as one group. grain: fewest rows worth a task.
     rows == 0: the kernel splits its own work into `tasks` tasks.
+    places: of a row-local step that goes element by element over matrices of one shape, that of writes[0], into how many equal parts their rows may be
+    cut: see `sweeps.cut_rows`.
     flops: floating-point operations of the whole step. in_place: writes[0] may be the memory of reads[0].
     relu: the kernel's last scalar says whether numbers below 0 become 0 in what it writes; gate: whether reads[0] is max(z, 0) and what it writes is
     the gradient for z. See `passes.fuse_relu`.
@@ -93,6 +100,7 @@ class Step:
     tasks: int = 1
     rows: int = 0
     grain: int = 1
+    places: int = 1
     flops: int = 0
     in_place: bool = False
     relu: bool = False
