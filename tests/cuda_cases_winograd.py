@@ -75,7 +75,8 @@ def expected(m: int) -> dict[str, Any]:
         P, Q, O = windows[16], windows[17], windows[19]
         made = np.einsum("ai,tijo,bj->tabo", output, squares_of(products, O), output)
         made = made.reshape(-1, -(-P // m), -(-Q // m), m, m, O).swapaxes(2, 3)
-        y = made.reshape(-1, -(-P // m) * m, -(-Q // m) * m, O)[:, :P, :Q].reshape(y.shape) + (np.tile(bias, y.size // len(y) // O) if bias.size else 0)
+        y = made.reshape(-1, -(-P // m) * m, -(-Q // m) * m, O)[:, :P, :Q].reshape(y.shape)
+        y = y + np.tile(bias, y.shape[1] // O) if bias.size else y
         return [np.maximum(y, 0) if relu else y]
 
     def weight(dw: np.ndarray, products: np.ndarray) -> list[np.ndarray]:

@@ -84,8 +84,10 @@ NETWORKS = {
     "convolutions": (residual(), 32, "sparse_categorical_crossentropy"),
     "recurrent": (Sequential([Input((9,)), nnkit.Embedding(50, 16, mask_zero=True), nnkit.Bidirectional(nnkit.LSTM(64, return_sequences=True)),
                               nnkit.GRU(33, recurrent_dropout=0.2), Dense(10)]), 64, "mse"),
+    "stacks": (Sequential([Input((28, 28, 64)), nnkit.Conv2D(128, 3, padding="same", activation="relu"), nnkit.Conv2D(128, 3, padding="same"),
+                           nnkit.BatchNormalization(), nnkit.Activation("relu"), nnkit.GlobalAveragePooling2D(), Dense(10)]), 64, "mse"),
     "large convolutions": (Sequential([Input((56, 56, 3)), nnkit.Conv2D(64, 3, strides=2, activation="relu"), nnkit.MaxPooling2D(2),
-                                       nnkit.Conv2D(128, 3, padding="same", activation="relu"), nnkit.Conv2D(24, 3, groups=2),
+                                       nnkit.Conv2D(128, 3, padding="same", activation="relu", algorithm="direct"), nnkit.Conv2D(24, 3, groups=2),
                                        nnkit.DepthwiseConv2D(3), nnkit.GlobalAveragePooling2D(), Dense(10)]), 64, "mse"),
 }
 

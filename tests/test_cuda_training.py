@@ -85,7 +85,7 @@ def test_small_convolutions_join_the_chain():
 
 
 def test_large_convolutions_go_by_tiles_and_slices():
-    spec = Sequential([Input((56, 56, 64)), nnkit.Conv2D(128, 3, padding="same"), nnkit.Conv2D(24, 3, strides=2, padding="same"),
+    spec = Sequential([Input((56, 56, 64)), nnkit.Conv2D(128, 3, padding="same", algorithm="direct"), nnkit.Conv2D(24, 3, strides=2, padding="same"),
                        nnkit.DepthwiseConv2D(3), nnkit.GlobalAveragePooling2D(), Dense(2)])
     plan = device_plan(spec, 32, optimizer="sgd", loss="mse")
     found = {step.kernel.removeprefix("prims."): step for step in plan.steps}
@@ -95,6 +95,52 @@ def test_large_convolutions_go_by_tiles_and_slices():
     parts = [step.writes[0].shape[0] for step in plan.steps if "_weight" in step.kernel and "implicit" in step.kernel]
     assert all(1 < slices <= 264 for slices in parts)
     assert not {step.kernel for step in plan.steps} & {"prims.taps.turn", "prims.direct.pack_filters", "prims.matmul.transpose"}
+
+
+def stacked_network():
+    """Convolutions for which Winograd's transforms pay, and one for which they do not."""
+    return Sequential([Input((28, 28, 64)), nnkit.Conv2D(128, 3, padding="same", activation="relu"),
+                       nnkit.Conv2D(256, 3, padding="same", activation="relu"), nnkit.Conv2D(24, 3), nnkit.GlobalAveragePooling2D(), Dense(2)])
+
+
+def test_a_large_convolution_is_a_product_of_stacks_where_that_pays():
+    plan = device_plan(stacked_network(), 32, optimizer="sgd", loss="mse")
+    found = {phase: [step.kernel.removeprefix("prims.stacks.") for step in plan.steps if "stacks" in step.kernel and step.layer == "conv2d_1"
+                     and step.phase == phase] for phase in ("forward", "backward")}
+    assert found["forward"] == ["factors4", "product_128", "outputs4"]
+    assert sorted(found["backward"]) == ["factors4", "outputs4", "product_128", "product_turned_128", "weight4", "weight_factors4"]
+    product = next(step for step in plan.steps if step.kernel == "prims.stacks.product_128" and step.layer == "conv2d_1")
+    assert [buffer.shape for buffer in product.buffers] == [(36, 32 * 49, 256), (36, 32 * 49, 128), (36, 128, 256)]
+    assert product.tasks == 36 * 13 * 2
+    assert not [step for step in plan.steps if step.layer == "conv2d_2" and "stacks" in step.kernel]
+    assert "layers.activation.relu_forward" not in {step.kernel for step in plan.steps if step.layer.startswith("conv2d")}
+
+
+@pytest.mark.parametrize("named", [{"precision": "tf32"}, {"dtype": "float64"}])
+def test_in_another_precision_it_is_not(named):
+    """Tensor cores round factors too much for Winograd's transforms, and float64 asks for all digits."""
+    assert not [kernel for kernel in device_plan(stacked_network(), 32, optimizer="sgd", loss="mse", **named).kernels if "stacks" in kernel]
+
+
+def test_a_normalization_goes_into_the_kernel_that_stacks_are_made_of():
+    plan = device_plan(Sequential([Input((28, 28, 64)), nnkit.Conv2D(128, 3), nnkit.BatchNormalization()]), 32, mode="predict", optimizer="sgd",
+                       loss="mse")
+    steps = {step.kernel.rpartition(".")[2]: step for step in plan.steps}
+    assert "batch_norm_normalize" not in steps
+    scaled, shift = steps["batch_norm_fold"].writes
+    assert steps["factors4"].reads[0].name == scaled.name
+    assert steps["outputs4"].reads[1].name == shift.name
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(64, 64 * 14), (600, 600), (1, 784)])
+def test_sweeps_over_few_large_samples_are_cut_finer(batch, rows):
+    """28 x 28 places of 256 numbers: 4 x 132 blocks are to have some. Sums of the whole image keep the batch's rows."""
+    spec = Sequential([Input((28, 28, 256)), nnkit.BatchNormalization(), nnkit.Activation("gelu"), Dropout(0.1), nnkit.GlobalAveragePooling2D()])
+    lanes = [lane for lanes in lanes_of(device_plan(spec, batch, optimizer="sgd", loss="mse")) for lane in lanes]
+    swept = ["batch_norm_normalize", "gelu_forward", "dropout_apply"]
+    (chain,) = [lane for lane in lanes if lane[0].kernel.endswith("batch_norm_normalize")]
+    assert [step.kernel.rpartition(".")[2] for step in chain][:3] == swept
+    assert [(step.rows, step.writes[0].shape) for step in chain[:3]] == [(rows, (rows, batch * 784 * 256 // rows))] * 3
 
 
 def test_a_recurrent_layer_is_a_walk_between_products():
@@ -178,6 +224,7 @@ PLANS = {
                                  optimizer="adam", loss="sparse_categorical_crossentropy"),
     "attention": lambda: device_plan(attentive_graph(), 300, sizes=Sizes(300, (("x1/plain_loops", 2000), ("x1/plain", 1700))), optimizer="adam",
                                      loss="sparse_categorical_crossentropy"),
+    "stacks": lambda: device_plan(stacked_network(), 32, optimizer="adam", loss="mse"),
     "slices": lambda: device_plan(Sequential([Input((7, 7, 512)), nnkit.Conv2D(512, 3, padding="same", activation="relu"),
                                               nnkit.Conv2D(512, 3, strides=2, activation="relu"), Flatten(), Dense(2048, "relu"), Dense(2)]), 4,
                                   precision="tf32", optimizer="adam", loss="mse"),
@@ -343,6 +390,13 @@ def residual_network():
     return Network(x, Dense(4, "softmax")(nnkit.GlobalAveragePooling2D()(h)))
 
 
+def winograd_network():
+    """Tiles of both sizes; a normalization that goes into a kernel in prediction; dx by a convolution that is turned, and a transposed layer's."""
+    return Sequential([Input((9, 7, 3)), nnkit.Conv2D(6, 3, padding="same", algorithm="winograd4", activation="relu"),
+                       nnkit.Conv2D(5, 3, algorithm="winograd2", use_bias=False), nnkit.BatchNormalization(), nnkit.Activation("relu"),
+                       nnkit.Conv2DTranspose(4, 3, algorithm="winograd4"), nnkit.GlobalAveragePooling2D(), Dense(4, "softmax")])
+
+
 def volume_network():
     return Sequential([Input((5, 6, 4, 2)), nnkit.Conv3D(4, (2, 3, 2), activation="relu"), nnkit.MaxPooling3D((1, 2, 1)),
                        nnkit.Conv3D(3, 2, strides=(2, 1, 1), padding="same", kernel_regularizer=nnkit.L2(1e-3)), Flatten(), Dense(4, "softmax")])
@@ -406,6 +460,7 @@ TRAINED = {
     "images": lambda: (image_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 6, 3), labels(12)),
     "convolutional": lambda: (convolutional_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 8, 1), labels(12)),
     "residual": lambda: (residual_network(), nnkit.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", batches(8, 7, 6, 3), labels(8)),
+    "winograd": lambda: (winograd_network(), nnkit.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", batches(8, 9, 7, 3), labels(8)),
     "volumes": lambda: (volume_network(), "adam", "sparse_categorical_crossentropy", batches(6, 5, 6, 4, 2), labels(6)),
     "masked": lambda: (masked_network(), nnkit.SGD(0.1, momentum=0.9), "mse", masked_steps(8), batches(8, 5, 2)),
     "words": lambda: (word_network(), nnkit.Adam(0.01, row_updates="dense"), "sparse_categorical_crossentropy", words(8), labels(8)),
@@ -444,7 +499,7 @@ def train_beside_the_cpu(name, on):
     losses = device.train(tape, 2, epochs, device.shuffle() if shuffled else None)
     history = model.fit(x, y, batch_size=samples // 2, epochs=epochs, shuffle=shuffled, verbose=0)
     kept = device.check_trained(losses, history["loss"], parameters=1e-4)
-    if name in ("normalized", "variational", "residual"):
+    if name in ("normalized", "variational", "residual", "winograd"):
         device.begin_epoch(0)
         device.tape("evaluate", samples // 2).run(2)
         assert device.loss() == pytest.approx(model.evaluate(x, y, batch_size=samples // 2)["loss"], rel=1e-4)

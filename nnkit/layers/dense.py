@@ -92,7 +92,8 @@ def affine(g: Builder, x: Buffer | Csr, kernel: str, bias: str | None = None) ->
         deep_product(g, y2, x2, weight, b)
     else:
         matrix, panels = right_factor(g, kernel, weight, rows)
-        g.step("layers.dense.dense_forward", [y2], [x2, matrix, b or none, panels], rows=rows, grain=grain(weight), flops=flops, filters=weight)
+        g.step("layers.dense.dense_forward", [y2], [x2, matrix, b or none, panels], rows=rows, grain=grain(weight), flops=flops,
+               filters=(weight, b or none))
 
     def backward(dy: Buffer) -> Buffer:
         dy2 = dy.rows(len(dy.shape) - 1)

@@ -214,8 +214,8 @@ class Builder:
     """Collects the steps of one plan. Layers, losses and optimizers see it as `g` in `lower`.
 
     training: whether layers behave as in training (dropout, batch statistics). batch: samples per step (N). dtype: of T buffers. backend: "cpu" or
-    "cuda", for steps that only one of them has: a CPU packs what a GPU reads as it is. architecture: of the GPU, for those that only some have. precision: of its
-    large products.
+    "cuda", for steps that only one of them has: a CPU packs what a GPU reads as it is. architecture: of the GPU, for those that only some have.
+    precision: of its large products.
     """
 
     def __init__(self, layout: Layout, batch: int, mode: str, optimizer: Optimizer | None = None, sizes: Sizes | None = None,
@@ -371,15 +371,15 @@ class Builder:
     def step(self, kernel: str | Kernel, writes: Sequence[Buffer] = (), reads: Sequence[Buffer] = (), *, updates: Sequence[Buffer] = (),
              scratch: Sequence[Buffer] = (), scalars: Sequence[float | int] = (), tasks: int = 1, rows: int = 0, grain: int = 1, places: int = 1,
              flops: int = 0, in_place: bool = False, relu: bool = False, gate: bool = False, pool: int | None = None,
-             cells: bool = False, filters: Buffer | None = None, logits: Mapping[str, str] | None = None) -> None:
+             cells: bool = False, filters: tuple[Buffer, Buffer] | None = None, logits: Mapping[str, str] | None = None) -> None:
         """Emit a step; see `plan.Step` for the arguments. kernel: its name ("layers.dense.dense_forward"), or the kernel itself."""
         name = kernel if isinstance(kernel, str) else getattr(kernel, "step", None)
         if name is None:
             raise TypeError(f"layer {self.layer!r}: a step's kernel must be a kernel or its name, received {kernel!r}: declare it with @kernel")
         self.steps.append(Step(
             kernel=name, layer=self.layer, phase=self.phase, writes=tuple(writes), updates=tuple(updates), reads=tuple(reads),
-            scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, places=places, flops=flops, in_place=in_place, relu=relu,
-            gate=gate, pool=pool, cells=cells, filters=filters, logits=tuple((logits or {}).items())))
+            scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, places=places, flops=flops, in_place=in_place,
+            relu=relu, gate=gate, pool=pool, cells=cells, filters=filters, logits=tuple((logits or {}).items())))
 
     def on_backward(self, y: Buffer | Sequence[Buffer], xs: Sequence[Buffer], emit: Backward) -> None:
         """`emit(dy)` emits the backward steps of what made y from xs, and returns dx for each x (None where there is no gradient).

@@ -114,7 +114,7 @@ def _folded(plan: Plan, normalize: Step) -> Plan:
     product, moving = makers.get(x.name), makers[statistics.name]
     if product is None or product.filters is None or moving.kernel != MOVING or plan.readers[x.name] != [normalize]:
         return plan
-    weight, bias = product.filters, product.reads[2]
+    weight, bias = product.filters
     if moving.reads[0].size != weight.shape[1]:          # the channels are another axis than the filters
         return plan
     scaled = attrs.evolve(weight, name=f"{x.name}/kernel", role="workspace", inside=None)
@@ -126,15 +126,30 @@ def _folded(plan: Plan, normalize: Step) -> Plan:
         """The step with W scale for W."""
         reads = (attrs.evolve(scaled, shape=b.shape) if b.name == weight.name and b.size else b for b in step.reads)
         return attrs.evolve(step, reads=tuple(reads))
-    packing = [step for step in plan.steps if _names(step.writes) & _names(product.reads) and weight.name in _names(step.reads)]
+    between = _between(plan, weight, product)
     earlier = [step for step in plan.steps if _names(step.writes) & _names(moving.reads)]
     last = instead(product)
-    last = attrs.evolve(last, reads=(*last.reads[:2], shift, *last.reads[3:]), writes=(normalize.writes[0].reshaped(*product.writes[0].shape),),
-                        filters=scaled)
-    moved = [*earlier, moving, fold, *map(instead, packing), last]
-    gone = {id(step) for step in (*earlier, moving, *packing, normalize)}
+    last = attrs.evolve(last, reads=tuple(shift if b == bias else b for b in last.reads), filters=(scaled, shift),
+                        writes=(normalize.writes[0].reshaped(*product.writes[0].shape),))
+    moved = [*earlier, moving, fold, *map(instead, between), last]
+    gone = {id(step) for step in (*earlier, moving, *between, normalize)}
     steps = [new for step in plan.steps if id(step) not in gone for new in (moved if step is product else [step])]
     return attrs.evolve(plan, steps=tuple(steps))
+
+
+def _between(plan: Plan, weight: Buffer, product: Step) -> list[Step]:
+    """The steps that make of W, in workspaces, what the product reads of it: packing, or products of their own."""
+    wanted, found = _names(product.reads), []
+    for step in reversed(plan.steps):
+        if _names(step.writes) & wanted and all(buffer.role == "workspace" for buffer in step.writes):
+            found.append(step)
+            wanted |= _names(step.reads)
+    made, between = {weight.name}, []
+    for step in reversed(found):
+        if _names(step.reads) & made:
+            between.append(step)
+            made |= _names(step.writes)
+    return between
 
 
 def _names(buffers: Iterable[Buffer]) -> set[str]:

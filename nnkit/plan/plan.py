@@ -77,15 +77,16 @@ class Step:
     rows > 0: row-local. Task t of T reads and writes only its share of the `rows` first-dimension rows of the arrays that have that many
     (others, such as weights, it reads whole), so neighbouring steps may run task by task as one group. grain: fewest rows worth a task.
     rows == 0: the kernel splits its own work into `tasks` tasks.
-    places: of a row-local step that goes element by element over matrices of one shape, that of writes[0], into how many equal parts their rows may be
-    cut: see `sweeps.cut_rows`.
+    places: of a row-local step that goes element by element over matrices of one shape, that of writes[0], into how many equal parts their rows
+    may be cut: see `sweeps.cut_rows`.
     flops: floating-point operations of the whole step. in_place: writes[0] may be the memory of reads[0].
     relu: the kernel's last scalar says whether numbers below 0 become 0 in what it writes; gate: whether reads[0] is max(z, 0) and what it writes is
     the gradient for z. See `passes.fuse_relu`.
     pool: where the kernel can write the largest of every 2 x 2 places (its last but one scalar says whether): numbers that each task's part of
     scratch[0] then has more; else None. See `passes.fuse_pooling`.
     cells: whether prims/pooled.py has a kernel that takes the step's place where a pooling follows: see `cells.fuse_cells`.
-    filters: the weight W [rows, filters], where what the step writes is linear in W with a bias as its third array: see `passes.fold_normalization`.
+    filters: the weight W [rows, filters] and the bias b, an array that the step reads, where what it writes is linear in W, plus b: see
+    `passes.fold_normalization`.
     logits: for a loss, kernel of the activation below -> kernel of the loss that reads its input instead.
     """
 
@@ -107,7 +108,7 @@ class Step:
     gate: bool = False
     pool: int | None = None
     cells: bool = False
-    filters: Buffer | None = None
+    filters: tuple[Buffer, Buffer] | None = None
     logits: tuple[tuple[str, str], ...] = ()
 
     @property

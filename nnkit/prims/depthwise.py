@@ -35,10 +35,10 @@ class Depthwise:
         if multiple > 1:
             matrix = g.scratch("kernel_by_filter", *matrix.shape)
             g.step("prims.matmul.transpose", [matrix.reshaped(multiple, c.taps * c.filters)], [weight.reshaped(c.taps * c.filters, multiple)])
-        N, flops = x.shape[0], c.flops(x.shape[0])
+        N, flops, bias = x.shape[0], c.flops(x.shape[0]), bias or weight.piece(0)
         tasks = work_tasks(flops, x.nbytes + y.nbytes, most=N * c.axes[0].windows * c.axes[1].windows)
-        g.step("prims.depthwise.depthwise_forward", [y.rows()], [x.rows(), matrix, bias or weight.piece(0)], scratch=workspace(g, c, tasks, multiple),
-               scalars=[*c.windows, int(turned), 0], tasks=tasks, flops=flops, relu=True, filters=None if turned else matrix)
+        g.step("prims.depthwise.depthwise_forward", [y.rows()], [x.rows(), matrix, bias], scratch=workspace(g, c, tasks, multiple),
+               scalars=[*c.windows, int(turned), 0], tasks=tasks, flops=flops, relu=True, filters=None if turned else (matrix, bias))
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:

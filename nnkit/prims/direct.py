@@ -73,7 +73,7 @@ def packed_forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, filters: Bu
     whole = tp % 2 == 0 or tp >= c.axes[1].windows       # else squares of 2 x 2 places would be torn
     pool = tp * c.axes[2].windows * c.filters if whole and not cells else None
     g.step(f"prims.{kernel}", [y.rows()], [x.rows(), filters, bias], scratch=[packed, table], scalars=[*c.windows, tp, *([] if cells else [0]), 0],
-           tasks=tasks, flops=c.flops(N), relu=True, pool=pool, cells=cells, filters=weight)
+           tasks=tasks, flops=c.flops(N), relu=True, pool=pool, cells=cells, filters=(weight, bias) if weight else None)
 
 
 def packed_weight(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer, kernel: str, size: Size, jobs: int,

@@ -51,12 +51,12 @@ class Implicit:
     @staticmethod
     def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """y = x * W (+ b)."""
-        N, matrix = x.shape[0], c.flat(weight)
+        N, matrix, bias = x.shape[0], c.flat(weight), bias or weight.piece(0)
         end, cut, slices = Implicit.cut(c, N, [span.windows for span in c.axes], c.filters, (1, 1, 1), y.dtype)
         with sum_slices(g, y, slices) as parts:
             g.step(f"prims.implicit.implicit_forward{end}", [parts.reshaped(slices * N, y.rows().shape[1])],
-                   [x.rows(), matrix, bias or weight.piece(0)], scalars=[*c.windows, 0], flops=c.flops(N), relu=slices == 1,
-                   filters=matrix if slices == 1 else None, **cut)
+                   [x.rows(), matrix, bias], scalars=[*c.windows, 0], flops=c.flops(N), relu=slices == 1,
+                   filters=(matrix, bias) if slices == 1 else None, **cut)
 
     @staticmethod
     def input_gradient(g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
@@ -109,10 +109,10 @@ class Channels:
     def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """y = x * W (+ b)."""
         N = x.shape[0]
-        matrix = c.flat(weight)
+        matrix, bias = c.flat(weight), bias or weight.piece(0)
         pieces, cut = image_tasks(N, c.axes[0].windows * c.axes[1].windows, c.flops(N), x.nbytes + y.nbytes, g.backend)
-        g.step("prims.depthwise.channels_forward", [y.rows()], [x.rows(), matrix, bias or weight.piece(0)], scalars=[*c.windows, pieces, 0],
-               flops=c.flops(N), relu=True, filters=matrix, **cut)
+        g.step("prims.depthwise.channels_forward", [y.rows()], [x.rows(), matrix, bias], scalars=[*c.windows, pieces, 0],
+               flops=c.flops(N), relu=True, filters=(matrix, bias), **cut)
 
     @staticmethod
     def input_gradient(g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:

@@ -1,5 +1,5 @@
-"""Winograd's convolution on a GPU as steps: tiles and kernels are transformed into stacks of matrices, these multiplied, the products transformed back.
-Kernels: stacks_cuda.py; matrices and errors: winograd.py.
+"""Winograd's convolution on a GPU as steps: tiles and kernels are transformed into stacks of matrices, these multiplied, the products transformed
+back. Kernels: stacks_cuda.py; matrices and errors: winograd.py.
 
 It is chosen by shapes alone, in float32 and where nothing is to go on tensor cores, which round factors too much for it. What is saved is multiplying
 (a quarter of it is left, without what tiles have beyond the image); what is paid is memory: V and M hold 2.25 numbers for each one of x and y, and go
@@ -57,15 +57,15 @@ class Stacks:
 
     def forward(self, g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None, turned: bool = False) -> None:
         """y = x * W (+ b); turned: by the transposed kernel, of which W has its channels and filters the other way round."""
-        N, C, O = x.shape[0], c.channels, c.filters
+        N, C, O, matrix, bias = x.shape[0], c.channels, c.filters, weight.reshaped(9, weight.size // 9), bias or weight.piece(0)
         K, T = Winograd(self.m).places, tiles(c, N, self.m)
         filters, inputs, products = g.scratch("filter_stack", K, C * O), g.scratch("input_stack", K, T * C), g.scratch("product_stack", K, T * O)
-        g.step(f"prims.stacks.factors{self.m}", [filters, inputs], [weight.reshaped(9, C * O), x.rows()], scalars=[*c.windows, int(turned)],
+        g.step(f"prims.stacks.factors{self.m}", [filters, inputs], [matrix, x.rows()], scalars=[*c.windows, int(turned)],
                tasks=threads(max(T, O) * C))
         g.step("prims.stacks.product", [products.reshaped(K, T, O)], [inputs.reshaped(K, T, C), filters.reshaped(K, C, O)],
                flops=Winograd(self.m).flops(c, N))
-        g.step(f"prims.stacks.outputs{self.m}", [y.rows()], [products, bias or weight.piece(0)], scalars=[*c.windows, 0], tasks=threads(T * O),
-               relu=True)
+        g.step(f"prims.stacks.outputs{self.m}", [y.rows()], [products, bias], scalars=[*c.windows, 0], tasks=threads(T * O), relu=True,
+               filters=None if turned else (c.flat(weight), bias))
 
     def input_gradient(self, g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """dx = what y's gradient dy gives for x (+ b): a convolution of dy, whose windows are turned."""

@@ -4,7 +4,8 @@
     dW   weight_factors   V = B^T x B, E = A dy A^T       product_turned   dU[k] = V[k]^T E[k]      weight    dW = G^T dU G
 
 Each of V, U, M, E and dU is a stack of (m + 2)^2 matrices, one for each place of a transformed tile. A thread of a transform has one tile and one
-channel, all of it in registers; neighbours have neighbouring channels, so they read and write neighbours. Tiles are counted image by image, row by row.
+channel, all of it in registers; neighbours have neighbouring channels, so they read and write neighbours. Tiles are counted image by image, row by
+row.
 """
 
 from __future__ import annotations

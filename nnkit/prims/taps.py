@@ -30,8 +30,9 @@ class Taps:
             cls.input_gradient(g, c.turned(), y, x, weight, bias)
             return
         pieces, tasks = _pieces(c, y, c.axes[0].windows * c.axes[1].windows)
-        g.step("prims.taps.taps_forward", [y.rows()], [x.rows(), c.flat(weight), bias or weight.piece(0)], scalars=[*c.windows, pieces],
-               flops=c.flops(x.shape[0]), filters=c.flat(weight), **tasks)
+        matrix, bias = c.flat(weight), bias or weight.piece(0)
+        g.step("prims.taps.taps_forward", [y.rows()], [x.rows(), matrix, bias], scalars=[*c.windows, pieces], flops=c.flops(x.shape[0]),
+               filters=(matrix, bias), **tasks)
 
     @staticmethod
     def input_gradient(g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
@@ -68,10 +69,10 @@ class Product:
     def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None, turned: bool = False) -> None:
         """y = x W (+ b), or x W^T."""
         x2, y2 = x.rows(len(x.shape) - 1), y.rows(len(y.shape) - 1)
-        factor = right_factor_transposed if turned else right_factor
+        factor, bias = right_factor_transposed if turned else right_factor, bias or weight.piece(0)
         matrix, panels = factor(g, "kernel", c.flat(weight), x2.shape[0])
-        g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias or weight.piece(0), panels], rows=x2.shape[0], flops=c.flops(x.shape[0]),
-               filters=None if turned else c.flat(weight))
+        g.step("layers.dense.dense_forward", [y2], [x2, matrix, bias, panels], rows=x2.shape[0], flops=c.flops(x.shape[0]),
+               filters=None if turned else (c.flat(weight), bias))
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:

@@ -98,7 +98,7 @@ class Winograd:
                    tasks=work_tasks(0, 2 * weight.nbytes, most=9))
         g.step(f"prims.winograd.winograd{self.m}_filters", [transformed], [flat], scalars=[c.channels, c.filters, int(turned)],
                tasks=work_tasks(0, nbytes, most=-(-c.channels // BLOCK)))
-        N = x.shape[0]
+        N, bias = x.shape[0], bias or weight.piece(0)
         total = tiles(c, N, self.m)
         larger = 2 if transformed.size > LARGE else 1
         blocks = max(-(-total // (larger * TILES)), min(total, FEWEST_BLOCKS // larger))
@@ -107,8 +107,9 @@ class Winograd:
         channels = -(-c.channels // BLOCK) * BLOCK
         workspace = count * channels // BLOCK * TILE_STEP + self.places * (count * c.filters + SKEW) + OVERRUN
         packed, table = g.scratch("transformed", tasks, workspace), g.scratch("table", tasks * channels // BLOCK * 2, dtype="int64")
-        g.step(f"prims.winograd.winograd{self.m}_forward", [y.rows()], [x.rows(), transformed, bias or weight.piece(0)], scratch=[packed, table],
-               scalars=[*c.windows, count, 0, 0], tasks=tasks, flops=self.flops(c, N), relu=True, pool=0, filters=None if turned else c.flat(weight))
+        g.step(f"prims.winograd.winograd{self.m}_forward", [y.rows()], [x.rows(), transformed, bias], scratch=[packed, table],
+               scalars=[*c.windows, count, 0, 0], tasks=tasks, flops=self.flops(c, N), relu=True, pool=0,
+               filters=None if turned else (c.flat(weight), bias))
 
     def weight_gradient(self, g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW slice by slice of the tiles, then their sum."""

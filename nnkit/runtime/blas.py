@@ -34,7 +34,7 @@ class Operand:
 
 @attrs.frozen
 class Call:
-    """y = A B (+ bias), then max(y, 0) if relu; A and B as they lie, or transposed. Of stacks each matrix by its own, without bias. compute: a name of
+    """y = A B (+ bias), then max(y, 0) if relu; A and B as they lie, or transposed. Of stacks matrix by matrix, without bias. compute: a name of
     cublas.ComputeType."""
 
     y: Operand
