@@ -331,6 +331,8 @@ def tiled(way: Way, side: int, a_along_k: bool, b_along_k: bool) -> Any:
     @routine
     def tile_product(task, tasks, slices, M, N, K, y, a, leading_a, b, leading_b, bias, totals, like):
         """The tiles task, task + tasks, ... of y; the other arguments: see `tile_of`."""
-        for number in range(task, tiles_of(M, N, side) * slices, tasks):
+        number = task
+        while number < tiles_of(anew(M), N, side) * slices:              # counted anew, so that registers are free in a tile
             make_tile(number, slices, M, N, K, y, a, leading_a, b, leading_b, bias, totals, like)
+            number += tasks
     return tile_product
