@@ -1,7 +1,9 @@
 """Products by cuBLASLt: the plan that asks for them, what is computed, and every call that is made of the real bindings' functions and names."""
 
+import ctypes
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -47,6 +49,17 @@ def test_large_products_are_nodes_of_their_own():
         assert all(ordered.index(id(plan.steps[index])) < ordered.index(id(plan.steps[later])) for index in earlier)
 
 
+def test_stacks_of_matrices_are_calls_too():
+    """Of a convolution as Winograd's; the transforms stay launches."""
+    plan = plan_of(Sequential([Input((28, 28, 64)), nnkit.Conv2D(128, 3, activation="relu"), nnkit.Conv2D(128, 3), nnkit.GlobalMaxPooling2D()]), 32)
+    calls = [step for step in plan.steps if step.kernel.startswith("blas.product")]
+    assert [(step.layer, step.scalars) for step in calls] == [("conv2d", (0, 0, 0)), ("conv2d_1", (0, 0, 0)), ("conv2d_1", (1, 0, 0)),
+                                                              ("conv2d_1", (0, 0, 0)), ("conv2d", (1, 0, 0))]
+    tall, square = (36, 32 * 6 * 6, 128), (36, 128, 128)             # y of the second has 24 x 24 places: 6 x 6 tiles
+    assert [[buffer.shape for buffer in step.buffers] for step in calls[1:3]] == [[tall, tall, square, (0,)], [square, tall, tall, (0,)]]
+    assert {"prims.stacks.factors4", "prims.stacks.outputs4", "prims.stacks.weight4"} <= set(plan.kernels)
+
+
 def test_a_network_trains_by_calls_as_on_the_cpu():
     pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")
     ptx = pytest.importorskip("ptx")
@@ -70,7 +83,7 @@ class Recorded:
     error."""
 
     def __init__(self, module):
-        self.module, self.calls = module, []
+        self.module, self.calls, self.values = module, [], []
 
     def __getattr__(self, name):
         real = getattr(self.module, name)
@@ -85,6 +98,8 @@ class Recorded:
                 assert isinstance(argument, (int, np.integer)), (name, argument)
                 assert kind == "int64_t" or kind == "intptr_t" or kind == "int" or argument >= 0, (name, argument)
             self.calls.append((name, arguments))
+            if name == "matrix_layout_set_attribute":
+                self.values.append(int.from_bytes(ctypes.string_at(arguments[2], arguments[3]), sys.byteorder))
             if name == "matmul_algo_get_heuristic":
                 np.ctypeslib.as_array((np.ctypeslib.ctypes.c_int * 1).from_address(arguments[-1]))[0] = self.algorithms
             return 1000 + len(self.calls) if declared[2] else None
@@ -139,6 +154,21 @@ def test_the_calls_are_what_the_bindings_take(found, transposed, biased, relu, e
     assert lt.Epilogue[epilogue] is not None
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_stacks_the_layouts_say_how_many_matrices_and_how_far_apart(found, turned):
+    lt = found[0]
+    K, M, I, N = 36, 3, 5, 7
+    shapes = (K, M, N), (K, I, M) if turned else (K, M, I), (K, I, N), (0,)
+    blas.Library(Memory(), found).product(blas.Call(*(blas.Operand(number, shape) for number, shape in enumerate(shapes)), turned, False, False,
+                                                    "COMPUTE_32F"))
+    created = [arguments[1:] for name, arguments in lt.calls if name == "matrix_layout_create"]
+    assert created == [(N, I, N), (M, I, M) if turned else (I, M, I), (N, M, N)]
+    names = lt.MatrixLayoutAttribute
+    settings = [arguments[1:2] + arguments[3:] for name, arguments in lt.calls if name == "matrix_layout_set_attribute"]
+    assert settings == [(names.BATCH_COUNT, 4), (names.STRIDED_BATCH_OFFSET, 8)] * 3
+    assert lt.values == [K, N * I, K, M * I, K, N * M]
+
+
 def test_where_the_library_has_no_algorithm_it_says_so(found):
     found[0].algorithms = 0
     with pytest.raises(RuntimeError, match=r"^cuBLASLt has no algorithm for a product of \(3, 5\) and \(5, 7\)$"):
@@ -147,7 +177,7 @@ def test_where_the_library_has_no_algorithm_it_says_so(found):
 
 
 def test_without_the_extra_it_says_so(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "nvmath", None)
+    monkeypatch.setitem(sys.modules, "nvmath", None)
     message = "blas=True needs the extra nnkit[cuda-blas]: pip install 'nnkit[cuda-blas]'"
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
         blas.bindings()
@@ -158,3 +188,11 @@ def test_the_result_by_numpy():
     call = blas.Call(*(blas.Operand(1, shape) for shape in ((3, 4), (2, 3), (2, 4), (4,))), True, False, True, "COMPUTE_32F")
     np.testing.assert_array_equal(blas.computed(call, a, b, bias), np.maximum(a.T @ b + bias, 0))
     assert math.prod(call.y.shape) == 12
+
+
+def test_the_result_of_stacks_by_numpy():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((5, 3, 2)), rng.standard_normal((5, 3, 4))
+    call = blas.Call(*(blas.Operand(1, shape) for shape in ((5, 2, 4), a.shape, b.shape, (0,))), True, False, False, "COMPUTE_32F")
+    for found, left, right in zip(blas.computed(call, a, b, np.empty(0)), a, b, strict=True):
+        np.testing.assert_array_equal(found, left.T @ right)

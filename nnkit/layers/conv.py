@@ -10,7 +10,7 @@ Fields that all of them have (keyword only):
     algorithm: how it is computed: 'auto' (chosen by shapes and dtype alone) or one of `prims.convolution.ALGORITHMS`; the printed plan shows it.
         One that cannot compute the convolution raises ValueError where the input's shape is known; gradients that it cannot compute are left to
         others. Of a transposed layer it is that of the convolution, of a separable one that of the depthwise part.
-        On the CPU: a GPU has one way for all.
+        On a GPU 'winograd2', 'winograd4' and 'auto' count, and there is one way for all others: `prims.stacks`, `prims.implicit`.
 Kernels and their fields have Keras' names, shapes and defaults: (*kernel_size, inputs, outputs), Glorot uniform.
 """
 

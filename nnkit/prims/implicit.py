@@ -1,7 +1,8 @@
 """Convolutions on a GPU as steps: products by tiles whose left factor is gathered on the way. Kernels: implicit_cuda.py, depthwise_cuda.py.
 
-One way for all shapes, whatever `algorithm` says: nothing is packed, W is read as it lies. Small convolutions go image by image, as a part of a
-chain; large ones by tiles, each any block's. What is chosen follows from shapes alone, so a sum's order, too, depends on nothing else.
+One way for all shapes, whatever `algorithm` says (but for Winograd's, which go another way: stacks.py): nothing is packed, W is read as it lies. Small
+convolutions go image by image, as a part of a chain; large ones by tiles, each any block's. What is chosen follows from shapes alone, so a sum's
+order, too, depends on nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Winograd's convolution F(m x m, 3 x 3), m = 2 or 4, as steps; its matrices. Kernels and layouts: winograd_cpu.py.
+"""Winograd's convolution F(m x m, 3 x 3), m = 2 or 4, as steps; its matrices. Kernels and layouts: winograd_cpu.py; on a GPU: stacks.py.
 
 An output tile of m x m places comes from (m + 2)^2 products a channel instead of 9 m^2:
 
