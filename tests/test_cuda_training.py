@@ -391,10 +391,9 @@ def residual_network():
 
 
 def winograd_network():
-    """Tiles of both sizes; a normalization that goes into a kernel in prediction; dx by a convolution that is turned, and a transposed layer's."""
-    return Sequential([Input((9, 7, 3)), nnkit.Conv2D(6, 3, padding="same", algorithm="winograd4", activation="relu"),
-                       nnkit.Conv2D(5, 3, algorithm="winograd2", use_bias=False), nnkit.BatchNormalization(), nnkit.Activation("relu"),
-                       nnkit.Conv2DTranspose(4, 3, algorithm="winograd4"), nnkit.GlobalAveragePooling2D(), Dense(4, "softmax")])
+    """Stacks of matrices; a normalization that goes into a kernel in prediction."""
+    return Sequential([Input((5, 6, 2)), nnkit.Conv2D(4, 3, padding="same", algorithm="winograd4", activation="relu"),
+                       nnkit.Conv2D(3, 3, algorithm="winograd4", use_bias=False), nnkit.BatchNormalization(), Flatten(), Dense(4, "softmax")])
 
 
 def volume_network():
@@ -460,7 +459,7 @@ TRAINED = {
     "images": lambda: (image_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 6, 3), labels(12)),
     "convolutional": lambda: (convolutional_network(), "adam", "sparse_categorical_crossentropy", batches(12, 8, 8, 1), labels(12)),
     "residual": lambda: (residual_network(), nnkit.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", batches(8, 7, 6, 3), labels(8)),
-    "winograd": lambda: (winograd_network(), nnkit.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", batches(8, 9, 7, 3), labels(8)),
+    "winograd": lambda: (winograd_network(), nnkit.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy", batches(6, 5, 6, 2), labels(6)),
     "volumes": lambda: (volume_network(), "adam", "sparse_categorical_crossentropy", batches(6, 5, 6, 4, 2), labels(6)),
     "masked": lambda: (masked_network(), nnkit.SGD(0.1, momentum=0.9), "mse", masked_steps(8), batches(8, 5, 2)),
     "words": lambda: (word_network(), nnkit.Adam(0.01, row_updates="dense"), "sparse_categorical_crossentropy", words(8), labels(8)),
