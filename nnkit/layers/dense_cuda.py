@@ -72,7 +72,7 @@ def forward_by_tiles(side: int, way: Way) -> Kernel:
 
 
 def backward_weight_by_tiles(side: int, way: Way) -> Kernel:
-    """dense_backward_weight by tiles."""
+    """dense_backward_weight by tiles. dweight may hold the sums of slices of the rows, one behind the other; dbias is then empty."""
     tile_product: Any = tiled(way, side, False, False)
 
     @kernel
@@ -80,7 +80,8 @@ def backward_weight_by_tiles(side: int, way: Way) -> Kernel:
         """dW = x^T dy, db = sum of dy over rows."""
         rows, inputs = x.shape
         outputs = dy.shape[1]
-        tile_product(task, tasks, 1, inputs, outputs, rows, data(dweight), data(x), inputs, data(dy), outputs, panels, dbias, dweight)
+        slices = divided(dweight.shape[0], max(1, inputs))[0]
+        tile_product(task, tasks, slices, inputs, outputs, rows, data(dweight), data(x), inputs, data(dy), outputs, panels, dbias, dweight)
     return backward
 
 

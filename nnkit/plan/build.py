@@ -51,8 +51,8 @@ LEAST_ROWWISE = 16_384
 # Fewest distinct rows worth a task of their gradient.
 TOUCHED_STRIP = 8
 
-# Elements of a parameter or activity whose penalty is summed in one go.
-PENALTY_BLOCK = 32768
+# Elements of a parameter or activity whose penalty is summed in one go, and on a GPU.
+PENALTY_BLOCK, DEVICE_PENALTY_BLOCK = 32768, 4096
 
 Backward = Callable[..., "Buffer | tuple[Buffer | None, ...] | None"]
 
@@ -356,10 +356,11 @@ class Builder:
         The kernel writes a number for each block, and takes the size of a block as its last scalar. name: see `penalty`.
         """
         value = self.penalty(name)
-        blocks = max(1, -(-reads[0].size // PENALTY_BLOCK))
+        block = DEVICE_PENALTY_BLOCK if self.backend == "cuda" else PENALTY_BLOCK
+        blocks = max(1, -(-reads[0].size // block))
         parts = value if blocks == 1 else self.buffer("penalty_blocks", blocks, dtype="float64")
         tasks = work_tasks(flops, sum(x.nbytes for x in reads), most=blocks)
-        self.step(kernel, [parts], reads, scalars=[*scalars, PENALTY_BLOCK], tasks=tasks, flops=flops)
+        self.step(kernel, [parts], reads, scalars=[*scalars, block], tasks=tasks, flops=flops)
         if blocks > 1:
             self.step("losses.penalty.penalty_total", [value], [parts])
 

@@ -32,6 +32,8 @@ __all__ = ["PRECISIONS", "by_library", "check_precision", "size_products", "slic
 
 PRECISIONS = {"float32": "", **{end[1:]: end for end in CORES}}          # and the end of the kernels' names
 SHORTEST = 16 * DEPTH                                    # fewest elements of a sum that a slice of it goes over
+# A small gradient of a weight is a product of its own where it sums so many rows: else one block would add them up, one after the other.
+LONG, FEWEST = 512, 4 * DEPTH                            # and how many a slice of it has at least
 BLOCKS = 2 * DEVICE                                      # that share a product of few tiles: two for each multiprocessor
 PADDED = 1.5                                             # times the result that its tiles may cover
 RELU = "layers.activation.relu_forward"
@@ -64,20 +66,33 @@ def _sized(step: Step, end: str) -> Sequence[Step]:
         return [attrs.evolve(step, kernel=f"{step.kernel}{end}")]
     y, stacked = step.writes[0], step.kernel in STACKED
     stacks, rows, columns = y.shape if stacked else (1, *y.shape)
+    depth = step.reads[0].size // max(1, stacks * rows)
     if not stacked and _small(step):
-        return [step]
-    end = "" if stacked else end
-    sides = [side for side in SIDES if slices_bytes(side, y.dtype) <= SHARED_BYTES and (side > SIDES[-1] or not end)]
-    depth = step.reads[0].size // max(1, stacks * rows) if step.kernel != PRODUCTS[1] else 0       # a gradient of a weight brings the bias's along
-    side, slices = tile_side(rows, columns, depth, sides, stacks)
+        if step.kernel != PRODUCTS[1] or depth < LONG:
+            return [step]
+        side, slices, end = SIDES[-1], slices_worth(_tiles(rows, columns, SIDES[-1]), depth, FEWEST), ""
+    else:
+        end = "" if stacked else end
+        sides = [side for side in SIDES if slices_bytes(side, y.dtype) <= SHARED_BYTES and (side > SIDES[-1] or not end)]
+        side, slices = tile_side(rows, columns, depth, sides, stacks)
     tasks = max(1, min(MOST_TASKS, slices * stacks * _tiles(rows, columns, side)))
     step = attrs.evolve(step, kernel=f"{step.kernel}_{side}{end}", rows=0, tasks=tasks)
     if slices == 1:
         return [step]
+    bias = _bias_gradient(step) if step.kernel.startswith(PRODUCTS[1]) else []
     parts = Buffer(f"{y.name}/slices", (*y.shape[:-2], slices * rows, columns), y.dtype, "activation")
     total = Step(kernel="prims.reduce.sum_middle", layer=step.layer, phase=step.phase, writes=(y.reshaped(stacks, rows * columns),),
                  reads=(parts.reshaped(stacks, slices, rows * columns),), flops=parts.size)
-    return [attrs.evolve(step, writes=(parts,)), total]
+    return [attrs.evolve(step, writes=(parts, *(buffer.piece(0) for buffer in step.writes[1:]))), *bias[:1], total, *bias[1:]]
+
+
+def _bias_gradient(step: Step) -> list[Step]:
+    """The gradient of the bias that the gradient of a weight brings along, as sums of their own."""
+    from nnkit.prims.reduce import sum_rows_steps  # which is made of passes
+
+    dbias, dy = step.writes[1], step.reads[1]
+    sums = sum_rows_steps(dbias, dy, f"{dbias.name}/row_sums", True) if dbias.size else ()
+    return [attrs.evolve(each, layer=step.layer, phase=step.phase) for each in sums]
 
 
 def _small(step: Step) -> bool:
@@ -88,8 +103,6 @@ def _small(step: Step) -> bool:
 def by_library(plan: Plan, precision: str = "float32") -> Plan:
     """Large products of matrices as calls of cuBLASLt, see runtime/blas.py: forward with its bias, and a ReLU that is all that reads it; a bias's
     gradient is a sum of its own. It comes before buffers take over one another's memory."""
-    from nnkit.prims.reduce import sum_rows_steps  # which is made of passes
-
     changes: dict[int, list[Step]] = {}
     readers = plan.readers
     for step in plan.steps:
@@ -110,9 +123,8 @@ def by_library(plan: Plan, precision: str = "float32") -> Plan:
             if len(found) == 1 and found[0] is not None and found[0].kernel == RELU and in_arena(y):
                 y, relu = found[0].writes[0].reshaped(*y.shape), 1
                 changes[id(found[0])] = []
-        elif len(step.writes) > 1 and step.writes[1].size:
-            rest = [attrs.evolve(each, layer=step.layer, phase=step.phase)
-                    for each in sum_rows_steps(step.writes[1], b, f"{step.writes[1].name}/row_sums", True)]
+        elif form == 1:
+            rest = _bias_gradient(step)
         call = attrs.evolve(step, kernel=f"{LIBRARY}{PRECISIONS[precision]}", writes=(y,), reads=(a, b, bias), rows=0, tasks=1, filters=None,
                             scalars=(int(form == 1), int(form == 2), relu))
         changes[id(step)] = [call, *rest]
@@ -134,10 +146,10 @@ def tile_side(rows: int, columns: int, depth: int, sides: Sequence[int], stacks:
     return sides[-1], slices_worth(stacks * _tiles(rows, columns, sides[-1]), depth)
 
 
-def slices_worth(tiles: int, depth: int) -> int:
+def slices_worth(tiles: int, depth: int, shortest: int = SHORTEST) -> int:
     """In how many slices a sum of this length goes where the result has so many tiles: 1 where these keep the device busy, none of them short."""
     if tiles >= FULL:
         return 1
-    slices = max(1, min(BLOCKS // max(1, tiles), depth // SHORTEST))
+    slices = max(1, min(BLOCKS // max(1, tiles), depth // shortest))
     chunk = -(-depth // (slices * DEPTH)) * DEPTH        # as prims/matmul_cuda.slice_bounds has it
     return max(1, -(-depth // max(1, chunk)))
