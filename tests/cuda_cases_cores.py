@@ -60,7 +60,7 @@ def sliced(y: np.ndarray, a: np.ndarray, b: np.ndarray, bias: np.ndarray, rounde
 
 
 def dense(end: str, side: str, R: int, I: int, O: int, slices: int, cut: dict[str, Any]) -> Iterator[KernelCase]:
-    """Forward and the gradient by the input, in slices."""
+    """Forward and both gradients, in slices."""
     rounded = ROUND.get(end, lambda x: x)
     x, w, dy, bias, none = normal(R, I), normal(I, O), normal(R, O), normal(O), np.empty(0)
     named = f"{side}{end}-{R}-{I}-{O}-{slices}"
@@ -68,6 +68,9 @@ def dense(end: str, side: str, R: int, I: int, O: int, slices: int, cut: dict[st
                      expected=lambda y, x, w, b, _: sliced(y, x, w, b, rounded), **cut)
     yield KernelCase(f"dense-input{named}", f"{DENSE}_backward_input_whole{side}{end}", (empty(slices * R, I), dy, w),
                      expected=lambda dx, dy, w: sliced(dx, dy, w.T, none, rounded), **cut)
+    if slices > 1:                                       # the bias's gradient is then elsewhere
+        yield KernelCase(f"dense-weight{named}", f"{DENSE}_backward_weight{side}{end}", (empty(slices * I, O), none, x, dy, none), written=2,
+                         expected=lambda dw, _, x, dy, __: (*sliced(dw, x.T, dy, none, rounded), none), **cut)
 
 
 def sums_in_slices() -> Iterator[KernelCase]:

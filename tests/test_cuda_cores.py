@@ -8,8 +8,8 @@ import pytest
 import nnkit
 from nnkit import Dense, Input, Sequential
 from nnkit.plan.build import build
-from nnkit.plan.launch import DEPTH, FULL, lanes_of
-from nnkit.plan.products import slices_worth, tile_side
+from nnkit.plan.launch import DEPTH, lanes_of
+from nnkit.plan.products import microseconds, slices_worth, tile_side
 
 
 def plan_of(spec, batch, precision="float32", dtype="float32", backend="cuda"):
@@ -37,7 +37,7 @@ def test_a_precision_that_cannot_be_is_refused(named, message):
 
 @pytest.mark.parametrize(("precision", "end"), [("float32", ""), ("tf32", "_tf32"), ("bfloat16", "_bfloat16")])
 def test_large_products_have_the_precision_and_small_ones_stay(precision, end):
-    image = Sequential([Input((32, 32, 64)), nnkit.Conv2D(128, 3), nnkit.Conv2D(4, 1), nnkit.GlobalAveragePooling2D(), Dense(2)])
+    image = Sequential([Input((32, 32, 64)), nnkit.Conv2D(128, 3, algorithm="direct"), nnkit.Conv2D(4, 1), nnkit.GlobalAveragePooling2D(), Dense(2)])
     found = {step.kernel.rpartition(".")[2] for spec in (wide(), image) for step in plan_of(spec, 64, precision).steps}
     assert found >= {f"dense_forward_64{end}", f"dense_backward_weight_128{end}", f"dense_backward_input_whole_64{end}", "dense_forward",
                      f"implicit_forward_128{end}", f"implicit_weight_128{end}", f"implicit_forward_narrow{end}"}
@@ -74,21 +74,33 @@ def test_few_places_of_many_channels_go_in_slices():
 @pytest.mark.parametrize("depth", [1, 255, 256, 511, 512, 1000, 4096, 4608, 25088])
 def test_no_slice_is_short_or_empty(depth):
     for tiles in (1, 2, 7, 32, 66, 99, 100, 1000):
-        slices = slices_worth(tiles, depth)
+        time, slices = slices_worth(tiles, depth, 128 * 128, tiles * 128 * 128)
         chunk = -(-depth // (slices * DEPTH)) * DEPTH
         assert (slices - 1) * chunk < depth
-        assert slices == 1 or (tiles < FULL and chunk >= 256 and tiles * slices <= 264)
+        assert slices == 1 or (chunk >= 256 and time < microseconds(tiles, 1, depth, 128 * 128, tiles * 128 * 128))
 
 
 def test_the_size_of_tiles():
-    """The largest that keeps the device busy, if need be by slices, and that is not mostly empty."""
+    """Large where the device is busy, if need be by slices, and the tiles are not mostly empty; 264 blocks run at a time."""
     sides = (128, 64, 32)
     assert tile_side(4096, 4096, 4096, sides) == (128, 1)
-    assert tile_side(1024, 1024, 1024, sides) == (128, 4)
-    assert tile_side(1024, 1024, 0, sides) == (64, 1)
+    assert tile_side(1024, 1024, 1024, sides) == (128, 4)    # 64 tiles
+    assert tile_side(1536, 1536, 16384, sides) == (128, 11)  # 144 tiles in 6 turns of 264, not in one that leaves 120 places empty
+    assert tile_side(1024, 1024, 16, sides) == (64, 1)       # too short for slices
     assert tile_side(33, 4096, 64, sides) == (32, 1)
     assert tile_side(32, 64, 1024, sides) == (32, 4)
     assert tile_side(32, 64, 1024, sides[:2]) == (64, 4)
+
+
+def test_many_rows_of_a_small_gradient_are_shared():
+    """16 x 7 sums over 2,708 rows: by one block they would be one load after the other. The bias is a sum of its own."""
+    spec = Sequential([Input((2708, 16)), Dense(7, kernel_initializer="zeros"), nnkit.GlobalAveragePooling1D()])
+    steps = [step for step in plan_of(spec, 1).steps if step.phase == "backward" and step.layer == "dense"]
+    assert [step.kernel.rpartition(".")[2] for step in steps] == ["dense_backward_weight_32", "sum_chunks", "sum_middle", "sum_middle"]
+    assert steps[0].tasks == 34                              # slices of 80 rows
+    assert [buffer.shape for buffer in steps[0].writes] == [(34 * 16, 7), (0,)]
+    few = plan_of(Sequential([Input((500, 16)), Dense(7), nnkit.GlobalAveragePooling1D()]), 1)
+    assert "layers.dense.dense_backward_weight" in few.kernels
 
 
 def interpreter():

@@ -90,7 +90,7 @@ def test_large_convolutions_go_by_tiles_and_slices():
     plan = device_plan(spec, 32, optimizer="sgd", loss="mse")
     found = {step.kernel.removeprefix("prims."): step for step in plan.steps}
     assert found["implicit.implicit_forward_128"].tasks == 32 * 56 * 56 // 128
-    assert found["implicit.implicit_forward_narrow"].tasks == 32 * 28 * 28 // 128
+    assert found["implicit.implicit_forward_narrow"].tasks == 4 * 32 * 28 * 28 // 128          # in slices, for which there is room
     assert found["implicit.implicit_input_128"].tasks == 4 * 32 * 28 * 28 // 128
     parts = [step.writes[0].shape[0] for step in plan.steps if "_weight" in step.kernel and "implicit" in step.kernel]
     assert all(1 < slices <= 264 for slices in parts)
@@ -152,7 +152,7 @@ def test_a_recurrent_layer_is_a_walk_between_products():
     assert walk.tasks == 64 // 4
     assert MOST_SHARED - 16 * 1024 * 4 < scratch_bytes([walk]) <= MOST_SHARED      # what is left is less than a round of rows of R
     found = {step.kernel.rpartition(".")[2] for step in plan.steps}
-    assert found >= {"dense_forward_128", "dense_backward_weight_32"}
+    assert found >= {"dense_forward_128", "dense_backward_weight_128", "sum_chunks"}
 
 
 def walks_of(layer, batch=64, dtype="float32", architecture=ARCHITECTURE):

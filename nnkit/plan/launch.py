@@ -16,7 +16,7 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "ARCHITECTURE", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW", "FULL",
+    "ARCHITECTURE", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW",
     "LEAST_ARCHITECTURE", "LEDGE", "LESS_SHARED", "LIBRARY", "MANY", "MOST_CLUSTER_SHARED", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD",
     "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "STACKED", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences",
     "image_pieces", "into_launches", "joined_strip", "lanes_of", "most_shared", "patch_bytes", "regions", "scratch_bytes", "shared_bytes",
@@ -52,10 +52,9 @@ STEPS = 128                                              # of the walk through e
 SCANNED = 8                                              # rows of a table for which a warp looks at all indices, as long as others are busy, too
 LARGE_IMAGE = 32 * 1024                                  # bytes of an image, in and out, that are worth more than one block
 
-# Products: from so many FLOPs on by tiles, of the largest side that gives every multiprocessor about one tile.
+# Products: from so many FLOPs on by tiles; sides of them. Which is chosen: products.py.
 TILED_FLOPS = 2 ** 22
 SIDES = (128, 64, 32)
-FULL = 100                                               # tiles that keep the device busy
 CORES = ("_tf32", "_bfloat16")                           # ends of the names of their kernels on tensor cores
 PRODUCTS = ("layers.dense.dense_forward", "layers.dense.dense_backward_weight", "layers.dense.dense_backward_input_whole")
 STACKED = ("prims.stacks.product", "prims.stacks.product_turned")        # the same for every matrix of a stack

@@ -15,7 +15,6 @@ from nnkit.plan.launch import (
     CORES,
     DEPTH,
     DEVICE,
-    FULL,
     LIBRARY,
     MOST_TASKS,
     PATCHES,
@@ -28,14 +27,20 @@ from nnkit.plan.launch import (
 )
 from nnkit.plan.plan import Buffer, Plan, Step
 
-__all__ = ["PRECISIONS", "by_library", "check_precision", "size_products", "slices_worth", "tile_side"]
+__all__ = [
+    "BLOCKS", "PRECISIONS", "SHORTEST", "by_library", "check_precision", "microseconds", "size_products", "slices_worth", "tile_side",
+]
 
 PRECISIONS = {"float32": "", **{end[1:]: end for end in CORES}}          # and the end of the kernels' names
 SHORTEST = 16 * DEPTH                                    # fewest elements of a sum that a slice of it goes over
 # A small gradient of a weight is a product of its own where it sums so many rows: else one block would add them up, one after the other.
 LONG, FEWEST = 512, 4 * DEPTH                            # and how many a slice of it has at least
-BLOCKS = 2 * DEVICE                                      # that share a product of few tiles: two for each multiprocessor
-PADDED = 1.5                                             # times the result that its tiles may cover
+BLOCKS = 2 * DEVICE                                      # that run at a time: two on each multiprocessor
+# What is assumed of a device, for each microsecond: operations by tiles of so many elements (those of 128 x 128 and 64 x 64 as they were measured,
+# in an earlier form), how many times that on tensor cores; bytes; the time that a block takes which has a multiprocessor for itself, beside that of
+# two; microseconds of one more launch.
+RATES = {128 * 128: 38e6, 64 * 64: 22e6, 32 * 32: 11e6}
+ON_CORES, BANDWIDTH, ALONE, LAUNCH = 4, 2.5e6, 0.62, 3.0
 RELU = "layers.activation.relu_forward"
 LARGE = {f"{name}{end}" for name in CONVOLUTIONS for end in PATCHES if end}
 
@@ -70,11 +75,12 @@ def _sized(step: Step, end: str) -> Sequence[Step]:
     if not stacked and _small(step):
         if step.kernel != PRODUCTS[1] or depth < LONG:
             return [step]
-        side, slices, end = SIDES[-1], slices_worth(_tiles(rows, columns, SIDES[-1]), depth, FEWEST), ""
+        side, end = SIDES[-1], ""
+        _, slices = slices_worth(_tiles(rows, columns, side), depth, side * side, rows * columns, FEWEST)
     else:
         end = "" if stacked else end
         sides = [side for side in SIDES if slices_bytes(side, y.dtype) <= SHARED_BYTES and (side > SIDES[-1] or not end)]
-        side, slices = tile_side(rows, columns, depth, sides, stacks)
+        side, slices = tile_side(rows, columns, depth, sides, stacks, bool(end))
     tasks = max(1, min(MOST_TASKS, slices * stacks * _tiles(rows, columns, side)))
     step = attrs.evolve(step, kernel=f"{step.kernel}_{side}{end}", rows=0, tasks=tasks)
     if slices == 1:
@@ -135,21 +141,29 @@ def _tiles(rows: int, columns: int, side: int) -> int:
     return -(-rows // side) * -(-columns // side)
 
 
-def tile_side(rows: int, columns: int, depth: int, sides: Sequence[int], stacks: int = 1) -> tuple[int, int]:
-    """(side of the tiles, slices of the sum over `depth`) of a product, or of so many: of sides from the largest on the first that keeps the device
-    busy and does not go far beyond the result, else the last."""
-    for side in sides:
-        count = _tiles(rows, columns, side)
-        slices = slices_worth(stacks * count, depth)
-        if stacks * count * slices >= FULL and count * side * side <= PADDED * rows * columns:
-            return side, slices
-    return sides[-1], slices_worth(stacks * _tiles(rows, columns, sides[-1]), depth)
+def tile_side(rows: int, columns: int, depth: int, sides: Sequence[int], stacks: int = 1, cores: bool = False) -> tuple[int, int]:
+    """(side of the tiles, slices of the sum over `depth`) of a product, or of so many: what is estimated to take least."""
+    found = [(*slices_worth(stacks * _tiles(rows, columns, side), depth, side * side, stacks * rows * columns, cores=cores), side) for side in sides]
+    _, slices, side = min(found, key=lambda each: each[0])
+    return side, slices
 
 
-def slices_worth(tiles: int, depth: int, shortest: int = SHORTEST) -> int:
-    """In how many slices a sum of this length goes where the result has so many tiles: 1 where these keep the device busy, none of them short."""
-    if tiles >= FULL:
-        return 1
-    slices = max(1, min(BLOCKS // max(1, tiles), depth // shortest))
-    chunk = -(-depth // (slices * DEPTH)) * DEPTH        # as prims/matmul_cuda.slice_bounds has it
+def slices_worth(tiles: int, depth: int, area: int, elements: int, shortest: int = SHORTEST, cores: bool = False) -> tuple[float, int]:
+    """(estimated microseconds, slices) of so many sums over `depth` by tiles of `area` elements: in as many slices as take least, none of them
+    short. cores: on tensor cores."""
+    counts = {_whole(depth, slices) for slices in range(1, max(1, min(BLOCKS, depth // shortest)) + 1)}
+    return min((microseconds(tiles, slices, depth, area, elements, cores), slices) for slices in counts)
+
+
+def _whole(depth: int, slices: int) -> int:
+    """How many slices there are if all but the last are as long as `matmul_cuda.slice_bounds` makes them."""
+    chunk = -(-depth // (slices * DEPTH)) * DEPTH
     return max(1, -(-depth // max(1, chunk)))
+
+
+def microseconds(tiles: int, slices: int, depth: int, area: int, elements: int, cores: bool = False) -> float:
+    """An estimate: the tiles' blocks take turns on the device; several slices are written, read and added up by a launch more."""
+    whole, rest = divmod(tiles * slices, BLOCKS)
+    turns = whole + (0.0 if rest == 0 else ALONE if rest <= DEVICE else 1.0)
+    product = turns * BLOCKS * 2 * area * depth / slices / RATES[area] / (ON_CORES if cores else 1)
+    return product if slices == 1 else product + LAUNCH + 8 * slices * elements / BANDWIDTH

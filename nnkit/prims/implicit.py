@@ -1,8 +1,8 @@
 """Convolutions on a GPU as steps: products by tiles whose left factor is gathered on the way. Kernels: implicit_cuda.py, depthwise_cuda.py.
 
-One way for all shapes, whatever `algorithm` says (but for Winograd's, which go another way: stacks.py): nothing is packed, W is read as it lies. Small
-convolutions go image by image, as a part of a chain; large ones by tiles, each any block's. What is chosen follows from shapes alone, so a sum's
-order, too, depends on nothing else.
+One way for all shapes, whatever `algorithm` says (but for Winograd's, which go another way: stacks.py): nothing is packed, W is read as it lies.
+Small convolutions go image by image, as a part of a chain; large ones by tiles, each any block's. What is chosen follows from shapes alone, so a
+sum's order, too, depends on nothing else.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from nnkit.plan.launch import DEPTH, DEVICE, FULL, MOST_TASKS, PATCHES, SHARED_BYTES, TAPS, TILED_FLOPS, patch_bytes, strip
+from nnkit.plan.launch import DEPTH, MOST_TASKS, PATCHES, SHARED_BYTES, TAPS, TILED_FLOPS, patch_bytes, strip
 from nnkit.plan.passes import image_tasks
-from nnkit.plan.products import slices_worth
+from nnkit.plan.products import BLOCKS, SHORTEST, slices_worth
 from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Channels", "Implicit", "on_device"]
 
 IMAGE_FLOPS = 2 ** 19                                    # of an image that are worth more than one block
-SHORTEST = 8 * DEPTH                                     # fewest places of y that a slice of dW goes over
-BLOCKS = 2 * DEVICE                                      # that are to share the work of a dW
+SHORTEST_PLACES = 8 * DEPTH                              # fewest places of y that a slice of dW goes over
 
 
 def on_device(c: Convolution) -> Any:
@@ -38,12 +37,16 @@ def tiles(end: str, rows: int, columns: int) -> int:
     return -(-rows // tall) * -(-columns // wide)
 
 
-def tile_size(rows: int, columns: int, dtype: str, full: int) -> str:
-    """The end of a kernel's name for a large product: of the largest tiles that fit, if there are `full` of them."""
-    if columns <= PATCHES["_narrow"][1]:
-        return "_narrow"
-    large = columns > PATCHES["_64"][1] and patch_bytes("_128", dtype) <= SHARED_BYTES and tiles("_128", rows, columns) >= full
-    return "_128" if large else "_64"
+def tile_size(g: Builder, rows: int, columns: int, parts: int, depth: int, shortest: int = SHORTEST) -> tuple[str, int]:
+    """(end of a kernel's name, slices of the sums over `depth`) for a large product, in so many parts that are products of their own: the tiles that
+    are estimated to take least."""
+    narrow, cores = columns <= PATCHES["_narrow"][1], g.precision != "float32"
+    found = []
+    for end in ["_narrow"] if narrow else [end for end in ("_128", "_64") if patch_bytes(end, g.dtype) <= SHARED_BYTES]:
+        count = parts * tiles(end, rows, columns)
+        found.append((*slices_worth(count, depth, math.prod(PATCHES[end]), parts * rows * columns, shortest, cores), end))
+    _, slices, end = min(found, key=lambda each: each[0])
+    return end, slices
 
 
 class Implicit:
@@ -53,7 +56,7 @@ class Implicit:
     def forward(g: Builder, c: Convolution, y: Buffer, x: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """y = x * W (+ b)."""
         N, matrix, bias = x.shape[0], c.flat(weight), bias or weight.piece(0)
-        end, cut, slices = Implicit.cut(c, N, [span.windows for span in c.axes], c.filters, (1, 1, 1), y.dtype)
+        end, cut, slices = Implicit.cut(g, c, N, [span.windows for span in c.axes], c.filters, (1, 1, 1))
         with sum_slices(g, y, slices) as parts:
             g.step(f"prims.implicit.implicit_forward{end}", [parts.reshaped(slices * N, y.rows().shape[1])],
                    [x.rows(), matrix, bias], scalars=[*c.windows, 0], flops=c.flops(N), relu=slices == 1,
@@ -63,13 +66,13 @@ class Implicit:
     def input_gradient(g: Builder, c: Convolution, dx: Buffer, dy: Buffer, weight: Buffer, bias: Buffer | None) -> None:
         """dx = what y's gradient dy gives for x (+ b)."""
         N, strides = dx.shape[0], [span.stride for span in c.axes]
-        end, cut, slices = Implicit.cut(c, N, [span.size for span in c.axes], c.channels, strides, dx.dtype)
+        end, cut, slices = Implicit.cut(g, c, N, [span.size for span in c.axes], c.channels, strides)
         with sum_slices(g, dx, slices) as parts:
             g.step(f"prims.implicit.implicit_input{end}", [parts.reshaped(slices * N, dx.rows().shape[1])],
                    [dy.rows(), c.flat(weight), bias or weight.piece(0)], scalars=[*c.windows, 0], flops=c.flops(N), relu=slices == 1, **cut)
 
     @staticmethod
-    def cut(c: Convolution, N: int, sizes: Any, columns: int, strides: Any, dtype: str) -> tuple[str, dict[str, Any], int]:
+    def cut(g: Builder, c: Convolution, N: int, sizes: Any, columns: int, strides: Any) -> tuple[str, dict[str, Any], int]:
         """(end of the kernel's name, how the step is cut, slices of its sums) for a result of so many places along each axis, in phases by the
         strides, and columns. What goes in slices cannot have a ReLU or be folded: their sum is another step's."""
         flops = c.flops(N)
@@ -78,19 +81,20 @@ class Implicit:
         rows, own = N * math.prod(-(-size // stride) for size, stride in zip(sizes, strides, strict=True)), columns // c.groups
         parts = c.groups * math.prod(strides)            # products of their own
         depth = c.taps // math.prod(strides) * (c.channels + c.filters - columns) // c.groups
-        end = tile_size(rows, own, dtype, -(-FULL // (parts * slices_worth(parts * tiles("_128", rows, own), depth))))
-        count = parts * tiles(end, rows, own)
-        slices = slices_worth(count, depth)
-        return end, {"tasks": max(1, min(MOST_TASKS, slices * count))}, slices
+        end, slices = tile_size(g, rows, own, parts, depth)
+        return end, {"tasks": max(1, min(MOST_TASKS, slices * parts * tiles(end, rows, own)))}, slices
 
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW slice by slice of the places of y, then their sum."""
         flops, own = c.flops(x.shape[0]), c.filters // c.groups
         rows, places = c.taps * c.channels_each, x.shape[0] * math.prod(span.windows for span in c.axes)
-        end = "" if flops < TILED_FLOPS else tile_size(rows, own, x.dtype, 1) if rows > PATCHES["_64"][0] or own <= PATCHES["_narrow"][1] else "_64"
+        if flops < TILED_FLOPS:
+            end, wanted = "", -(-BLOCKS // max(1, c.groups * tiles("", rows, own)))
+        else:
+            end, wanted = tile_size(g, rows, own, c.groups, places, SHORTEST_PLACES)
         count = c.groups * tiles(end, rows, own)
-        chunk, slices = slices_of(places, -(-BLOCKS // max(1, count)))
+        chunk, slices = slices_of(places, wanted)
         with sum_slices(g, dweight, slices) as parts:
             g.step(f"prims.implicit.implicit_weight{end}", [parts], [x.rows(), dy.rows()], scalars=[*c.windows, chunk], flops=flops,
                    tasks=max(1, min(MOST_TASKS, count * slices)))
@@ -98,7 +102,7 @@ class Implicit:
 
 def slices_of(places: int, wanted: int) -> tuple[int, int]:
     """(places of a slice but for the last one, how many slices): not many more than wanted, none of them short."""
-    slices = max(1, min(wanted, places // SHORTEST))
+    slices = max(1, min(wanted, places // SHORTEST_PLACES))
     chunk = max(1, -(-places // (slices * DEPTH))) * DEPTH
     return chunk, max(1, -(-places // chunk))
 
