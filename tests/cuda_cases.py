@@ -136,7 +136,7 @@ def losses() -> Iterator[KernelCase]:
                              (empty(R), empty(R, C), empty(R), z, labels, w, valid, ignore), written=3)
             yield KernelCase(f"sparse-backward-{C}-{valid.size}", f"{name}_backward", (empty(R, C), z, labels, w, e, 1 / e.sum(1), valid, ignore))
     sums = rng.uniform(0, 1, 14)
-    for R, term, last in ((5, 0, 1), (600, 0, 0), (31, 2, 1)):
+    for R, term, last in ((5, 0, 1), (600, 0, 0), (31, 2, 1), (8703, 1, 1)):
         yield KernelCase(f"accumulate-{R}", "losses.reduce.accumulate", (sums, normal(R), rng.uniform(0, 1, 3), 7, term, 0.5, last), tasks=(1,))
     yield KernelCase("report", "losses.reduce.report", (sums, np.array([0.7]), 7, SUMS["terms"]), tasks=(1,))
 

@@ -92,13 +92,15 @@ def test_the_size_of_tiles():
     assert tile_side(32, 64, 1024, sides[:2]) == (64, 4)
 
 
-def test_many_rows_of_a_small_gradient_are_shared():
+def test_long_sums_of_small_products_are_shared():
     """16 x 7 sums over 2,708 rows: by one block they would be one load after the other. The bias is a sum of its own."""
     spec = Sequential([Input((2708, 16)), Dense(7, kernel_initializer="zeros"), nnkit.GlobalAveragePooling1D()])
     steps = [step for step in plan_of(spec, 1).steps if step.phase == "backward" and step.layer == "dense"]
     assert [step.kernel.rpartition(".")[2] for step in steps] == ["dense_backward_weight_32", "sum_chunks", "sum_middle", "sum_middle"]
     assert steps[0].tasks == 34                              # slices of 80 rows
     assert [buffer.shape for buffer in steps[0].writes] == [(34 * 16, 7), (0,)]
+    long = plan_of(Sequential([Input((25088,)), Dense(1)]), 32)
+    assert {"layers.dense.dense_forward_32", "layers.dense.dense_backward_weight"} <= set(long.kernels)
     few = plan_of(Sequential([Input((500, 16)), Dense(7), nnkit.GlobalAveragePooling1D()]), 1)
     assert "layers.dense.dense_backward_weight" in few.kernels
 

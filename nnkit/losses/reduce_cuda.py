@@ -10,6 +10,7 @@ from nnkit.prims.block_cuda import block_sum
 __all__ = ["accumulate", "report"]
 
 LOSS, SAMPLES, LAST, TERMS = SUMS["loss"], SUMS["samples"], SUMS["last"], SUMS["terms"]
+TOGETHER = 16                                            # rows that a thread reads at a time: the block is alone with all of them
 
 
 @kernel
@@ -19,8 +20,11 @@ def accumulate(task: Int, tasks: Int, sums: Doubles, rows: Vector, penalties: Do
     then a tree over the threads."""
     t, R = thread(), rows.size
     values, totals, more = data(rows), data(sums), data(penalties)
-    own = 0.0
-    for r in range(t, R, THREADS):
+    own, whole = 0.0, t + max(0, R - t) // (TOGETHER * THREADS) * (TOGETHER * THREADS)
+    for r in range(t, whole, TOGETHER * THREADS):
+        for u in range(TOGETHER):
+            own += values[r + u * THREADS]
+    for r in range(whole, R, THREADS):
         own += values[r]
     total = block_sum(own, scratch(sums))
     if t == 0:

@@ -33,8 +33,9 @@ __all__ = [
 
 PRECISIONS = {"float32": "", **{end[1:]: end for end in CORES}}          # and the end of the kernels' names
 SHORTEST = 16 * DEPTH                                    # fewest elements of a sum that a slice of it goes over
-# A small gradient of a weight is a product of its own where it sums so many rows: else one block would add them up, one after the other.
-LONG, FEWEST = 512, 4 * DEPTH                            # and how many a slice of it has at least
+# A small product goes by tiles, too, where its sums are so long: else few threads would add them up, one after the other. Forward and by the input
+# it then leaves the chain; a gradient of a weight is in none.
+LONG, LONG_ROWS, FEWEST = 2048, 512, 4 * DEPTH           # and how many a slice of it has at least
 BLOCKS = 2 * DEVICE                                      # that run at a time: two on each multiprocessor
 # What is assumed of a device, for each microsecond: operations by tiles of so many elements (those of 128 x 128 and 64 x 64 as they were measured,
 # in an earlier form), how many times that on tensor cores; bytes; the time that a block takes which has a multiprocessor for itself, beside that of
@@ -73,7 +74,7 @@ def _sized(step: Step, end: str) -> Sequence[Step]:
     stacks, rows, columns = y.shape if stacked else (1, *y.shape)
     depth = step.reads[0].size // max(1, stacks * rows)
     if not stacked and _small(step):
-        if step.kernel != PRODUCTS[1] or depth < LONG:
+        if depth < (LONG_ROWS if step.kernel == PRODUCTS[1] else LONG):
             return [step]
         side, end = SIDES[-1], ""
         _, slices = slices_worth(_tiles(rows, columns, side), depth, side * side, rows * columns, FEWEST)
