@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from nnkit.plan.build import Layout
-from nnkit.plan.launch import ARCHITECTURE
+from nnkit.plan.launch import ARCHITECTURE, LIBRARY
 from nnkit.plan.plan import Plan
 from nnkit.plan.products import check_precision
 from nnkit.runtime import cpu
@@ -63,7 +63,7 @@ class Backend:
         from nnkit.runtime import ptx_store
 
         for step in plan.steps:
-            if not ptx_store.has_kernel(step.kernel):
+            if not (step.kernel.startswith(LIBRARY) or ptx_store.has_kernel(step.kernel)):
                 of = f"layer {step.layer!r}" if step.layer else "training"
                 raise ValueError(f"backend 'cuda' has no kernel {step.kernel!r} yet, which {of} needs: use backend 'cpu'")
             if step.kernel in USER_KERNELS:
