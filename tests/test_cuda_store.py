@@ -74,6 +74,18 @@ def test_what_is_harmed_or_foreign_is_compiled_anew(folder, harm):
     assert path.read_bytes() == whole
 
 
+def test_a_store_serves_machines_whose_toolkit_lies_elsewhere(monkeypatch):
+    """The compiler is that of a package, wherever the machine's own toolkit lies; without the package it is that one."""
+    found = {}
+    for installed in (True, False):
+        monkeypatch.setattr(ptx_store, "_version", lambda package, installed=installed: "13" if installed else "-")
+        for place in ("/usr/local/cuda-13", "/opt/cuda"):
+            monkeypatch.setenv("CUDA_HOME", place)
+            found[installed, place] = ptx_store._fingerprint.__wrapped__()
+    assert len(set(found.values())) == 3
+    assert found[True, "/usr/local/cuda-13"] == found[True, "/opt/cuda"]
+
+
 def test_a_folder_that_cannot_be_written_keeps_nothing(folder, monkeypatch):
     (folder / "file").write_text("")
     monkeypatch.setenv("NNKIT_CACHE_DIR", str(folder / "file"))

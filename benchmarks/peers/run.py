@@ -234,7 +234,7 @@ def main() -> int:
     """Run what was asked for; 1 if nnkit itself failed somewhere or did not do the same work."""
     options = arguments()
     pythons = dict(pair.split("=", 1) for pair in options.python)
-    pythons = {peer: pythons["all"] for peer in PEERS if "all" in pythons and peer != "nnkit"} | pythons
+    pythons = {peer: pythons["all"] for peer in PEERS if "all" in pythons and not peer.startswith("nnkit")} | pythons
     for names, known in ((options.peers, PEERS), (options.work, WORKS)):
         for name in names.split(","):
             if name not in known:

@@ -25,7 +25,8 @@ from nnkit.runtime import store
 
 __all__ = ["ARCHITECTURE", "Code", "codes", "compiled_count", "folder", "has_kernel"]
 
-PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc")      # whose versions the PTX depends on
+COMPILER = "nvidia-nvvm"
+PACKAGES = ("numba", "numba-cuda", "llvmlite", COMPILER, "nvidia-cuda-nvcc")           # whose versions the PTX depends on
 
 Lanes = tuple[tuple[str, ...], ...]                      # names of kernels
 Key = tuple[Lanes, str, tuple[int, int]]                 # with dtype and architecture
@@ -113,7 +114,8 @@ def _announce(missing: Sequence[Key]) -> None:
 def _fingerprint() -> str:
     """A hash of all that PTX depends on besides what is compiled."""
     facts = [store.sources(), *(f"{name} {_version(name)}" for name in PACKAGES)]
-    facts += sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith(("NUMBA_CUDA_", "CUDA_PATH", "CUDA_HOME")))
+    chosen = ("NUMBA_CUDA_", "CUDA_PATH", "CUDA_HOME") if _version(COMPILER) == "-" else ("NUMBA_CUDA_",)      # a package goes before a toolkit
+    facts += sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith(chosen))
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:20]
 
 
