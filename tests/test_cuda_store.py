@@ -74,16 +74,17 @@ def test_what_is_harmed_or_foreign_is_compiled_anew(folder, harm):
     assert path.read_bytes() == whole
 
 
-def test_a_store_serves_machines_whose_toolkit_lies_elsewhere(monkeypatch):
-    """The compiler is that of a package, wherever the machine's own toolkit lies; without the package it is that one."""
-    found = {}
-    for installed in (True, False):
-        monkeypatch.setattr(ptx_store, "_version", lambda package, installed=installed: "13" if installed else "-")
-        for place in ("/usr/local/cuda-13", "/opt/cuda"):
-            monkeypatch.setenv("CUDA_HOME", place)
-            found[installed, place] = ptx_store._fingerprint.__wrapped__()
-    assert len(set(found.values())) == 3
-    assert found[True, "/usr/local/cuda-13"] == found[True, "/opt/cuda"]
+def test_a_store_serves_machines_with_other_toolkits(monkeypatch):
+    """The compiler is that of nvidia-nvvm, wherever the machine's own toolkit lies and whether ptxas is there; without that package it is another."""
+    def fingerprint(home, **versions):
+        monkeypatch.setenv("CUDA_HOME", home)
+        monkeypatch.setattr(ptx_store, "_version", lambda package: versions.get(package.replace("-", "_"), "-"))
+        return ptx_store._fingerprint.__wrapped__()
+    here = fingerprint("/usr/local/cuda", nvidia_nvvm="13.0.88", nvidia_cuda_nvcc="13.0.88")
+    assert fingerprint("/opt/cuda", nvidia_nvvm="13.0.88") == here
+    others = [fingerprint("/opt/cuda", nvidia_nvvm="13.0.89"), fingerprint("/opt/cuda"), fingerprint("/usr/local/cuda"),
+              fingerprint("/opt/cuda", nvidia_cuda_nvcc="13.0.88"), fingerprint("/opt/cuda", nvidia_nvvm="13.0.88", numba_cuda="0.30.5")]
+    assert len({here, *others}) == 6
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(folder, monkeypatch):
