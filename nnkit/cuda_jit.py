@@ -491,8 +491,9 @@ def multiply_on_cores(operation: str) -> Any:
             factors += [builder.load(builder.gep(values[8], [index])) for index in values[9:]]
             kind = ir.FunctionType(ir.LiteralStructType([real] * 4), [word] * 6 + [real] * 4)
             code = ir.InlineAsm(kind, f"{operation} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};",
-                                ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4), side_effect=True)          # all lanes of a warp together
-            found = builder.call(code, factors + [builder.load(place) for place in places])
+                                ",".join(["=f"] * 4 + ["r"] * 6 + ["f"] * 4), side_effect=True)
+            # convergent: all lanes of a warp execute it together, so it must not come to depend on more conditions, as by copies in two branches.
+            found = builder.call(code, factors + [builder.load(place) for place in places], attrs=("convergent",))
             for number, place in enumerate(places):
                 builder.store(builder.extract_value(found, number), place)
             return context.get_dummy_value()

@@ -37,7 +37,7 @@ def on_device(rig: Rig, device: Device, x: Any, t: Any, w: np.ndarray | None = N
         memory.view(layout.buffers["counters"])[COUNTERS["seed"]] = rig.seed
         memory.view(layout.buffers["sums"])[:] = 0
         plan = build(rig.graph, layout, mode, rig.batch, losses=losses, keep_predictions=True, input_gradients=mode == "gradients",
-                     sizes=rig.feeds and rig.feeds.sizes, backend="cuda")
+                     sizes=rig.feeds and rig.feeds.sizes, backend="cuda", architecture=device.architecture)
         written = rig.written()
         places = placed(device, rig.given(mode, x, t, w) | written)
         tape = memory.tape(plan, None)
@@ -87,7 +87,8 @@ class DeviceModel:
         """The plan of a mode, bound to the device and its arrays."""
         model = self.model
         losses = [(output.loss, output.weight) for output in model.outputs]
-        plan = build(model.graph, model.layout, mode, batch, losses=losses, optimizer=model.optimizer, backend="cuda", **named)
+        plan = build(model.graph, model.layout, mode, batch, losses=losses, optimizer=model.optimizer, backend="cuda",
+                     architecture=self.device.architecture, **named)
         tape = DeviceTape(plan, self.memory)
         tape.bind(self.arrays)
         return tape

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import os
+import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +19,7 @@ import nnkit
 from libcuda import Driver
 from nnkit.runtime import driver as nvidia
 from nnkit.runtime.blas import Call, computed
+from nnkit.runtime.cuda import Block
 from nnkit.runtime.driver import call
 
 SPEC = nnkit.Sequential([nnkit.Input((3,)), nnkit.Dense(5, activation="relu"), nnkit.Dropout(0.3), nnkit.Dense(1, activation="sigmoid")])
@@ -102,13 +107,21 @@ def memory(driver: Driver) -> None:
     one.fit(X, Y, batch_size=4, epochs=1, verbose=0)
     assert sum(driver.sizes.values()) == held, "a second model takes what the first one had"
     driver.room = held
-    with pytest.raises(MemoryError, match=r"^the GPU has no 3,609,600 bytes of memory left, 0 are free$"):
-        nnkit.compile(nnkit.Sequential([nnkit.Input((3000,)), nnkit.Dense(300)]), backend="cuda")
+    large = nnkit.Sequential([nnkit.Input((3000,)), nnkit.Dense(300)])
+    with pytest.raises(MemoryError, match=r"^the GPU has no 3,609,600 bytes of memory left, [0-9,]+ are free$"):
+        nnkit.compile(large, backend="cuda")
+    driver.room = 1 << 30
+    circle: list[Any] = [nnkit.compile(large, backend="cuda")]       # which only the garbage collector finds
+    circle.append(circle)
+    driver.room = sum(driver.sizes.values())
+    del circle
+    nnkit.compile(large, backend="cuda")
 
 
 def library(driver: Driver) -> None:
     """Calls of a library are captured into the graph of a step: here one that computes by NumPy, from memory as it is when the graph runs."""
     multiplied = []
+    garbage = [Block(nvidia.device(), 2 * nvidia.SMALL) for _ in range(2)]
 
     class Product:
         def __init__(self, call: Call) -> None:
@@ -116,6 +129,11 @@ def library(driver: Driver) -> None:
 
         def enqueue(self, stream: int) -> None:
             driver.later(stream, self.multiply)
+            if len(garbage) == 2:                        # what nobody has any more goes back at any moment, in another thread or in this one
+                other = threading.Thread(target=garbage.pop)
+                other.start()
+                other.join()
+            garbage.clear()
 
         def multiply(self) -> None:
             y, *given = (driver.bytes_of(each.address, 4 * math.prod(each.shape)).view(np.float32).reshape(each.shape)
@@ -125,18 +143,21 @@ def library(driver: Driver) -> None:
 
     nvidia.Library = lambda device: SimpleNamespace(product=Product)
     nvidia.bindings = lambda: None
-    spec = nnkit.Sequential([nnkit.Input((64,)), nnkit.Dense(256, activation="relu"), nnkit.Dense(1)])
+    spec = nnkit.Sequential([nnkit.Input((64,)), nnkit.Dense(512, activation="relu"), nnkit.Dense(1)])
     x, y = RNG.standard_normal((300, 64), dtype=np.float32), RNG.standard_normal((300, 1), dtype=np.float32)
     here, there = (nnkit.compile(spec, optimizer="sgd", loss="mse", seed=1, **named) for named in ({}, {"backend": "cuda", "blas": True}))
     logs = [each.fit(x, y, batch_size=100, epochs=2, verbose=0) for each in (here, there)]
-    assert len(multiplied) == 6 * len(set(multiplied))   # each node in each of the steps
+    assert not garbage
+    assert len(multiplied) == 6 * len(set(multiplied)) > 0         # each node in each of the steps
     close(logs[1]["loss"], logs[0]["loss"])
 
 
 class OnDevice:
     """Another library's array on the device."""
 
-    def __init__(self, values: np.ndarray) -> None:
+    def __init__(self, values: np.ndarray, device: int = 0) -> None:
+        self.context = call("cuDevicePrimaryCtxRetain", device)
+        call("cuCtxSetCurrent", self.context)            # for good, as other libraries do
         self.address = call("cuMemAlloc", values.nbytes)
         self.stream = call("cuStreamCreate", 1)
         self.values = values                             # its copy may still be under way when it is passed on
@@ -148,13 +169,97 @@ class OnDevice:
 def arrays(driver: Driver) -> None:
     """Arrays that lie on the device are read where they lie, after what their library has asked for; memory of the host's is refused."""
     one, other = model("cuda"), model("cuda")
-    x = OnDevice(X)
-    logs = [each.fit(given, Y, batch_size=10, epochs=2, verbose=0)["loss"] for each, given in ((one, X), (other, x))]
-    assert logs[0] == logs[1]
+    x, old = OnDevice(X), OnDevice(X)
+    old.__cuda_array_interface__ |= {"version": 2, "stream": None}   # does not say of which stream it is
+    logs = [each.fit(given, Y, batch_size=10, epochs=2, verbose=0)["loss"] for each, given in ((one, X), (other, x), (model("cuda"), old))]
+    assert logs[0] == logs[1] == logs[2]
     np.testing.assert_array_equal(other.predict(x), one.predict(X))
     x.__cuda_array_interface__["data"] = (X.ctypes.data, True)
     with pytest.raises(ValueError, match=r"^x must lie on the GPU that the model uses, the first one, received OnDevice that lies elsewhere$"):
         other.predict(x)
+
+
+def present() -> int:
+    """The context that a library finds."""
+    return int(call("cuCtxGetCurrent"))
+
+
+def contexts(driver: Driver) -> None:
+    """A library that works on the second GPU goes on there; its arrays are refused, and nothing of ours comes to lie there."""
+    one, other = model("cuda"), model("cpu")
+    assert not present()
+    x = OnDevice(X, device=1)
+    one.fit(X, Y, batch_size=10, epochs=1, verbose=0)
+    other.fit(X, Y, batch_size=10, epochs=1, verbose=0)
+    close(one.predict(X), other.predict(X))
+    assert present() == int(x.context)
+    assert list(driver.others) == [int(x.address)]
+    with pytest.raises(ValueError, match=r"^x must lie on the GPU that the model uses, the first one, received OnDevice that lies elsewhere$"):
+        one.predict(x)
+    assert present() == int(x.context)
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(lambda _: (one.predict(X), present()), range(4)):
+            close(found[0], other.predict(X))
+            assert not found[1]
+
+
+def forks(driver: Driver) -> None:
+    """A process that was forked says that it cannot use the GPU, and gives back nothing that is its parent's."""
+    one = model("cuda")
+    expected = one.predict(X)
+    child = os.fork()
+    if not child:
+        broken: list[Any] = []
+        sys.unraisablehook = broken.append
+        with pytest.raises(RuntimeError, match=r"^backend 'cuda' cannot be used in a process that was forked after it was used: "
+                                               r"start processes by 'spawn'$"):
+            one.predict(X)
+        del one
+        gc.collect()
+        os._exit(len(broken) + driver.orphaned)
+    assert os.waitpid(child, 0)[1] == 0
+    np.testing.assert_array_equal(one.predict(X), expected)
+
+
+def refusals(driver: Driver) -> None:
+    """A driver or a GPU that is too old."""
+    driver.version = 12040
+    with pytest.raises(RuntimeError, match=r"^backend 'cuda' needs an NVIDIA driver for CUDA 13\.0 or later \(version 580 or later\), "
+                                           r"received one for CUDA 12\.4$"):
+        model("cuda")
+    driver.version = 13000
+    driver.attributes |= {75: 7, 76: 5}
+    with pytest.raises(RuntimeError, match=r"^backend 'cuda' needs a GPU of compute capability 8\.0 or more, received 7\.5$"):
+        model("cuda")
+
+
+def blocks(driver: Driver) -> None:
+    """Memory is zeroed, small memory too that is kept and given again; large memory, and pinned memory that nobody has, goes back."""
+    device = nvidia.CudaDevice()
+    small, large = device.allocate(1000), device.allocate(nvidia.SMALL + 4)
+    assert driver.sizes == {small: 1024, large: nvidia.SMALL + 4}
+    values, found = np.arange(250, dtype=np.float32), np.ones(nvidia.SMALL // 4 + 1, np.float32)
+    device.read(large, found)
+    assert not found.any()
+    device.write(small, values)
+    device.read(small, found[:250])
+    np.testing.assert_array_equal(found[:250], values)
+    device.release(small)
+    device.release(large)
+    assert driver.sizes == {small: 1024}
+    assert device.allocate(900) == small
+    device.read(small, found[:250])
+    assert not found.any()
+    pinned = device.pinned(8)
+    pinned[:] = 7
+    device.send(small, pinned.view(np.int64))
+    view = pinned[2:].reshape(2, 3)
+    del pinned
+    assert len(driver.host) == 1
+    del view
+    assert not driver.host
+    device.read(small, found[:2])
+    assert found[:2].tobytes() == b"\7" * 8
 
 
 def kernels(driver: Driver) -> None:

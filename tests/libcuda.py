@@ -2,7 +2,8 @@
 
 A small C library, which is compiled here, exports the functions that nnkit calls and hands each call to `Driver`. Memory is that of the PTX
 interpreter, launches are run by it. What is asked for on a stream waits there until somebody synchronizes with that stream, so a result that is read
-too early, or pinned memory that is written too early, shows as a wrong number. Calls that a driver would refuse, or answer by a crash, are faults.
+too early, or pinned memory that is written too early, shows as a wrong number. Calls that a driver would refuse, or answer by a crash, are faults:
+without a context, in the context of the other GPU, during a capture, in a forked process, launches that are too large.
 
 Once a process has it, it has a "GPU": tests run in processes of their own, by `python tests/libcuda.py SESSION` (sessions: driver_sessions.py).
 """
@@ -10,6 +11,7 @@ Once a process has it, it has a "GPU": tests run in processes of their own, by `
 from __future__ import annotations
 
 import ctypes
+import os
 import pathlib
 import subprocess
 import sys
@@ -24,12 +26,19 @@ import numpy as np
 
 import ptx
 
-SUCCESS, INVALID, NO_MEMORY, NOT_FOUND = 0, 1, 2, 500
-WORDS = {INVALID: b"invalid argument", NO_MEMORY: b"out of memory", NOT_FOUND: b"named symbol not found"}
-CAPABILITY = {75: 9, 76: 0, 97: 232_448}                 # attributes of the device: compute capability 9.0, shared memory of a block by asking
+SUCCESS, INVALID, NO_MEMORY, NO_DRIVER, NO_CONTEXT, NOT_FOUND, CAPTURED, SPOILT = 0, 1, 2, 3, 201, 500, 900, 901
+WORDS = {INVALID: b"invalid argument", NO_MEMORY: b"out of memory", NO_DRIVER: b"initialization error", NO_CONTEXT: b"invalid device context",
+         NOT_FOUND: b"named symbol not found", CAPTURED: b"operation not permitted when stream is capturing",
+         SPOILT: b"operation failed due to a previous error during capture"}
+SHARED = 97                                              # the attribute of a device: most shared memory of a block, by asking
+FREELY = ("cuInit", "cuDriverGetVersion", "cuGetErrorString", "cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuCtxGetCurrent",
+          "cuCtxSetCurrent", "cuCtxPushCurrent", "cuCtxPopCurrent")         # need no context
+UNSAFE = ("cuMemAlloc", "cuMemFree", "cuMemHostAlloc", "cuMemFreeHost", "cuModuleLoadData", "cuCtxSynchronize")      # not by who captures, see there
+GLOBAL, OF_THREAD, RELAXED = range(3)                    # modes of a capture
 DEVICE_ORDINAL = 9                                       # the attribute of a pointer
 SHARED_SIZE = 8                                          # the attribute of a function: most dynamic shared memory
 STATIC_SHARED = 48 * 1024                                # what a function has without asking
+PARAMETER_BYTES = 4096                                   # of a launch
 
 SOURCE = """
 #include <stdint.h>
@@ -79,6 +88,16 @@ Actions = tuple[Callable[[], None], ...]                 # what a stream was ask
 
 
 @attrs.define
+class Capture:
+    """What a stream is asked for while it is captured. mode: who may do what meanwhile; thread: whose it is."""
+
+    mode: int
+    thread: int
+    actions: list[Callable[[], None]] = attrs.field(factory=list)
+    spoilt: bool = False
+
+
+@attrs.define
 class Graph:
     """Nodes in the order in which they were added, each behind the ones that it names."""
 
@@ -98,20 +117,27 @@ class Driver:
     def __init__(self, room: int = 1 << 30) -> None:
         self.memory, self.room = ptx.Memory(), room
         self.sizes: dict[int, int] = {}                  # of memory on the device
+        self.others: dict[int, int] = {}                 # sizes of memory on the second GPU
         self.host: dict[int, Any] = {}                   # pinned memory
         self.streams: dict[int, list[Callable[[], None]]] = {}
-        self.captured: dict[int, list[Callable[[], None]]] = {}      # by streams that are being captured
+        self.owners: dict[int, int] = {}                 # of streams: their contexts
+        self.captures: dict[int, Capture] = {}           # by stream
+        self.contexts = (0x100, 0x108)                   # the primary ones of two GPUs
+        self.entered: dict[int, list[int]] = {}          # by thread: its contexts, the last one is the present one
         self.things: dict[int, Any] = {}                 # modules, functions, graphs by handle
         self.asked: dict[int, int] = {}                  # shared memory that a function may have
         self.runs: dict[Launch, ptx.Run] = {}
-        self.launched = self.pinned_bytes = 0
+        self.launched = self.pinned_bytes = self.orphaned = 0        # orphaned: calls of forked processes
         self.handles = iter(range(0x1000, 1 << 30, 8))
-        self.entered: set[int] = set()                   # threads with a context
+        self.process = os.getpid()
         self.fault: BaseException | None = None
+        self.version = 13000
+        self.attributes = {75: 9, 76: 0, SHARED: 232_448}            # compute capability 9.0
 
     def call(self, name: bytes, words: Any) -> int:
         """A call from C."""
         try:
+            self.permit(name.decode())
             getattr(self, name.decode())(*(int(words[k]) for k in range(6)))
             return SUCCESS
         except Refused as refused:
@@ -121,6 +147,23 @@ class Driver:
             traceback.print_exc()
             return 999
 
+    def permit(self, name: str) -> None:
+        """Refuse what a driver refuses whatever is asked for."""
+        if os.getpid() != self.process:
+            self.orphaned += 1
+            raise Refused(NO_DRIVER)
+        if name not in FREELY and not self.present():
+            raise Refused(NO_CONTEXT)
+        meant = [each for each in self.captures.values() if each.mode == GLOBAL or (each.mode == OF_THREAD and each.thread == threading.get_ident())]
+        if name in UNSAFE and meant:
+            for capture in meant:
+                capture.spoilt = True
+            raise Refused(CAPTURED)
+
+    def present(self) -> int:
+        """The context of this thread, or 0."""
+        return self.entered.get(threading.get_ident(), [0])[-1]
+
     def handle(self, thing: Any) -> int:
         """A new handle."""
         number = next(self.handles)
@@ -129,12 +172,15 @@ class Driver:
 
     def later(self, stream: int, action: Callable[[], None]) -> None:
         """Ask for something on a stream."""
-        assert threading.get_ident() in self.entered, "a call before its thread had a context"
-        self.captured.get(stream, self.streams[stream]).append(action)
+        if self.owners[stream] != self.present():
+            raise Refused(INVALID)
+        (self.captures[stream].actions if stream in self.captures else self.streams[stream]).append(action)
 
     def drain(self, stream: int) -> None:
         """Do what was asked for on a stream."""
-        assert stream not in self.captured, "a wait for a stream that is being captured"
+        if stream in self.captures:
+            self.captures[stream].spoilt = True
+            raise Refused(CAPTURED)
         actions, self.streams[stream] = self.streams[stream], []
         for action in actions:
             action()
@@ -144,34 +190,50 @@ class Driver:
     def cuInit(self, *_: int) -> None: ...
 
     def cuDriverGetVersion(self, place: int, *_: int) -> None:
-        store(place, 13000, ctypes.c_int)
+        store(place, self.version, ctypes.c_int)
 
     def cuGetErrorString(self, error: int, place: int, *_: int) -> None:
         words = ctypes.c_char_p(WORDS.get(error, b"unknown error"))
         self.things[-error] = words                      # stays where it is
         store(place, ctypes.cast(words, ctypes.c_void_p).value or 0)
 
-    def cuDeviceGet(self, place: int, *_: int) -> None:
-        store(place, 0, ctypes.c_int)
+    def cuDeviceGet(self, place: int, number: int, *_: int) -> None:
+        store(place, number, ctypes.c_int)
 
     def cuDeviceGetAttribute(self, place: int, attribute: int, *_: int) -> None:
-        store(place, CAPABILITY[attribute], ctypes.c_int)
+        store(place, self.attributes[attribute], ctypes.c_int)
 
-    def cuDevicePrimaryCtxRetain(self, place: int, *_: int) -> None:
-        store(place, self.handle("context"))
+    def cuDevicePrimaryCtxRetain(self, place: int, number: int, *_: int) -> None:
+        store(place, self.contexts[number])
 
     def cuCtxSetCurrent(self, context: int, *_: int) -> None:
-        assert self.things[context] == "context"
-        self.entered.add(threading.get_ident())
+        self.cuCtxPushCurrent(context)
+        self.entered[threading.get_ident()][-2:-1] = []
+
+    def cuCtxGetCurrent(self, place: int, *_: int) -> None:
+        store(place, self.present())
+
+    def cuCtxPushCurrent(self, context: int, *_: int) -> None:
+        assert context in self.contexts
+        self.entered.setdefault(threading.get_ident(), [0]).append(context)
+
+    def cuCtxPopCurrent(self, place: int, *_: int) -> None:
+        store(place, self.present())
+        self.entered[threading.get_ident()].pop()
 
     def cuCtxSynchronize(self, *_: int) -> None:
         for stream in self.streams:
-            self.drain(stream)
+            if self.owners[stream] == self.present():
+                self.drain(stream)
 
     def cuStreamCreate(self, place: int, flags: int, *_: int) -> None:
         assert flags == 1
         store(place, handle := self.handle("stream"))
-        self.streams[handle] = []
+        self.streams[handle], self.owners[handle] = [], self.present()
+
+    def cuStreamDestroy(self, stream: int, *_: int) -> None:
+        self.drain(stream)
+        del self.streams[stream]
 
     def cuStreamSynchronize(self, stream: int, *_: int) -> None:
         if stream in (1, 2):                             # the default streams, of which nothing has been asked
@@ -179,12 +241,15 @@ class Driver:
         self.drain(stream)
 
     def cuStreamBeginCapture(self, stream: int, mode: int, *_: int) -> None:
-        assert mode == 1, "only calls of this thread are refused meanwhile"
+        assert mode in (GLOBAL, OF_THREAD, RELAXED)
         assert not self.streams[stream]
-        self.captured[stream] = []
+        self.captures[stream] = Capture(mode, threading.get_ident())
 
     def cuStreamEndCapture(self, stream: int, place: int, *_: int) -> None:
-        store(place, self.handle(Graph({self.handle("node"): tuple(self.captured.pop(stream))})))
+        capture = self.captures.pop(stream)
+        if capture.spoilt:
+            raise Refused(SPOILT)
+        store(place, self.handle(Graph({self.handle("node"): tuple(capture.actions)})))
 
     # Memory.
 
@@ -195,11 +260,12 @@ class Driver:
             raise Refused(NO_MEMORY)
         address = self.memory.allocate(size)
         self.memory.array(address, size)[:] = 0xA5       # not zeros
-        self.sizes[address] = size
+        (self.sizes if self.present() == self.contexts[0] else self.others)[address] = size
         store(place, address)
 
     def cuMemFree(self, address: int, *_: int) -> None:
-        self.cuCtxSynchronize()
+        for stream in self.streams.keys() - self.captures.keys():
+            self.drain(stream)
         self.memory.valid[address - ptx.BASE:address - ptx.BASE + self.sizes.pop(address)] = False
 
     def cuMemGetInfo(self, free: int, total: int, *_: int) -> None:
@@ -219,9 +285,11 @@ class Driver:
 
     def cuPointerGetAttribute(self, place: int, attribute: int, address: int, *_: int) -> None:
         assert attribute == DEVICE_ORDINAL
-        if not any(start <= address < start + size for start, size in self.sizes.items()):
+        found = [number for number, sizes in enumerate((self.sizes, self.others))
+                 if any(start <= address < start + size for start, size in sizes.items())]
+        if not found:
             raise Refused(INVALID)
-        store(place, 0, ctypes.c_int)
+        store(place, found[0], ctypes.c_int)
 
     def cuMemsetD8Async(self, address: int, value: int, size: int, stream: int, *_: int) -> None:
         self.later(stream, lambda: self.bytes_of(address, size).fill(value))
@@ -259,7 +327,7 @@ class Driver:
 
     def cuFuncSetAttribute(self, function: int, attribute: int, value: int, *_: int) -> None:
         assert attribute == SHARED_SIZE
-        if value > CAPABILITY[97]:
+        if value > self.attributes[SHARED]:
             raise Refused(INVALID)
         self.asked[function] = value
 
@@ -286,9 +354,10 @@ class Driver:
     def launch(self, place: int) -> Launch:
         """Copy the parameters of a node."""
         given = KernelNode.from_address(place)
-        if given.blockX * given.blockY * given.blockZ > 1024 or not given.gridX or given.shared > self.asked.get(given.function, STATIC_SHARED):
-            raise Refused(INVALID)
         program = self.things[given.function]
+        if (given.blockX * given.blockY * given.blockZ > 1024 or not 0 < given.gridX < 1 << 31 or given.gridX % program.cluster
+                or given.shared > self.asked.get(given.function, STATIC_SHARED) or 8 * len(program.parameters) > PARAMETER_BYTES):
+            raise Refused(INVALID)
         assert (given.blockX, given.blockY, given.blockZ, given.gridY, given.gridZ) == (ptx.THREADS, 1, 1, 1, 1)
         addresses = (ctypes.c_uint64 * len(program.parameters)).from_address(given.parameters)
         return Launch(program, given.gridX, given.shared, tuple(ctypes.c_int64.from_address(address).value for address in addresses))

@@ -44,6 +44,7 @@ GAP = 16                                                 # bytes around the arra
 TYPES: dict[str, Any] = {"pred": np.bool_, "f32": np.float32, "f64": np.float64}
 TYPES |= {f"{kind}{8 * size}": np.dtype(f"{'i' if kind == 's' else 'u'}{size}").type for kind in "sub" for size in (1, 2, 4, 8)}
 RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+TOGETHER = ("shfl", "mma")                               # what all lanes of a warp do together
 LOW = np.uint32(0x1FFF)                                  # bits of a float32 that tf32 does not have
 
 
@@ -105,7 +106,7 @@ class Program:
         for align, name, size in re.findall(r"\.local\s+\.align\s+(\d+)\s+\.b8\s+(\w+)\[(\d+)\];", body):
             start = -(-self.local_size // int(align)) * int(align)
             self.local[prefix + name], self.local_size = (start, start + int(size)), start + int(size) + GAP
-        body = re.sub(r"^\s*\.(?:reg|param|loc|pragma|local)\b[^;]*;", "", body, flags=re.M)
+        body = re.sub(r"^[\s{]*\.(?:reg|param|loc|pragma|local)\b[^;]*;", "", body, flags=re.M)       # some in a scope of their own
         for line in body.split(";"):
             line = line.lstrip("{} \t\n").rstrip()         # braces of calls and scopes; those of vectors never begin a line
             while found := re.match(r"([$\w]+):\s*", line):
@@ -330,10 +331,12 @@ class Run:
         """Run the lanes of the span until none can go on: always those that are furthest behind."""
         span = self.span
         counter, alive, waiting = self.counter[span], self.alive[span], self.waiting[span]
-        code, steps = self.program.code, self.steps
+        code, steps, held = self.program.code, self.steps, np.zeros(alive.shape, np.bool_)        # held: at an exchange, for others of their warp
         while True:
-            ready = alive & ~waiting
+            ready = alive & ~waiting & ~held
             if not ready.any():
+                if held.any():
+                    raise Fault(f"not all lanes of a warp take part: {code[int(counter[held].min())].text}")
                 return
             place = int(counter[ready].min())
             mask = ready & (counter == place)
@@ -344,6 +347,11 @@ class Run:
                     self._end(mask)
                     break
                 instruction = code[place]
+                if instruction.operation in TOGETHER and not whole:
+                    mask = self._met(mask, held, place)
+                    whole, active = bool(mask.all()), int(mask.sum())
+                    if not active:
+                        break
                 self.done += active
                 taken = mask
                 if instruction.guard:
@@ -371,6 +379,16 @@ class Run:
                 if not whole and place in self.leaders:
                     counter[mask] = place
                     break
+
+    def _met(self, mask: np.ndarray, held: np.ndarray, place: int) -> np.ndarray:
+        """Who goes on of the lanes that have come to an exchange: those of warps whose lanes are all there. The others are held until then, as a GPU
+        does, whatever the order in which the compiler wrote the branches."""
+        counter, alive = self.counter[self.span], self.alive[self.span]
+        counter[mask] = place
+        there = mask | (held & (counter == place))
+        missing = (alive & ~there).reshape(-1, WARP).any(1)
+        held[there] = np.repeat(missing, WARP)[there]
+        return there & ~held
 
     # Operands.
 
@@ -795,7 +813,8 @@ def _insert(a: Any, b: Any, position: Any, length: Any) -> Any:
 COMPUTE: dict[str, Callable[..., Any]] = {
     "mov": lambda x: x, "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": _quotient,
     "rem": lambda x, y: x - _quotient(x, y) * y,
-    "fma": _fused, "mad": lambda x, y, z: x * y + z, "neg": lambda x: -x, "abs": np.abs, "min": np.minimum, "max": np.maximum,
+    "fma": _fused, "mad": lambda x, y, z: x * y + z, "neg": lambda x: -x, "abs": np.abs,
+    "copysign": lambda x, y: np.copysign(y, x), "popc": lambda x: np.bitwise_count(x), "min": np.minimum, "max": np.maximum,
     "and": lambda x, y: x & y, "or": lambda x, y: x | y, "xor": lambda x, y: x ^ y, "not": lambda x: ~x, "shl": _shift(True), "shr": _shift(False),
     "rcp": lambda x: x.dtype.type(1) / x, "sqrt": np.sqrt, "selp": lambda x, y, choice: np.where(choice, x, y), "bfi": _insert,
 }

@@ -1,6 +1,7 @@
 """Products by cuBLASLt: the plan that asks for them, what is computed, and every call that is made of the real bindings' functions and names."""
 
 import ctypes
+import gc
 import math
 import re
 import sys
@@ -98,7 +99,7 @@ class Recorded:
                 assert isinstance(argument, (int, np.integer)), (name, argument)
                 assert kind == "int64_t" or kind == "intptr_t" or kind == "int" or argument >= 0, (name, argument)
             self.calls.append((name, arguments))
-            if name == "matrix_layout_set_attribute":
+            if name in ("matrix_layout_set_attribute", "matmul_preference_set_attribute"):
                 self.values.append(int.from_bytes(ctypes.string_at(arguments[2], arguments[3]), sys.byteorder))
             if name == "matmul_algo_get_heuristic":
                 np.ctypeslib.as_array((np.ctypeslib.ctypes.c_int * 1).from_address(arguments[-1]))[0] = self.algorithms
@@ -166,7 +167,30 @@ def test_of_stacks_the_layouts_say_how_many_matrices_and_how_far_apart(found, tu
     names = lt.MatrixLayoutAttribute
     settings = [arguments[1:2] + arguments[3:] for name, arguments in lt.calls if name == "matrix_layout_set_attribute"]
     assert settings == [(names.BATCH_COUNT, 4), (names.STRIDED_BATCH_OFFSET, 8)] * 3
-    assert lt.values == [K, N * I, K, M * I, K, N * M]
+    assert lt.values[:6] == [K, N * I, K, M * I, K, N * M]
+
+
+def test_the_library_is_told_how_operands_are_aligned(found):
+    """It would else take all addresses for multiples of 256. Buffers are at multiples of 64; matrices of a stack 4 x 3 x 8 bytes apart."""
+    lt = found[0]
+    operands = [blas.Operand(1024, (4, 8)), blas.Operand(64 * 5, (4, 6)), blas.Operand(128 * 3, (6, 8)), blas.Operand(0, (0,))]
+    blas.Library(Memory(), found).product(blas.Call(*operands, False, False, False, "COMPUTE_32F"))
+    names = lt.MatmulPreferenceAttribute
+    settings = [arguments[1] for name, arguments in lt.calls if name == "matmul_preference_set_attribute"]
+    assert settings == [names.MAX_WORKSPACE_BYTES, names.MIN_ALIGNMENT_A_BYTES, names.MIN_ALIGNMENT_B_BYTES, names.MIN_ALIGNMENT_C_BYTES,
+                        names.MIN_ALIGNMENT_D_BYTES]
+    assert lt.values == [blas.WORKSPACE, 128, 64, 256, 256]
+    assert blas.Operand(1024, (5, 3, 8)).alignment == 32
+
+
+def test_what_describes_a_product_goes_with_it(found):
+    lt = found[0]
+    operands = [blas.Operand(1, shape) for shape in ((3, 7), (3, 5), (5, 7), (0,))]
+    product = blas.Library(Memory(), found).product(blas.Call(*operands, False, False, False, "COMPUTE_32F"))
+    made, lt.calls = [name for name, _ in lt.calls], []
+    del product
+    gc.collect()
+    assert [name for name, _ in lt.calls] == ["matmul_desc_destroy", *["matrix_layout_destroy"] * made.count("matrix_layout_create")]
 
 
 def test_where_the_library_has_no_algorithm_it_says_so(found):

@@ -104,6 +104,23 @@ def test_a_kernel_does_what_its_twin_does(case):
     check(case, devices)
 
 
+class Later(ptx.PtxDevice):
+    """From compute capability 10 on NVVM has another code generator: other instructions, other branches."""
+
+    architecture = (10, 0)
+
+
+@pytest.mark.parametrize("case", CASES[::len(CASES) // 7], ids=lambda case: case.id)
+def test_a_kernel_does_so_on_later_gpus(case):
+    check(case, lambda dtype, tasks: [Later()])
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_every_kernel_does_so_on_later_gpus(case):
+    check(case, lambda dtype, tasks: [Later()])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_kernel_on_a_gpu_does_what_its_twin_does_five_times(case, gpu):

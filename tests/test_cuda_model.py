@@ -381,6 +381,19 @@ def test_a_graph_trains_as_on_the_cpu(device):
     same_history(*results)
 
 
+@pytest.mark.parametrize(("layers", "batch", "shape", "digits", "kernel", "of"), [
+    ([Input((64,)), Dense(2)], 2 ** 26, "(67108864, 64)", 32, "prims.feed.gather_rows", "training"),
+    ([Input((64, 64, 8)), nnkit.Conv2D(4, 1)], 2 ** 16, "(65536, 32768)", 31, "prims.implicit.implicit_forward_narrow", "layer 'conv2d'"),
+])
+def test_batches_that_kernels_cannot_count_are_refused(device, layers, batch, shape, digits, kernel, of):
+    engine = nnkit.compile(Sequential(layers), backend="cuda")
+    message = (f"backend 'cuda': arrays of a batch must have fewer than 2^{digits} numbers for {kernel!r}, received shape {shape} for {of}: "
+               "use a smaller batch")
+    engine.runtime.check(engine.build_plan("predict", batch - 1))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        engine.runtime.check(engine.build_plan("predict", batch))
+
+
 def test_a_layer_without_kernels_is_refused_when_the_model_is_compiled(device, monkeypatch):
     monkeypatch.setattr(ptx_store, "has_kernel", lambda name: not name.endswith("dropout_apply"))
     with pytest.raises(ValueError) as caught:            # noqa: PT011 - the whole message is compared

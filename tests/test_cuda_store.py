@@ -1,11 +1,9 @@
-"""The store of PTX, arrays by DLPack, and the driver's functions called through one that keeps its memory on the host."""
+"""The store of PTX, and arrays by DLPack."""
 
 import ctypes
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ pytest.importorskip("nvidia.cu13", reason="needs nnkit[cuda-test]")
 import nnkit
 import ptx
 from nnkit import Dense, Input, Sequential
-from nnkit.runtime import driver, ptx_store
+from nnkit.runtime import ptx_store
 from nnkit.runtime.device_array import adopted
 
 SCALED = (("prims.pointwise.scaled",),)
@@ -74,6 +72,19 @@ def test_what_is_harmed_or_foreign_is_compiled_anew(folder, harm):
     assert path.read_bytes() != whole
     assert [compiled(), compiled()] == [1, 0]
     assert path.read_bytes() == whole
+
+
+def test_a_store_serves_machines_with_other_toolkits(monkeypatch):
+    """The compiler is that of nvidia-nvvm, wherever the machine's own toolkit lies and whether ptxas is there; without that package it is another."""
+    def fingerprint(home, **versions):
+        monkeypatch.setenv("CUDA_HOME", home)
+        monkeypatch.setattr(ptx_store, "_version", lambda package: versions.get(package.replace("-", "_"), "-"))
+        return ptx_store._fingerprint.__wrapped__()
+    here = fingerprint("/usr/local/cuda", nvidia_nvvm="13.0.88", nvidia_cuda_nvcc="13.0.88")
+    assert fingerprint("/opt/cuda", nvidia_nvvm="13.0.88") == here
+    others = [fingerprint("/opt/cuda", nvidia_nvvm="13.0.89"), fingerprint("/opt/cuda"), fingerprint("/usr/local/cuda"),
+              fingerprint("/opt/cuda", nvidia_cuda_nvcc="13.0.88"), fingerprint("/opt/cuda", nvidia_nvvm="13.0.88", numba_cuda="0.30.5")]
+    assert len({here, *others}) == 6
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(folder, monkeypatch):
@@ -160,137 +171,6 @@ def test_arrays_by_dlpack():
         adopted(Exported(address, array, code=5), device, "x")
     with pytest.raises(ValueError, match=r"^x must lie on the GPU that the model uses, the first one, received Exported that lies elsewhere$"):
         adopted(Exported(64, array), device, "x")
-
-
-# The driver's side, as far as a host can do it.
-
-class HostDriver:
-    """NVIDIA's driver with the host's memory in the place of a device's; no launches."""
-
-    CUresult = SimpleNamespace(CUDA_SUCCESS=0, CUDA_ERROR_OUT_OF_MEMORY=2)
-    CUdevice_attribute = SimpleNamespace(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR="major", CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR="minor",
-                                         CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN="shared")
-    CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL="device")
-
-    def __init__(self):
-        self.memory, self.waited, self.contexts, self.freed = {}, [], [], []
-
-    def allocated(self, size):
-        found = np.full(size, 0xFF, np.uint8)
-        self.memory[found.ctypes.data] = found
-        return found.ctypes.data
-
-    cuInit = staticmethod(lambda flags: (0,))
-    cuDeviceGet = staticmethod(lambda number: (0, 0))
-    cuDevicePrimaryCtxRetain = staticmethod(lambda number: (0, "context"))
-    cuDeviceGetAttribute = staticmethod(lambda name, number: (0, {"major": 8, "minor": 6, "shared": 166912}[name]))
-    cuStreamCreate = staticmethod(lambda flags: (0, object()))
-    cuMemGetInfo = staticmethod(lambda: (0, 1 << 20, 1 << 30))
-    cuGetErrorString = staticmethod(lambda status: (0, b"some error"))
-
-    def cuCtxSetCurrent(self, context):
-        self.contexts.append(context)
-        return 0,
-
-    def cuMemAlloc(self, size):
-        return (2, None) if size > 1 << 24 else (0, self.allocated(size))
-
-    def cuMemHostAlloc(self, size, flags):
-        return 0, self.allocated(size)
-
-    def cuMemFree(self, address):
-        self.freed.append(address)
-        return 0,
-
-    cuMemFreeHost = cuMemFree
-
-    def cuMemsetD8Async(self, address, value, size, stream):
-        ctypes.memset(address, value, size)
-        return 0,
-
-    def cuMemcpyHtoDAsync(self, to, of, size, stream):
-        ctypes.memmove(to, of, size)
-        return 0,
-
-    cuMemcpyDtoHAsync = cuMemcpyHtoDAsync
-
-    def cuStreamSynchronize(self, stream):
-        self.waited.append(stream)
-        return 0,
-
-    def cuCtxSynchronize(self):
-        self.waited.append("all")
-        return 0,
-
-    def cuPointerGetAttribute(self, name, address):
-        return (0, 1) if address == 64 else (0, 0) if address in self.memory else (1, None)
-
-
-@pytest.fixture
-def host(monkeypatch):
-    found = HostDriver()
-    monkeypatch.setattr(driver, "_driver", lambda: found)
-    return found
-
-
-def test_memory_by_the_driver(host):
-    device = driver.CudaDevice()
-    assert device.architecture == (8, 6)
-    small, large = device.allocate(1000), device.allocate((1 << 20) + 4)
-    assert len(host.memory[small]) == 1024
-    assert not host.memory[large].any()
-    values = np.arange(250, dtype=np.float32)
-    device.write(small, values)
-    found = np.zeros_like(values)
-    device.read(small, found)
-    assert (found == values).all()
-    device.release(small)
-    device.release(large)
-    assert host.freed == [large]
-    assert device.allocate(900) == small                 # kept, and zeroed again
-    assert not host.memory[small].any()
-    with pytest.raises(MemoryError, match=r"^the GPU has no 33,554,432 bytes of memory left, 1,048,576 are free$"):
-        device.allocate(1 << 25)
-
-
-def test_a_device_that_is_too_old_is_refused(host, monkeypatch):
-    monkeypatch.setattr(HostDriver, "cuDeviceGetAttribute", staticmethod(lambda name, number: (0, {"major": 7, "minor": 5, "shared": 65536}[name])))
-    with pytest.raises(RuntimeError, match=r"^backend 'cuda' needs a GPU of compute capability 8\.0 or more, received 7\.5$"):
-        driver.CudaDevice()
-
-
-def test_pinned_memory_by_the_driver(host):
-    device = driver.CudaDevice()
-    pinned, target = device.pinned(8), device.allocate(8)
-    address = pinned.ctypes.data
-    pinned[:] = 7
-    device.send(target, pinned.view(np.int64))
-    device.sent()
-    assert host.waited[-1] is device.copies
-    assert (host.memory[target][:8] == 7).all()
-    view = pinned[2:].reshape(2, 3)
-    del pinned
-    assert not host.freed
-    del view
-    assert host.freed == [address]
-
-
-def test_streams_and_devices_of_other_libraries(host):
-    device = driver.CudaDevice()
-    device.wait_for(None)
-    device.wait_for(77)
-    assert host.waited == ["all", 77]
-    assert device.holds(device.allocate(8))
-    assert not device.holds(64)                          # on the second GPU
-    assert not device.holds(65)                          # on none
-
-
-def test_every_thread_enters_the_context(host):
-    device = driver.CudaDevice()
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: (device.free(), device.free()), range(2)))
-    device.free()
-    assert len(host.contexts) in (2, 3)                  # this thread, and one or both of the others
 
 
 @pytest.mark.gpu

@@ -27,7 +27,18 @@ from nnkit import (
 )
 from nnkit.graph import Adjacency
 from nnkit.plan.build import Sizes, build, lay_out
-from nnkit.plan.launch import ARCHITECTURE, MOST_SHARED, MOST_WORDS, dependences, lanes_of, regions, scratch_bytes, shared_bytes, step_words
+from nnkit.plan.launch import (
+    ARCHITECTURE,
+    CLUSTERS,
+    MOST_SHARED,
+    MOST_WORDS,
+    dependences,
+    lanes_of,
+    regions,
+    scratch_bytes,
+    shared_bytes,
+    step_words,
+)
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.training.data import Data
@@ -699,6 +710,8 @@ def test_networks_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(nam
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CLUSTERED)
 def test_clusters_train_on_a_gpu_as_on_the_cpu_with_the_same_bits_every_time(name, gpu, monkeypatch):
+    if gpu.architecture[0] not in CLUSTERS:
+        pytest.skip("this GPU has no clusters")
     little_shared_memory(monkeypatch)
     assert len({train_beside_the_cpu(name, gpu) for _ in range(3)}) == 1
 

@@ -68,6 +68,11 @@ VALUES = [
     ("mov.u32 %r2, -1; mad.lo.cc.u32 %r3, %r2, %r0, %r0; madc.hi.u32 %r4, %r2, %r0, 7; mov.b64 %rd3, {%r3, %r4};",
      (T << np.uint64(32)) + np.uint64(7 << 32)),
     ("mov.u32 %r2, -1; add.cc.u32 %r3, %r2, %r0; addc.cc.u32 %r3, %r2, 0; addc.u32 %r4, 0, 0; cvt.u64.u32 %rd3, %r4;", np.minimum(T, np.uint64(1))),
+    ("popc.b32 %r2, %r0; cvt.u64.u32 %rd3, %r2;", np.array([bin(t).count("1") for t in range(256)], np.uint64)),
+    ("mov.f32 %f1, 0fBF800000; mov.f32 %f2, 0f40000000; copysign.f32 %f3, %f1, %f2; mov.b32 %r2, %f3; cvt.u64.u32 %rd3, %r2;",
+     0 * T + np.uint64(0xC0000000)),                     # the sign of the first, the size of the second
+    ("{ .reg .b32 tmp; mov.b64 {tmp, %r2}, -1; }\n { .reg .b32 tmp; mov.b64 {tmp, %r3}, 5; }\n mov.b64 %rd3, {%r2, %r3};",
+     0 * T + np.uint64(2**32 - 1)),                      # registers of a scope
     ("sub.cc.u32 %r3, 4, %r0; subc.u32 %r4, 9, 0; cvt.u64.u32 %rd3, %r4;", np.where(T > 4, np.uint64(8), np.uint64(9))),
     ("mov.u64 %rd4, table; ld.global.nc.u32 %r2, [%rd4+4]; ld.global.u8 %r3, [table+2]; mov.b64 %rd3, {%r2, %r3};",
      0 * T + np.uint64(3 << 32 | 0x0108)),
@@ -288,6 +293,28 @@ def test_a_copy_of_four_numbers_fills_up_with_zeros(count):
     np.testing.assert_array_equal(found, np.where(np.arange(4) < count // 4, source, 0))
 
 
+BEHIND = """setp.ge.u32 %p1, %r0, 5;
+    mov.u32 %r3, 1;
+    @%p1 bra $LATER;
+$MEET:
+    EXCHANGE
+    bra.uni $END;
+$LATER:
+    mov.u32 %r3, 100;
+    bra.uni $MEET;
+$END:
+    cvt.u64.u32 %rd3, %r3;
+    st.global.u64 [%rd2], %rd3;"""
+
+
+@pytest.mark.parametrize("schedule", ptx.SCHEDULES)
+def test_an_exchange_waits_for_lanes_whose_way_leads_through_code_behind_it(schedule):
+    """Compilers put branches where they like; a GPU waits, too."""
+    body = BEHIND.replace("EXCHANGE", "shfl.sync.bfly.b32 %r3|%p2, %r3, 4, 31, -1;")
+    own = np.where(np.arange(256) < 5, 1, 100)
+    np.testing.assert_array_equal(results(body, schedule=schedule), own[np.arange(256) ^ 4])
+
+
 FAULTS = {
     "outside of all memory": "st.global.u64 [%rd2+8], %rd0;",
     "not aligned": "st.global.u64 [%rd2+4], %rd0;",
@@ -303,6 +330,8 @@ FAULTS = {
     "threads of a block wait at different barriers": "setp.lt.u32 %p1, %r0, 64; @%p1 bra $L; bar.sync 0; ret; $L: bar.sync 0;",
     "not all lanes of a warp take part: mma":
         "setp.lt.u32 %p1, %r0, 5; @%p1 bra $L; " + TF32 + " {%f1, %f2, %f3, %f4}, {%r2, %r2, %r2, %r2}, {%r2, %r2}, {%f1, %f2, %f3, %f4}; $L:",
+    "not all lanes of a warp take part: shfl":
+        "setp.lt.u32 %p1, %r0, 5; @%p1 bra $L; shfl.sync.bfly.b32 %r3|%p2, %r0, 4, 31, -1; bar.sync 0; ret; $L: bar.sync 0;",
     "not all lanes of a warp take part": "setp.lt.u32 %p1, %r0, 5; @%p1 bra $L; shfl.sync.bfly.b32 %r3|%p2, %r0, 4, 31, -1; $L:",
 }
 
@@ -417,5 +446,5 @@ def test_a_fault_is_seen_where_a_thread_arrives_before_it_reads(schedule):
 
 
 def test_what_it_does_not_know_it_says():
-    with pytest.raises(NotImplementedError, match="popc"):
-        results("popc.b32 %r2, %r0;")
+    with pytest.raises(NotImplementedError, match="brev"):
+        results("brev.b32 %r2, %r0;")

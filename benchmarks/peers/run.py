@@ -212,6 +212,14 @@ def import_alone(runner: Runner, peer: str, cache: Path) -> float:
     return float(out.splitlines()[-1])
 
 
+def gpu() -> str:
+    """The GPU and its driver, as NVIDIA's own tool names them."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError, IndexError):
+        return subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True,
+                              check=True).stdout.splitlines()[0]
+    return "a GPU of unknown name"
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cuda", action="store_true", help="on the GPU")
@@ -234,7 +242,7 @@ def main() -> int:
     """Run what was asked for; 1 if nnkit itself failed somewhere or did not do the same work."""
     options = arguments()
     pythons = dict(pair.split("=", 1) for pair in options.python)
-    pythons = {peer: pythons["all"] for peer in PEERS if "all" in pythons and peer != "nnkit"} | pythons
+    pythons = {peer: pythons["all"] for peer in PEERS if "all" in pythons and not peer.startswith("nnkit")} | pythons
     for names, known in ((options.peers, PEERS), (options.work, WORKS)):
         for name in names.split(","):
             if name not in known:
@@ -247,7 +255,8 @@ def main() -> int:
             if peer not in there:
                 print(f"{peer}: not installed for {runner.python(peer)}, skipped")
         unset = [name for name in UNSET if name in os.environ]
-        print(f"{report.processor()}, Python {platform.python_version()}, {options.threads} threads, {options.rounds} rounds; "
+        machine = f"{gpu()}, {report.processor()}" if options.cuda else report.processor()
+        print(f"{machine}, Python {platform.python_version()}, {options.threads} threads, {options.rounds} rounds; "
               f"unset for every process: {', '.join(UNSET)} ({'were set: ' + ', '.join(unset) if unset else 'none was set'})\n", flush=True)
         good = True
         for name in options.work.split(","):

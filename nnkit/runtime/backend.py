@@ -14,8 +14,8 @@ from typing import Any
 import attrs
 
 from nnkit.plan.build import Layout
-from nnkit.plan.launch import ARCHITECTURE
-from nnkit.plan.plan import Plan
+from nnkit.plan.launch import ARCHITECTURE, LIBRARY
+from nnkit.plan.plan import PERSISTENT, Plan, Step
 from nnkit.plan.products import check_precision
 from nnkit.runtime import cpu
 from nnkit.runtime.device_array import adopted, on_host
@@ -24,6 +24,7 @@ from nnkit.runtime.store import USER_KERNELS
 __all__ = ["NAMES", "Backend", "backend_of"]
 
 NAMES = ("cpu", "cuda")
+SIGNED = ("prims.implicit.", "prims.depthwise.")         # kernels that count the places of a batch in 31 bits; all others count in 32: see `divided`
 
 
 @attrs.frozen
@@ -63,9 +64,10 @@ class Backend:
         from nnkit.runtime import ptx_store
 
         for step in plan.steps:
-            if not ptx_store.has_kernel(step.kernel):
+            if not (step.kernel.startswith(LIBRARY) or ptx_store.has_kernel(step.kernel)):
                 of = f"layer {step.layer!r}" if step.layer else "training"
                 raise ValueError(f"backend 'cuda' has no kernel {step.kernel!r} yet, which {of} needs: use backend 'cpu'")
+            _check_sizes(step)
             if step.kernel in USER_KERNELS:
                 self._check_formula(step.kernel, plan.dtype)
 
@@ -78,6 +80,16 @@ class Backend:
             found = re.fullmatch(r"(?:user:|losses\.user\.)(.*)@\d+_(forward|backward)", kernel)
             assert found is not None
             raise ValueError(f"backend 'cuda': {'f' if found[2] == 'forward' else 'df'} of {found[1]!r} {error}") from error
+
+
+def _check_sizes(step: Step) -> None:
+    """Refuse arrays of a batch whose elements the kernels cannot count. Raises ValueError."""
+    digits = 31 if step.kernel.startswith(SIGNED) else 32
+    for buffer in step.buffers:
+        if buffer.size >= 2 ** digits and buffer.role != "external" and buffer.role not in PERSISTENT:
+            of = f"layer {step.layer!r}" if step.layer else "training"
+            raise ValueError(f"backend 'cuda': arrays of a batch must have fewer than 2^{digits} numbers for {step.kernel!r}, received shape "
+                             f"{buffer.shape} for {of}: use a smaller batch")
 
 
 def backend_of(name: Any, action: str, precision: str = "float32", blas: bool = False) -> Backend:

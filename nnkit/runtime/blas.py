@@ -10,6 +10,8 @@ The library counts columns first. Memory that holds a row-major matrix holds its
 from __future__ import annotations
 
 import ctypes
+import math
+import weakref
 from typing import Any, Protocol
 
 import attrs
@@ -21,6 +23,7 @@ __all__ = ["WORKSPACE", "Call", "Library", "Operand", "Product", "bindings", "ca
 
 WORKSPACE = 32 * 2 ** 20                                 # bytes, as NVIDIA recommends for this architecture
 ALGORITHMS = 1                                           # that are asked for: the first is the one that the library thinks fastest
+ALIGNED = 256                                            # bytes: what the library takes addresses for multiples of, unless it is told otherwise
 COMPUTE = {"": "COMPUTE_32F", "_tf32": "COMPUTE_32F_FAST_TF32", "_bfloat16": "COMPUTE_32F_FAST_16BF"}
 
 
@@ -30,6 +33,13 @@ class Operand:
 
     address: int
     shape: tuple[int, ...]
+
+    @property
+    def alignment(self) -> int:
+        """The largest power of 2, at most ALIGNED, of which all its matrices' addresses are multiples."""
+        apart = 4 * math.prod(self.shape[-2:]) if len(self.shape) > 2 else 0
+        found = self.address | apart | ALIGNED
+        return found & -found
 
 
 @attrs.frozen
@@ -92,6 +102,13 @@ class Library:
         return Product(self, call)
 
 
+def _destroy(lt: Any, descriptor: int, layouts: list[int]) -> None:
+    """Give back what a product was described by; the library's own memory on the host."""
+    lt.matmul_desc_destroy(descriptor)
+    for layout in layouts:
+        lt.matrix_layout_destroy(layout)
+
+
 class Product:
     """A call with its descriptors and its algorithm."""
 
@@ -108,6 +125,7 @@ class Product:
         if biased:
             self._set("BIAS_POINTER", call.bias.address)
         self.layouts = [self._layout(operand) for operand in (call.b, call.a, call.y)]
+        weakref.finalize(self, _destroy, lt, self.descriptor, self.layouts).atexit = False
         self.algorithm = self._algorithm()
 
     def _set(self, name: str, value: int) -> None:
@@ -128,10 +146,12 @@ class Product:
     def _algorithm(self) -> Any:
         """The library's choice for these shapes. Raises RuntimeError where it has none."""
         lt = self.library.lt
-        preference = lt.matmul_preference_create()
-        attribute = lt.MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES
-        held = np.array([WORKSPACE], lt.get_matmul_preference_attribute_dtype(attribute))
-        lt.matmul_preference_set_attribute(preference, int(attribute), held.ctypes.data, held.nbytes)
+        call, preference = self.call, lt.matmul_preference_create()
+        alignments = {f"MIN_ALIGNMENT_{name}_BYTES": operand.alignment for name, operand in zip("ABCD", (call.b, call.a, call.y, call.y), strict=True)}
+        for name, value in {"MAX_WORKSPACE_BYTES": WORKSPACE, **alignments}.items():
+            attribute = lt.MatmulPreferenceAttribute[name]
+            held = np.array([value], lt.get_matmul_preference_attribute_dtype(attribute))
+            lt.matmul_preference_set_attribute(preference, int(attribute), held.ctypes.data, held.nbytes)
         found, count = lt.MatmulHeuristicResult(ALGORITHMS), ctypes.c_int(0)
         right, left, result = self.layouts
         lt.matmul_algo_get_heuristic(self.library.handle, self.descriptor, right, left, result, result, preference, ALGORITHMS, found.ptr,

@@ -25,7 +25,7 @@ from nnkit.runtime import store
 
 __all__ = ["ARCHITECTURE", "Code", "codes", "compiled_count", "folder", "has_kernel"]
 
-PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc")      # whose versions the PTX depends on
+PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm")        # whose versions the PTX depends on
 
 Lanes = tuple[tuple[str, ...], ...]                      # names of kernels
 Key = tuple[Lanes, str, tuple[int, int]]                 # with dtype and architecture
@@ -112,8 +112,11 @@ def _announce(missing: Sequence[Key]) -> None:
 @functools.cache
 def _fingerprint() -> str:
     """A hash of all that PTX depends on besides what is compiled."""
-    facts = [store.sources(), *(f"{name} {_version(name)}" for name in PACKAGES)]
-    facts += sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith(("NUMBA_CUDA_", "CUDA_PATH", "CUDA_HOME")))
+    alone = _version("nvidia-nvvm") != "-"               # else the compiler is that of a toolkit, or of an older package
+    packages = (*PACKAGES, *(() if alone else ("nvidia-cuda-nvcc",)))
+    variables = ("NUMBA_CUDA_", "NUMBA_FORCE_CUDA_CC", *(() if alone else ("CUDA_PATH", "CUDA_HOME")))
+    facts = [store.sources(), *(f"{name} {_version(name)}" for name in packages)]
+    facts += sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith(variables))
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:20]
 
 
