@@ -147,7 +147,8 @@ class Product:
         """The library's choice for these shapes. Raises RuntimeError where it has none."""
         lt = self.library.lt
         call, preference = self.call, lt.matmul_preference_create()
-        alignments = {f"MIN_ALIGNMENT_{name}_BYTES": operand.alignment for name, operand in zip("ABCD", (call.b, call.a, call.y, call.y), strict=True)}
+        operands = {"A": call.b, "B": call.a, "C": call.y, "D": call.y}
+        alignments = {f"MIN_ALIGNMENT_{name}_BYTES": operand.alignment for name, operand in operands.items()}
         for name, value in {"MAX_WORKSPACE_BYTES": WORKSPACE, **alignments}.items():
             attribute = lt.MatmulPreferenceAttribute[name]
             held = np.array([value], lt.get_matmul_preference_attribute_dtype(attribute))
