@@ -97,6 +97,13 @@ class Library:
         self.workspace = device.allocate(WORKSPACE)
         self.factors = np.array([1, 0], np.float32)      # alpha, beta
 
+    def put(self, what: str, handle: int, name: str, value: int) -> None:
+        """Set an attribute of a descriptor ("matmul_desc"), a layout or a preference."""
+        lt = self.lt
+        attribute = getattr(lt, f"{what.title().replace('_', '')}Attribute")[name]
+        held = np.array([value], getattr(lt, f"get_{what}_attribute_dtype")(attribute))
+        getattr(lt, f"{what}_set_attribute")(handle, int(attribute), held.ctypes.data, held.nbytes)
+
     def product(self, call: Call) -> Product:
         """The call, ready."""
         return Product(self, call)
@@ -116,43 +123,31 @@ class Product:
         self.library, self.call = library, call
         lt, cublas = library.lt, library.cublas
         self.descriptor = lt.matmul_desc_create(int(cublas.ComputeType[call.compute]), library.float32)
-        operation = cublas.Operation
-        self._set("TRANSA", int(operation.T if call.transpose_b else operation.N))
-        self._set("TRANSB", int(operation.T if call.transpose_a else operation.N))
-        biased = bool(call.bias.shape[0])
-        self._set("EPILOGUE", int(lt.Epilogue[{(False, False): "DEFAULT", (True, False): "RELU", (False, True): "BIAS", (True, True): "RELU_BIAS"}[
-            call.relu, biased]]))
-        if biased:
-            self._set("BIAS_POINTER", call.bias.address)
+        operation, biased = cublas.Operation, bool(call.bias.shape[0])
+        epilogue = {(False, False): "DEFAULT", (True, False): "RELU", (False, True): "BIAS", (True, True): "RELU_BIAS"}[call.relu, biased]
+        attributes = {"TRANSA": operation.T if call.transpose_b else operation.N, "TRANSB": operation.T if call.transpose_a else operation.N,
+                      "EPILOGUE": lt.Epilogue[epilogue], **({"BIAS_POINTER": call.bias.address} if biased else {})}
+        for name, value in attributes.items():
+            library.put("matmul_desc", self.descriptor, name, int(value))
         self.layouts = [self._layout(operand) for operand in (call.b, call.a, call.y)]
         weakref.finalize(self, _destroy, lt, self.descriptor, self.layouts).atexit = False
         self.algorithm = self._algorithm()
 
-    def _set(self, name: str, value: int) -> None:
-        attribute = self.library.lt.MatmulDescAttribute[name]
-        held = np.array([value], self.library.lt.get_matmul_desc_attribute_dtype(attribute))
-        self.library.lt.matmul_desc_set_attribute(self.descriptor, int(attribute), held.ctypes.data, held.nbytes)
-
     def _layout(self, operand: Operand) -> int:
         *stacks, rows, columns = operand.shape
-        lt = self.library.lt
-        layout = int(lt.matrix_layout_create(self.library.float32, columns, rows, columns))
-        for name, value in (("BATCH_COUNT", stacks[0]), ("STRIDED_BATCH_OFFSET", rows * columns)) if stacks else ():
-            attribute = lt.MatrixLayoutAttribute[name]
-            held = np.array([value], lt.get_matrix_layout_attribute_dtype(attribute))
-            lt.matrix_layout_set_attribute(layout, int(attribute), held.ctypes.data, held.nbytes)
+        layout = int(self.library.lt.matrix_layout_create(self.library.float32, columns, rows, columns))
+        if stacks:
+            self.library.put("matrix_layout", layout, "BATCH_COUNT", stacks[0])
+            self.library.put("matrix_layout", layout, "STRIDED_BATCH_OFFSET", rows * columns)
         return layout
 
     def _algorithm(self) -> Any:
         """The library's choice for these shapes. Raises RuntimeError where it has none."""
         lt = self.library.lt
         call, preference = self.call, lt.matmul_preference_create()
-        operands = {"A": call.b, "B": call.a, "C": call.y, "D": call.y}
-        alignments = {f"MIN_ALIGNMENT_{name}_BYTES": operand.alignment for name, operand in operands.items()}
-        for name, value in {"MAX_WORKSPACE_BYTES": WORKSPACE, **alignments}.items():
-            attribute = lt.MatmulPreferenceAttribute[name]
-            held = np.array([value], lt.get_matmul_preference_attribute_dtype(attribute))
-            lt.matmul_preference_set_attribute(preference, int(attribute), held.ctypes.data, held.nbytes)
+        self.library.put("matmul_preference", preference, "MAX_WORKSPACE_BYTES", WORKSPACE)
+        for name, operand in {"A": call.b, "B": call.a, "C": call.y, "D": call.y}.items():
+            self.library.put("matmul_preference", preference, f"MIN_ALIGNMENT_{name}_BYTES", operand.alignment)
         found, count = lt.MatmulHeuristicResult(ALGORITHMS), ctypes.c_int(0)
         right, left, result = self.layouts
         lt.matmul_algo_get_heuristic(self.library.handle, self.descriptor, right, left, result, result, preference, ALGORITHMS, found.ptr,
