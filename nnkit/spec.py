@@ -6,11 +6,11 @@ construction with one sentence: the field, the rule, the value received.
 
 A new spec is a class with the decorator `spec`:
 
-    @spec("leaky_relu")
-    class LeakyReLU(ActivationFunction):
-        negative_slope: float = real(default=0.3)
+    @spec("elu")
+    class ELU(ActivationFunction):
+        alpha: float = real(default=1.0)
 
-The strings given to `spec` are shorthands: `Dense(8, activation="leaky_relu")` means `Dense(8, activation=LeakyReLU())`.
+The strings given to `spec` are shorthands: `Dense(8, activation="elu")` means `Dense(8, activation=ELU())`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 SpecType = TypeVar("SpecType", bound="Spec")
 
 CLASSES: dict[str, type[Spec]] = {}                      # type name -> class, for JSON
-SHORTHANDS: dict[tuple[str, str], Callable[[], Spec]] = {}       # (family, shorthand) -> what makes the spec: its class, mostly
+SHORTHANDS: dict[tuple[str, str | None], Callable[[], Spec]] = {}      # (family, shorthand) -> what makes the spec: its class, mostly
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -226,9 +226,9 @@ def is_of_family(value: object, family: str) -> bool:
 
 def resolve(family: str, value: Any) -> Any:
     """A shorthand becomes the spec with its defaults; anything else is returned as it is. Raises ValueError for an unknown name."""
-    if not isinstance(value, str):
+    if not (isinstance(value, str) or (value is None and (family, None) in SHORTHANDS)):
         return value
-    names = [name for of, name in SHORTHANDS if of == family]
+    names = [name for of, name in SHORTHANDS if of == family and name is not None]
     if (family, value) not in SHORTHANDS:
         raise ValueError(f"unknown {family} {value!r}: {nearest(value, names)}")
     return SHORTHANDS[family, value]()

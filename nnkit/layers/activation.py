@@ -71,13 +71,16 @@ class ActivationFunction(Layer):
 
 @spec("linear")
 class Linear(ActivationFunction):
-    """f(x) = x."""
+    """f(x) = x. `activation=None` means it, too, as in Keras."""
 
     kernel: ClassVar[str] = "linear"  # type: ignore[misc]
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """No step at all."""
         return xs[0]
+
+
+SHORTHANDS["activation", None] = Linear
 
 
 # Piecewise linear.
@@ -113,10 +116,11 @@ class ReLU(ActivationFunction):
 SHORTHANDS["activation", "relu6"] = functools.partial(ReLU, max_value=6.0)
 
 
-@spec("leaky_relu")
+@spec()
 class LeakyReLU(ActivationFunction):
     """f(x) = x where x > 0, negative_slope x elsewhere. negative_slope: at least 0, default 0.3 (Keras' layer; PyTorch's is 0.01).
 
+    "leaky_relu" is short for LeakyReLU(0.2): Keras' function of that name has another slope than its layer.
     Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, ICML 2013.
     """
 
@@ -130,6 +134,9 @@ class LeakyReLU(ActivationFunction):
     def scalars(self) -> tuple[float, ...]:
         """negative_slope."""
         return (self.negative_slope,)
+
+
+SHORTHANDS["activation", "leaky_relu"] = functools.partial(LeakyReLU, negative_slope=0.2)
 
 
 @spec("hard_sigmoid")

@@ -66,7 +66,7 @@ def resolve_metric(value: Any, loss_name: str = "", output_shape: tuple[int, ...
     if isinstance(value, str):
         if value in ACCURACY:
             return choose_accuracy(loss_name, output_shape, target_shape=target_shape, from_logits=from_logits, name=value)
-        known = {name: cls for (family, name), cls in SHORTHANDS.items() if family == "metric"}
+        known = {name: cls for (family, name), cls in SHORTHANDS.items() if family == "metric" and name is not None}
         if value not in known:
             raise ValueError(f"unknown metric {value!r}: {nearest(value, [*known, *ACCURACY])}")
         metric: Any = known[value]()
