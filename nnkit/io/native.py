@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nnkit.network import Graph
     from nnkit.training.model import Model
 
-__all__ = ["Saved", "is_native", "load", "load_weights", "read_native", "read_tensors", "save", "save_weights"]
+__all__ = ["Saved", "is_native", "load", "load_weights", "read_native", "read_tensors", "restart_rows", "save", "save_weights", "tensors_of"]
 
 FORMAT = 1
 KEY = "nnkit"                                            # of the document in the metadata
@@ -58,11 +58,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     if model.whole is not model:
         raise ValueError("save: a submodel is a part of a model and has no declaration of its own: save the whole, model.whole.save(path), "
                          "or the part's parameters, save_weights(path)")
-    arrays = _parameters(model)
-    if model.optimizer is not None:
-        for state in model.optimizer.states():
-            for name in model.layout.gradients:
-                arrays[f"@optimizer/{state}/{name}"] = model.memory.view(model.layout.piece(f"optimizer/{state}", name))
+    arrays = tensors_of(model)
     document = {**_head(), **described(model)}
     document.update(step=int(model.counters[COUNTERS["step"]]), epoch=int(model.counters[COUNTERS["epoch"]]), learning_rate=_rate(model))
     if model.fitting is not None:
@@ -84,6 +80,15 @@ def _head() -> dict[str, Any]:
 def _parameters(model: Model) -> dict[str, np.ndarray]:
     """Views of the parameters in the order of the graph."""
     return {name: model.memory.view(model.layout.parameters[name]) for name in model.graph.parameters()}
+
+
+def tensors_of(model: Model, edit: bool = False) -> dict[str, np.ndarray]:
+    """Views of the parameters, and of the optimizer's states under the names that they have in a file. edit: to write into."""
+    view = model.memory.edit if edit else model.memory.view
+    found = {name: view(model.layout.parameters[name]) for name in model.graph.parameters()}
+    for state in () if model.optimizer is None else model.optimizer.states():
+        found |= {f"@optimizer/{state}/{name}": view(model.layout.piece(f"optimizer/{state}", name)) for name in model.layout.gradients}
+    return found
 
 
 def _rate(model: Model) -> float | None:

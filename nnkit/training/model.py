@@ -424,6 +424,16 @@ class Model(Engine):
         size = sum(values.size for name, values in self._parameters.items() if not self.layout.declared[name].is_state)
         return f"<Model of {len(self.graph.nodes)} layers, {size:,} parameters, {self.dtype}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For `copy` and `pickle`: a model of its own with the same parameters, optimizer state and counts, which goes on with the same bits.
+
+        Raises ValueError for a submodel, RuntimeError while another thread trains the model.
+        """
+        from nnkit.io import copies
+
+        with Use(self, "copy"):
+            return copies.joined, copies.apart(self)
+
     # Files: see nnkit.io.native.
 
     def save(self, path: str | os.PathLike[str]) -> None:
