@@ -104,7 +104,8 @@ def test_every_built_in_is_tested():
 
 
 @pytest.mark.parametrize(("name", "spec"), [
-    ("linear", act.Linear()), ("relu", act.ReLU()), ("relu6", act.ReLU(max_value=6)), ("leaky_relu", act.LeakyReLU(0.2)), (None, act.Linear()), ("elu", act.ELU(1.0)),
+    ("linear", act.Linear()), ("relu", act.ReLU()), ("relu6", act.ReLU(max_value=6)), ("leaky_relu", act.LeakyReLU(0.2)),
+    (None, act.Linear()), ("elu", act.ELU(1.0)),
     ("selu", act.SELU()), ("celu", act.CELU(1.0)), ("gelu", act.GELU(approximate=False)), ("silu", act.SiLU()), ("swish", act.SiLU()),
     ("mish", act.Mish()), ("sigmoid", act.Sigmoid()), ("hard_sigmoid", act.HardSigmoid()), ("hard_silu", act.HardSiLU()),
     ("hard_swish", act.HardSiLU()), ("tanh", act.Tanh()), ("softplus", act.Softplus()), ("softsign", act.Softsign()),

@@ -107,6 +107,11 @@ def test_as_callbacks():
         as_callbacks([one, TerminateOnNaN])
     with pytest.raises(TypeError, match=r"^callbacks must be Callback objects, received 'early'$"):
         as_callbacks(["early"])
+    with pytest.raises(TypeError, match=r"^callbacks must be Callback objects, received <built-in function len>: LambdaCallback makes one "
+                                        r"of a function$"):
+        as_callbacks(len)
+    with pytest.raises(TypeError, match=r"^callbacks must be Callback objects, received 3$"):
+        as_callbacks(3)
 
 
 def test_every_hook_of_the_base_does_nothing():

@@ -104,8 +104,8 @@ def test_a_copy_made_by_a_callback_is_of_that_moment():
 @pytest.mark.parametrize("way", [pickle.dumps, copy.deepcopy, copy.copy])
 def test_a_submodel_has_no_copy(way):
     part = compiled(chain(), {}).submodel(outputs="dense")
-    with pytest.raises(ValueError, match="^a submodel is a part of another model's memory and has no copy of its own: copy or pickle the whole, "
-                                         "model.whole$"):
+    with pytest.raises(ValueError, match=r"^a submodel is a part of another model's memory and has no copy of its own: copy or pickle the whole, "
+                                         r"model\.whole$"):
         way(part)
 
 

@@ -34,6 +34,7 @@ class ActivationFunction(Layer):
     """Base of all activations. Output and input have the same shape.
 
     kernel: what the names of its two kernels, <module><kernel>_forward and _backward, begin with. keeps: what backward reads, "x" or "y".
+    signed: whether it is known to give numbers below 0, which are no probabilities.
     """
 
     keeps_mask: ClassVar[bool] = True
@@ -41,6 +42,7 @@ class ActivationFunction(Layer):
     family: ClassVar[str] = "activation"
     module: ClassVar[str] = "layers.activation."
     keeps: ClassVar[str] = "y"
+    signed: ClassVar[bool] = False
 
     @property
     def kernel(self) -> str:
@@ -73,6 +75,7 @@ class ActivationFunction(Layer):
 class Linear(ActivationFunction):
     """f(x) = x. `activation=None` means it, too, as in Keras."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "linear"  # type: ignore[misc]
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
@@ -124,6 +127,7 @@ class LeakyReLU(ActivationFunction):
     Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, ICML 2013.
     """
 
+    signed: ClassVar[bool] = True
     negative_slope: float = real(default=0.3, low=0)
 
     @property
@@ -150,6 +154,7 @@ class HardSigmoid(ActivationFunction):
 class HardSiLU(ActivationFunction):
     """f(x) = x min(max(x + 3, 0), 6) / 6. Howard et al., Searching for MobileNetV3, ICCV 2019."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "hard_silu"  # type: ignore[misc]
     keeps: ClassVar[str] = "x"
 
@@ -167,6 +172,7 @@ class Sigmoid(ActivationFunction):
 class Tanh(ActivationFunction):
     """f(x) = tanh(x)."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "tanh"  # type: ignore[misc]
 
 
@@ -184,6 +190,7 @@ class ELU(ActivationFunction):
     Clevert, Unterthiner and Hochreiter, Fast and accurate deep network learning by exponential linear units, ICLR 2016.
     """
 
+    signed: ClassVar[bool] = True
     alpha: float = real(default=1.0, low=0)
 
     kernel: ClassVar[str] = "elu"  # type: ignore[misc]
@@ -197,6 +204,7 @@ class ELU(ActivationFunction):
 class SELU(ActivationFunction):
     """f(x) = 1.0507 x where x > 0, 1.0507 * 1.6733 (e^x - 1) elsewhere. Klambauer et al., Self-normalizing neural networks, NIPS 2017."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "selu"  # type: ignore[misc]
 
 
@@ -207,6 +215,7 @@ class CELU(ActivationFunction):
     Barron, Continuously differentiable exponential linear units, 2017.
     """
 
+    signed: ClassVar[bool] = True
     alpha: float = real(default=1.0, low=0, low_open=True)
 
     kernel: ClassVar[str] = "celu"  # type: ignore[misc]
@@ -223,6 +232,7 @@ class GELU(ActivationFunction):
     approximate: default False. Hendrycks and Gimpel, Gaussian error linear units, 2016.
     """
 
+    signed: ClassVar[bool] = True
     approximate: bool = boolean(default=False)
 
     keeps: ClassVar[str] = "x"
@@ -237,6 +247,7 @@ class GELU(ActivationFunction):
 class SiLU(ActivationFunction):
     """f(x) = x / (1 + e^-x). Elfwing, Uchibe and Doya, Sigmoid-weighted linear units, 2017; also known as swish."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "silu"  # type: ignore[misc]
     keeps: ClassVar[str] = "x"
 
@@ -245,6 +256,7 @@ class SiLU(ActivationFunction):
 class Mish(ActivationFunction):
     """f(x) = x tanh(log(1 + e^x)). Misra, Mish: a self regularized non-monotonic activation function, BMVC 2020."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "mish"  # type: ignore[misc]
     keeps: ClassVar[str] = "x"
 
@@ -260,6 +272,7 @@ class Softplus(ActivationFunction):
 class Softsign(ActivationFunction):
     """f(x) = x / (1 + |x|)."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "softsign"  # type: ignore[misc]
 
 
@@ -324,6 +337,7 @@ class LogSoftmax(AxisActivation):
     axis: of the array with its batch dimension, so never 0; default the last. A line without a finite largest number gives NaN.
     """
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "log_softmax"  # type: ignore[misc]
 
 

@@ -39,6 +39,10 @@ class Loss(Spec):
         """Shape (without the batch) and dtype ('T' or 'int32') of the targets for an output of this shape."""
         return output_shape, "T"
 
+    def classes(self, output_shape: Shape) -> int | None:
+        """How many classes the targets tell apart, whose labels are 0, 1, ...; None where they are no such classes."""
+        return None
+
     def prepare(self, y: Any, output_shape: Shape, dtype: str, check_finite: bool = False) -> np.ndarray:
         """The user's targets as a checked C-contiguous array. Raises TypeError or ValueError where they do not fit."""
         return as_samples(y, output_shape, dtype, "y", check_finite)

@@ -22,7 +22,7 @@ from nnkit.metrics.classification import (
     TopKCategoricalAccuracy,
 )
 from nnkit.metrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score, RootMeanSquaredError
-from nnkit.spec import SHORTHANDS, Spec, is_of_family, nearest
+from nnkit.spec import SHORTHANDS, Spec, is_of_family, nearest, received
 
 __all__ = [
     "AUC", "BinaryAccuracy", "CategoricalAccuracy", "F1Score", "Function", "MeanAbsoluteError", "MeanSquaredError", "Metric", "Precision", "R2Score",
@@ -75,4 +75,4 @@ def resolve_metric(value: Any, loss_name: str = "", output_shape: tuple[int, ...
         return value
     if callable(value) and not isinstance(value, (type, Spec)):
         return Function(value)
-    raise ValueError(f"a metric must be a metric spec, its name or a function f(y_true, y_pred), received {value!r}")
+    raise ValueError(f"a metric must be a metric spec, its name or a function f(y_true, y_pred), received {received(value)}")

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from nnkit.spec import boolean, choice, integer, nearest, real
+from nnkit.spec import boolean, choice, integer, nearest, real, received
 
 __all__ = [
     "CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN", "as_callbacks",
@@ -93,11 +93,12 @@ def as_callbacks(callbacks: Iterable[Callback] | Callback | None) -> list[Callba
     """The argument `callbacks` of `fit` as a list. Raises TypeError for anything that is not a `Callback`."""
     if callbacks is None:
         return []
-    found = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+    single = isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable)
+    found: list[Any] = [callbacks] if single else list(callbacks)  # type: ignore[arg-type]
     for callback in found:
         if not isinstance(callback, Callback):
-            made = f"the class {callback.__name__}, not an object made from it" if isinstance(callback, type) else repr(callback)
-            raise TypeError(f"callbacks must be Callback objects, received {made}")
+            hint = ": LambdaCallback makes one of a function" if callable(callback) and not isinstance(callback, type) else ""
+            raise TypeError(f"callbacks must be Callback objects, received {received(callback)}{hint}")
     return found
 
 
@@ -115,6 +116,18 @@ def needs_batches(callbacks: Iterable[Callback]) -> bool:
 def _is_text(instance: Any, attribute: attrs.Attribute, value: object) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{type(instance).__name__}: {attribute.name} must be a name, received {value!r}")
+
+
+def _needs_validation(key: str, logs: Mapping[str, Any]) -> bool:
+    """Whether a key that is not logged is one of validation, of which there is none."""
+    return key.startswith("val_") and not any(other.startswith("val_") for other in logs)
+
+
+def _not_logged(key: str, logs: Mapping[str, Any]) -> str:
+    """What there is instead."""
+    if _needs_validation(key, logs):
+        return f"needs validation_data or validation_split; without them the keys are {', '.join(sorted(logs))}"
+    return nearest(key, logs)
 
 
 def _state(default: Any) -> Any:
@@ -148,9 +161,8 @@ class _Monitoring(Callback):
         name = type(self).__name__
         if self.monitor in logs:
             return float(logs[self.monitor])
-        if self.monitor.startswith("val_") and not any(key.startswith("val_") for key in logs):
-            known = ", ".join(sorted(logs))
-            raise ValueError(f"{name}: monitor {self.monitor!r} needs validation_data or validation_split; without them the keys are {known}")
+        if _needs_validation(self.monitor, logs):
+            raise ValueError(f"{name}: monitor {self.monitor!r} {_not_logged(self.monitor, logs)}")
         raise ValueError(f"{name}: monitor must be a logged key, received {self.monitor!r}: {nearest(self.monitor, logs)}")
 
     def _higher_is_better(self) -> bool:
@@ -284,7 +296,7 @@ class ModelCheckpoint(_Monitoring):
 
     Raises:
         ValueError: a field out of range; when it first saves, an unknown monitor or a key in the path that is not logged.
-        OSError: a file cannot be written.
+        OSError: a file cannot be written; where there is no such folder, when training begins.
     """
 
     path: str = attrs.field(converter=os.fspath)
@@ -320,8 +332,16 @@ class ModelCheckpoint(_Monitoring):
                                  f"received {self.monitor!r}")
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Forget an earlier training."""
+        """Forget an earlier training; refuse a path at which no file can be written before any epoch was spent."""
+        from nnkit.io.native import check_name
+        from nnkit.io.safetensors import check_target
+
         self.best = None
+        check_name(self.path, "ModelCheckpoint")
+        if "{" not in self.path:
+            check_target(self.path)
+        elif "{" not in os.path.dirname(self.path):
+            check_target(os.path.join(os.path.dirname(self.path), "name"))
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Decide, so that the files of all callbacks know."""
@@ -355,7 +375,7 @@ class ModelCheckpoint(_Monitoring):
         try:
             path = self.path.format(**known)
         except KeyError as error:
-            raise ValueError(f"ModelCheckpoint: path names {error.args[0]!r}, which is not logged: {nearest(error.args[0], known)}") from None
+            raise ValueError(f"ModelCheckpoint: path names {error.args[0]!r}, which is not logged: {_not_logged(error.args[0], known)}") from None
         (self.model.save_weights if self.save_weights_only else self.model.save)(path)
 
 
