@@ -108,6 +108,18 @@ def test_sample_weights_and_class_weights():
         np.testing.assert_allclose(a[name] * 40 / len(index), b[name], rtol=1e-4, atol=1e-7)      # float32 sums in another order
 
 
+@pytest.mark.parametrize("sample_weight", [None, np.linspace(0.5, 2, 40)], ids=["", "sample_weight"])
+def test_class_weights_do_not_weigh_validation(sample_weight):
+    """As in Keras; so validation_split says what validation_data of the same samples does."""
+    x, y = data(40)
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+    split = compiled().fit(x, y, epochs=2, class_weight={0: 1.0, 1: 3.0}, validation_split=0.25, verbose=0, **weights)
+    first = {key: value[:30] for key, value in weights.items()}
+    last = (x[30:], y[30:], *(value[30:] for value in weights.values()))
+    apart = compiled().fit(x[:30], y[:30], epochs=2, class_weight={0: 1.0, 1: 3.0}, validation_data=last, verbose=0, **first)
+    assert split.history == apart.history
+
+
 def test_class_weights_of_unknown_classes_are_refused():
     x, y = data(12)
     refused("class_weight must name classes from 0 to 1, received 2", compiled().fit, x, y, class_weight={1: 1.0, 2: 3.0})

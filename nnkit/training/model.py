@@ -290,7 +290,8 @@ class Model(Engine):
             validation_split: fraction of the samples, taken from the end before shuffling, to evaluate after each epoch.
             validation_data: (x, y) or (x, y, sample_weight) to evaluate after each epoch (each `validation_freq` epochs).
             shuffle: draw a new order of the samples for each epoch.
-            class_weight: weight of each class's samples, {label: weight}; classes that are not listed weigh 1. sample_weight: weight of each sample.
+            class_weight: weight of each class's samples in training, {label: weight}; classes that are not listed weigh 1. sample_weight: weight of
+                each sample, those of validation_split too.
             check_finite: refuse NaN and infinite values in the data.
             mask: which samples count, booleans or their numbers: loss (a mean over them) and metrics leave out the others, such as the nodes of a
                 graph whose labels are kept for a test. validation_mask: the same x and y, with these samples, evaluated after each epoch.
