@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import types
 
 import pytest
 
@@ -144,3 +145,9 @@ def test_a_class_that_lacks_what_its_base_asks_for_cannot_be_made(family, method
 
     whole = base(type("Whole", (family,), {name: lambda self, *given: given for name in methods.split(", ")}))
     assert getattr(whole(), methods.partition(",")[0])(1) == (1,)
+
+
+def test_what_nnkit_offers_is_meant_for_users():
+    """Classes, subpackages and these functions: what modules share among themselves is not among them."""
+    functions = {name for name, value in vars(nnkit).items() if not name.startswith("_") and not isinstance(value, (type, types.ModuleType))}
+    assert functions == {"compile", "from_json", "load", "register_activation", "register_loss", "to_json"}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["Loss", "PointwiseLoss", "as_rows", "refuse_outside"]
+__all__ = ["Loss", "PointwiseLoss"]
 
 ENTRY_FLOPS = 20                                         # what an exponential or a logarithm and the arithmetic around it cost
 

@@ -26,8 +26,7 @@ import numpy as np
 from nnkit.spec import boolean, choice, integer, nearest, real, received
 
 __all__ = [
-    "CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN", "as_callbacks",
-    "needs_batches", "overridden",
+    "CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
 ]
 
 Logs = dict[str, float]
