@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -111,6 +112,7 @@ def _register(cls: type[SpecType], shorthands: Sequence[str]) -> type[SpecType]:
     cls = attrs.frozen(cls, repr=False)
     if not own:
         _name_unknown_fields(cls)
+    _tell_of_bases(cls)
     name = type_name(cls)
     if CLASSES.get(name, cls).__module__ != cls.__module__:
         raise ValueError(f"a spec named {name!r} exists already in {CLASSES[name].__module__}; choose another class name")
@@ -121,6 +123,17 @@ def _register(cls: type[SpecType], shorthands: Sequence[str]) -> type[SpecType]:
             raise ValueError(f"the {cls.family} name {shorthand!r} stands for {type_name(other)} already; choose another for {name}")
         SHORTHANDS[cls.family, shorthand] = cls
     return cls
+
+
+def _tell_of_bases(cls: type[Spec]) -> None:
+    """Below a docstring put that of a base which it names, as `Conv`, or whose fields it leaves to the base: `help` shows no text of bases."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    for parent in cls.__mro__[1:]:
+        fields = () if parent.__name__ == "Layer" else inspect.get_annotations(parent)
+        own = {field.name for field in attrs.fields(cls)}.intersection(fields)
+        if parent.__doc__ and parent is not Spec and (f"`{parent.__name__}`" in text or not all(field in text for field in own)):
+            text += f"\n\n{parent.__name__}: {inspect.cleandoc(parent.__doc__)}"
+    cls.__doc__ = text
 
 
 def _name_unknown_fields(cls: type[Spec]) -> None:
