@@ -112,6 +112,7 @@ def _register(cls: type[SpecType], shorthands: Sequence[str]) -> type[SpecType]:
     cls = attrs.frozen(cls, repr=False)
     if not own:
         _name_unknown_fields(cls)
+    cls.__setattr__ = _refuse_to_change  # type: ignore[method-assign, assignment]
     _tell_of_bases(cls)
     name = type_name(cls)
     if CLASSES.get(name, cls).__module__ != cls.__module__:
@@ -123,6 +124,23 @@ def _register(cls: type[SpecType], shorthands: Sequence[str]) -> type[SpecType]:
             raise ValueError(f"the {cls.family} name {shorthand!r} stands for {type_name(other)} already; choose another for {name}")
         SHORTHANDS[cls.family, shorthand] = cls
     return cls
+
+
+class SpecIsFrozen(attrs.exceptions.FrozenInstanceError):
+    """attrs' error with words of its own."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _refuse_to_change(self: Spec, name: str, value: object) -> None:
+    """Specs are values; what people want who change one is said. Raises attrs' FrozenInstanceError, an AttributeError."""
+    advice = "Model.freeze freezes layers of a model, and attrs.evolve makes another spec" if name == "trainable" else "attrs.evolve makes another"
+    raise SpecIsFrozen(f"{type_name(type(self))}: {name} cannot be set, a spec is a value: {advice}")
 
 
 def _tell_of_bases(cls: type[Spec]) -> None:

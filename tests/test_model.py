@@ -148,6 +148,8 @@ def test_classes_in_place_of_objects():
             compiled, optimizer=nnkit.Adam)
     refused("compile: loss must be a loss spec, its name or None, received the class MeanSquaredError, not an object made from it",
             compiled, loss=nnkit.MeanSquaredError)
+    refused("compile: loss must be a loss spec, its name or None, received <built-in function max>: nnkit.register_loss makes one of a function and "
+            "its derivative", compiled, loss=max)
 
 
 def test_gradients_change_nothing_and_include_the_input():

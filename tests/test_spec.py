@@ -4,6 +4,7 @@ import inspect
 import re
 import types
 
+import attrs
 import pytest
 
 import nnkit
@@ -94,6 +95,16 @@ def test_a_wrong_field_is_refused(make, message):
 def test_an_unknown_field_is_refused(make, message):
     with pytest.raises(TypeError, match="^" + re.escape(message) + "$"):
         make()
+
+
+def test_a_spec_does_not_change_and_says_what_does():
+    layer = Dense(3)
+    with pytest.raises(AttributeError, match=r"^Dense: units cannot be set, a spec is a value: attrs\.evolve makes another$"):
+        layer.units = 4
+    with pytest.raises(attrs.exceptions.FrozenInstanceError, match=r"^Dense: trainable cannot be set, a spec is a value: Model\.freeze freezes "
+                                                                   r"layers of a model, and attrs\.evolve makes another spec$"):
+        layer.trainable = False
+    assert layer == Dense(3)
 
 
 def test_constructors_keep_their_signatures():

@@ -17,6 +17,7 @@ import csv
 import math
 import os
 import string
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -89,7 +90,7 @@ class Callback:
 
 
 def as_callbacks(callbacks: Iterable[Callback] | Callback | None) -> list[Callback]:
-    """The argument `callbacks` of `fit` as a list. Raises TypeError for anything that is not a `Callback`."""
+    """The argument `callbacks` of `fit` as a list. Raises TypeError for anything that is not a `Callback`; warns of methods named like hooks."""
     if callbacks is None:
         return []
     single = isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable)
@@ -98,6 +99,10 @@ def as_callbacks(callbacks: Iterable[Callback] | Callback | None) -> list[Callba
         if not isinstance(callback, Callback):
             hint = ": LambdaCallback makes one of a function" if callable(callback) and not isinstance(callback, type) else ""
             raise TypeError(f"callbacks must be Callback objects, received {received(callback)}{hint}")
+        for name in dir(type(callback)):
+            if name.startswith("on_") and not hasattr(Callback, name):
+                hooks = [hook for hook in dir(Callback) if hook.startswith("on_")]
+                warnings.warn(f"{type(callback).__name__}.{name} is never called, there is no such hook: {nearest(name, hooks)}", stacklevel=4)
     return found
 
 
@@ -120,6 +125,12 @@ def _is_text(instance: Any, attribute: attrs.Attribute, value: object) -> None:
 def _needs_validation(key: str, logs: Mapping[str, Any]) -> bool:
     """Whether a key that is not logged is one of validation, of which there is none."""
     return key.startswith("val_") and not any(other.startswith("val_") for other in logs)
+
+
+def _validates(model: Any) -> bool:
+    """Whether the fit that is running has data for validation."""
+    fitting = getattr(model, "fitting", None)
+    return fitting is not None and fitting.validation is not None
 
 
 def _not_logged(key: str, logs: Mapping[str, Any]) -> str:
@@ -155,6 +166,10 @@ class _Monitoring(Callback):
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float, type(None))):
                 raise TypeError(f"{type(self).__name__}: {name} must be {'a whole number' if whole else 'a number or None'}, received {value!r}")
             setattr(self, name, value)
+
+    def _waits(self, logs: Mapping[str, float]) -> bool:
+        """Whether the value is one of validation that this epoch has not, since there is validation in some epochs alone."""
+        return _needs_validation(self.monitor, logs) and _validates(self.model)
 
     def _value(self, logs: Mapping[str, float]) -> float:
         name = type(self).__name__
@@ -230,7 +245,9 @@ class EarlyStopping(_Monitoring):
         self.best_epoch = self.stopped_epoch = self.wait = 0
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Compare, remember, stop."""
+        """Compare, remember, stop; epochs without the value do not count."""
+        if self._waits(logs):
+            return
         value = self._value(logs)
         self._higher_is_better()                         # an unknown direction is refused now, not at the second epoch
         if epoch < self.start_from_epoch:
@@ -364,6 +381,8 @@ class ModelCheckpoint(_Monitoring):
     def _better(self, logs: Logs) -> bool:
         if not self.save_best_only:
             return True
+        if self._waits(logs):
+            return False
         value = self._value(logs)
         self._higher_is_better()                         # an unknown direction is refused now, not when there are two values
         better = self._improves(value, self.best)
@@ -374,7 +393,10 @@ class ModelCheckpoint(_Monitoring):
         try:
             path = self.path.format(**known)
         except KeyError as error:
-            raise ValueError(f"ModelCheckpoint: path names {error.args[0]!r}, which is not logged: {_not_logged(error.args[0], known)}") from None
+            key = str(error.args[0])
+            reason = ("there is no validation after this epoch (validation_freq)" if _needs_validation(key, known) and _validates(self.model)
+                      else _not_logged(key, known))
+            raise ValueError(f"ModelCheckpoint: path names {key!r}, which is not logged: {reason}") from None
         (self.model.save_weights if self.save_weights_only else self.model.save)(path)
 
 
@@ -435,11 +457,14 @@ class ReduceLROnPlateau(_Monitoring):
         self.model.learning_rate = self.model.learning_rate
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Compare, count, reduce."""
-        value = self._value(logs)
-        self._higher_is_better()                         # an unknown direction is refused now, not at the second epoch
+        """Compare, count, reduce; epochs without the value do not count."""
         rate = float(self.model.learning_rate)
+        waits = self._waits(logs)
+        value = 0.0 if waits else self._value(logs)
         logs["learning_rate"] = rate
+        if waits:
+            return
+        self._higher_is_better()                         # an unknown direction is refused now, not at the second epoch
         if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
             self.wait = 0
@@ -472,7 +497,8 @@ class LambdaCallback(Callback):
 class CSVLogger(Callback):
     """Write one line per epoch to a CSV file: the column `epoch`, then the logged keys in their order.
 
-    The first epoch decides the columns; a key that a later epoch lacks is written as NA. Every line is on disk at the end of its epoch.
+    The first epoch decides the columns (with those of validation where that comes only in later ones, see `validation_freq`); a key that an epoch
+    lacks is written as NA. Every line is on disk at the end of its epoch.
 
     Args:
         filename: path of the file; its folder must exist.
@@ -525,7 +551,8 @@ class CSVLogger(Callback):
         self._replace()
         writer = csv.writer(self._file, delimiter=self.separator, lineterminator="\n")
         if not self._columns:
-            self._columns = ["epoch", *logs]
+            later = [f"val_{key}" for key in logs if key != "learning_rate"] if _needs_validation("val_loss", logs) and _validates(self.model) else []
+            self._columns = ["epoch", *logs, *later]
             writer.writerow(self._columns)
         unknown = [key for key in logs if key not in self._columns]
         if unknown and self.append:

@@ -89,7 +89,8 @@ def _given(metrics: Any) -> bool:
 def _loss(value: Any, shape: Shape, output: str | None) -> Loss | None:
     loss = resolve("loss", value)
     if loss is not None and not is_of_family(loss, "loss"):
-        raise ValueError(f"compile: loss must be {article('loss')} spec, its name or None, received {received(value)}")
+        hint = ": nnkit.register_loss makes one of a function and its derivative" if callable(value) and not isinstance(value, type) else ""
+        raise ValueError(f"compile: loss must be {article('loss')} spec, its name or None, received {received(value)}{hint}")
     if loss is not None:
         try:
             loss.check(shape)
