@@ -133,7 +133,8 @@ def test_what_holds_no_real_numbers(value, received):
 
 
 def test_other_objects():
-    refused("x must be a rectangular array, received rows of unequal length", as_samples, [[1.0, 2.0], [3.0]], (2,), "float32", "x")
+    refused("x must be a rectangular array, received rows of unequal length: nnkit.datasets.pad_sequences makes sequences equally long",
+            as_samples, [[1.0, 2.0], [3.0]], (2,), "float32", "x")
     refused("x must be an array, received an Unreadable that NumPy cannot read: it is on another device",
             as_samples, Unreadable(), (2,), "float32", "x", error=TypeError)
     masked = np.ma.array([[1.0, 2.0]], mask=[[False, True]])

@@ -20,6 +20,7 @@ __all__ = ["as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "a
 
 BLOCK = 1 << 18                                          # elements looked at together: the check of a memmap needs no second copy in memory
 
+RAGGED_HINT = ": nnkit.datasets.pad_sequences makes sequences equally long"
 LABELS_HINT = "; number them first: np.unique(labels, return_inverse=True)[1]"
 
 # What the kinds of NumPy's dtypes that hold no numbers are called in messages.
@@ -233,6 +234,7 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
     """value as an array of booleans, integers or floats, of whatever order and size."""
     rule = f"{what} must hold real numbers, received"
     number_them = hint or (LABELS_HINT if what == "y" else "")
+    ragged = f"{what} must be a rectangular array, received rows of unequal length" + (RAGGED_HINT if what.startswith("x") else "")
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{what} must be a dense array, received a sparse {type(value).__name__}: pass {what}.toarray()")
     column = _first_column_without_numbers(value)
@@ -245,7 +247,7 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise
-        raise ValueError(f"{what} must be a rectangular array, received rows of unequal length") from None
+        raise ValueError(ragged) from None
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{what} must be an array, received {_kind_of(value)} that NumPy cannot read: {error}") from error
     if array.dtype.kind == "O" and _is_pandas(value):    # nullable columns: a missing value is NaN
@@ -254,7 +256,7 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
         if array.dtype.kind == "O" and array.ndim == 0:
             raise TypeError(f"{rule} {_kind_of(value)}")
         if array.dtype.kind == "O" and all(isinstance(row, (list, tuple, np.ndarray)) for row in array.flat):
-            raise ValueError(f"{what} must be a rectangular array, received rows of unequal length")
+            raise ValueError(ragged)
         if array.dtype.kind == "O" and not hint:
             number_them = f"; if it holds nothing but numbers, pass np.asarray({what}, float)"
         raise TypeError(f"{rule} {KINDS.get(array.dtype.kind, 'records')} (dtype {array.dtype}){number_them}")
