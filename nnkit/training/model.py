@@ -62,6 +62,9 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
             compile, or another wrong argument.
         RuntimeError: for "cuda" and `blas`, without the extra or a GPU.
 
+    Warns (UserWarning) of an output that ends in an activation which its loss is hardly meant for: one that gives numbers below 0 where the loss
+    takes probabilities, or a softmax over one number.
+
     >>> import nnkit
     >>> from nnkit import Dense, Input, Sequential
     >>> model = nnkit.compile(Sequential([Input((3,)), Dense(2)]), seed=1)
