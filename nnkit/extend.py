@@ -8,6 +8,7 @@ nnkit's own pieces are made of the same. docs/extending.md walks through an exam
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,9 @@ def check_gradients(layer: Layer, *shapes: Shape, batch: int = 3, loss: Any = "m
     """
     rng = np.random.default_rng(seed)
     inputs = [Input(shape) for shape in shapes]
-    model = compile(Network(inputs, layer(*inputs)), loss=loss, dtype="float64", seed=seed, threads=1)
+    with warnings.catch_warnings():                      # of an activation that the loss is not meant for: here it is
+        warnings.simplefilter("ignore", UserWarning)
+        model = compile(Network(inputs, layer(*inputs)), loss=loss, dtype="float64", seed=seed, threads=1)
     given = [rng.standard_normal((batch, *shape)) for shape in shapes] if x is None else [x] if len(shapes) == 1 else x
     given = tuple(np.array(values, np.float64) for values in given)                # copies: they are moved in place
     y = rng.standard_normal((len(given[0]), *model.output_shape)) if y is None else y

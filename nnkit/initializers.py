@@ -22,8 +22,7 @@ from nnkit.spec import Spec, base, choice, integer, is_of_family, real, resolve,
 
 __all__ = [
     "Array", "Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "Identity", "Initializer", "LecunNormal", "LecunUniform", "Ones",
-    "Orthogonal", "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "Zeros", "compute_fans", "initializer_field",
-    "resolve_initializer",
+    "Orthogonal", "RandomNormal", "RandomUniform", "TruncatedNormal", "VarianceScaling", "Zeros",
 ]
 
 # Standard deviation of a standard normal variable cut off at -2 and 2.

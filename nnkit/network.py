@@ -21,7 +21,7 @@ import attrs
 from nnkit.flow import Flow, flow_of
 from nnkit.layers.base import Layer, Parameter, Shape, flagged, snake_case
 from nnkit.pretrained import Pretrained, weights_field
-from nnkit.spec import boolean, integer, is_of_family, nearest, shape_of, spec
+from nnkit.spec import boolean, integer, is_of_family, nearest, received, shape_of, spec
 
 __all__ = ["Call", "Graph", "GraphInput", "Input", "Network", "Node", "Sequential", "Tensor"]
 
@@ -502,7 +502,7 @@ class Sequential(Container):
             raise ValueError(f"Sequential: layers must be a list of layers that begins with an Input, received {layers!r}")
         for position, layer in enumerate(layers):
             if not is_of_family(layer, "layer"):
-                raise ValueError(f"Sequential: layers[{position}] must be a layer, received {layer!r}")
+                raise ValueError(f"Sequential: layers[{position}] must be a layer, received {received(layer)}")
             if isinstance(layer, Input) != (position == 0):
                 rule = "the first layer must be Input(shape)" if position == 0 else "Input must come first and once"
                 raise ValueError(f"Sequential: {rule}, received {layer!r} at position {position}")

@@ -6,16 +6,18 @@ construction with one sentence: the field, the rule, the value received.
 
 A new spec is a class with the decorator `spec`:
 
-    @spec("leaky_relu")
-    class LeakyReLU(ActivationFunction):
-        negative_slope: float = real(default=0.3)
+    @spec("elu")
+    class ELU(ActivationFunction):
+        alpha: float = real(default=1.0)
 
-The strings given to `spec` are shorthands: `Dense(8, activation="leaky_relu")` means `Dense(8, activation=LeakyReLU())`.
+The strings given to `spec` are shorthands: `Dense(8, activation="elu")` means `Dense(8, activation=ELU())`.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -24,20 +26,32 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 import attrs
 
 __all__ = [
-    "Spec", "base", "boolean", "child", "choice", "from_json", "integer", "nearest", "real", "resolve", "shape_of", "spec", "to_json",
+    "Spec", "base", "boolean", "child", "choice", "from_json", "integer", "nearest", "real", "received", "resolve", "shape_of", "spec", "to_json",
 ]
 
 SpecType = TypeVar("SpecType", bound="Spec")
 
 CLASSES: dict[str, type[Spec]] = {}                      # type name -> class, for JSON
-SHORTHANDS: dict[tuple[str, str], Callable[[], Spec]] = {}       # (family, shorthand) -> what makes the spec: its class, mostly
+SHORTHANDS: dict[tuple[str, str | None], Callable[[], Spec]] = {}      # (family, shorthand) -> what makes the spec: its class, mostly
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The tail of an error message about an unknown name: the nearest known one, or all of them."""
+    """The tail of an error message about an unknown name: the nearest known one, or all of them. Neither case nor underscores count: AUC is auc."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    plain: dict[str, str] = {}
+    for word in known:
+        plain.setdefault(_plain(word), word)
+    close = difflib.get_close_matches(name, known, n=1) or [plain[word] for word in difflib.get_close_matches(_plain(name), plain, n=1)]
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "")
+
+
+def received(value: object) -> str:
+    """What was received, at the end of an error message: a class is what people forget to call."""
+    return f"the class {value.__name__}, not an object made from it" if isinstance(value, type) else repr(value)
 
 
 @attrs.frozen(repr=False)
@@ -94,7 +108,12 @@ def spec(*shorthands: str) -> Callable[[type[SpecType]], type[SpecType]]:
 
 
 def _register(cls: type[SpecType], shorthands: Sequence[str]) -> type[SpecType]:
+    own = "__init__" in cls.__dict__
     cls = attrs.frozen(cls, repr=False)
+    if not own:
+        _name_unknown_fields(cls)
+    cls.__setattr__ = _refuse_to_change  # type: ignore[method-assign, assignment]
+    _tell_of_bases(cls)
     name = type_name(cls)
     if CLASSES.get(name, cls).__module__ != cls.__module__:
         raise ValueError(f"a spec named {name!r} exists already in {CLASSES[name].__module__}; choose another class name")
@@ -107,10 +126,59 @@ def _register(cls: type[SpecType], shorthands: Sequence[str]) -> type[SpecType]:
     return cls
 
 
+class SpecIsFrozen(attrs.exceptions.FrozenInstanceError):
+    """attrs' error with words of its own."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _refuse_to_change(self: Spec, name: str, value: object) -> None:
+    """Specs are values; what people want who change one is said. Raises attrs' FrozenInstanceError, an AttributeError."""
+    advice = "Model.freeze freezes layers of a model, and attrs.evolve makes another spec" if name == "trainable" else "attrs.evolve makes another"
+    raise SpecIsFrozen(f"{type_name(type(self))}: {name} cannot be set, a spec is a value: {advice}")
+
+
+def _tell_of_bases(cls: type[Spec]) -> None:
+    """Below a docstring put that of a base which it names, as `Conv`, or whose fields it leaves to the base: `help` shows no text of bases."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    for parent in cls.__mro__[1:]:
+        fields = () if parent.__name__ == "Layer" else inspect.get_annotations(parent)
+        own = {field.name for field in attrs.fields(cls)}.intersection(fields)
+        if parent.__doc__ and parent is not Spec and (f"`{parent.__name__}`" in text or not all(field in text for field in own)):
+            text += f"\n\n{parent.__name__}: {inspect.cleandoc(parent.__doc__)}"
+    cls.__doc__ = text
+
+
+def _name_unknown_fields(cls: type[Spec]) -> None:
+    """Let the constructor say which fields there are where it is given another."""
+    made = cls.__init__
+    known = [field.alias for field in attrs.fields(cls) if field.init]
+
+    @functools.wraps(made)
+    def init(self: Spec, *args: Any, **fields: Any) -> None:
+        for name in fields:
+            if name not in known:
+                raise TypeError(f"{type_name(cls)} has no field {name!r}: {_hint(cls, name, known)}")
+        made(self, *args, **fields)
+    cls.__init__ = init  # type: ignore[method-assign]
+
+
+def _hint(cls: type[Spec], name: str, known: Sequence[str]) -> str:
+    """The tail of the message about an unknown field."""
+    if cls.family in ("layer", "activation") and name in ("input_shape", "input_dim", "input_length", "batch_input_shape"):
+        return "the shape of the data is declared by the Input that comes first, as in Input((20,))"
+    return nearest(name, known)
+
+
 # Fields. Each returns an attrs field that checks its value when the spec is made.
 
 def _refuse(instance: Spec, attribute: attrs.Attribute, rule: str, value: object) -> ValueError:
-    return ValueError(f"{type(instance).__name__}: {attribute.name} must be {rule}, received {value!r}")
+    return ValueError(f"{type(instance).__name__}: {attribute.name} must be {rule}, received {received(value)}")
 
 
 def _interval(low: float | None, high: float | None, low_open: bool, high_open: bool) -> str:
@@ -216,7 +284,7 @@ def shape_of(*, default: Any = attrs.NOTHING, low: int = 0, wildcard: int | None
 
 def article(noun: str) -> str:
     """The noun with its article, for messages."""
-    return ("an " if noun[0].lower() in "aeiou" else "a ") + noun
+    return ("an " if noun[0].lower() in "aeiou" or noun == "ndarray" else "a ") + noun
 
 
 def is_of_family(value: object, family: str) -> bool:
@@ -226,11 +294,11 @@ def is_of_family(value: object, family: str) -> bool:
 
 def resolve(family: str, value: Any) -> Any:
     """A shorthand becomes the spec with its defaults; anything else is returned as it is. Raises ValueError for an unknown name."""
-    if not isinstance(value, str):
+    if not (isinstance(value, str) or (value is None and (family, None) in SHORTHANDS)):
         return value
-    names = [name for of, name in SHORTHANDS if of == family]
+    names = [name for of, name in SHORTHANDS if of == family and name]
     if (family, value) not in SHORTHANDS:
-        raise ValueError(f"unknown {family} {value!r}: {nearest(value, names)}")
+        raise ValueError(f"unknown {family} {value!r}: {nearest(str(value), names)}")
     return SHORTHANDS[family, value]()
 
 

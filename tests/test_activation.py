@@ -104,13 +104,14 @@ def test_every_built_in_is_tested():
 
 
 @pytest.mark.parametrize(("name", "spec"), [
-    ("linear", act.Linear()), ("relu", act.ReLU()), ("relu6", act.ReLU(max_value=6)), ("leaky_relu", act.LeakyReLU(0.3)), ("elu", act.ELU(1.0)),
+    ("linear", act.Linear()), ("relu", act.ReLU()), ("relu6", act.ReLU(max_value=6)), ("leaky_relu", act.LeakyReLU(0.2)),
+    (None, act.Linear()), ("elu", act.ELU(1.0)),
     ("selu", act.SELU()), ("celu", act.CELU(1.0)), ("gelu", act.GELU(approximate=False)), ("silu", act.SiLU()), ("swish", act.SiLU()),
     ("mish", act.Mish()), ("sigmoid", act.Sigmoid()), ("hard_sigmoid", act.HardSigmoid()), ("hard_silu", act.HardSiLU()),
     ("hard_swish", act.HardSiLU()), ("tanh", act.Tanh()), ("softplus", act.Softplus()), ("softsign", act.Softsign()),
     ("exponential", act.Exponential()), ("softmax", act.Softmax(axis=-1)), ("log_softmax", act.LogSoftmax(axis=-1)),
 ])
-def test_names_stand_for_defaults(name, spec):
+def test_names_stand_for_what_keras_means_by_them(name, spec):
     assert resolve("activation", name) == spec
     assert Dense(2, name).activation == spec
 

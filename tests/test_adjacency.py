@@ -272,6 +272,9 @@ def test_copies_and_pickles():
 def test_masks():
     np.testing.assert_array_equal(mask_of(np.array([3, 0, 3], np.int32), 5), [True, False, False, True, False])
     np.testing.assert_array_equal(mask_of([], 2), [False, False])
+    np.testing.assert_array_equal(mask_of([1, 0], 2), [True, True])
+    refused("indices must be booleans, or the numbers of those that are meant, received 5 zeros and ones: pass them as booleans, array.astype(bool)",
+            mask_of, [0, 1, 0, 0, 1], 5)
     refused("indices must hold whole numbers from 0 to 4, received 5 at position 0", mask_of, [5], 5)
     refused("indices must hold whole numbers, received dtype float64", mask_of, [0.5], 5, error=TypeError)
     refused("nodes must be a whole number at least 1, received 0", mask_of, [], 0)

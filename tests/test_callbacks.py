@@ -2,16 +2,19 @@
 
 import csv
 import math
+import os
 import re
 
 import numpy as np
 import pytest
 
+import nnkit
 from nnkit.training.callbacks import (
     Callback,
     CSVLogger,
     EarlyStopping,
     LambdaCallback,
+    ModelCheckpoint,
     ReduceLROnPlateau,
     TerminateOnNaN,
     as_callbacks,
@@ -107,6 +110,11 @@ def test_as_callbacks():
         as_callbacks([one, TerminateOnNaN])
     with pytest.raises(TypeError, match=r"^callbacks must be Callback objects, received 'early'$"):
         as_callbacks(["early"])
+    with pytest.raises(TypeError, match=r"^callbacks must be Callback objects, received <built-in function len>: LambdaCallback makes one "
+                                        r"of a function$"):
+        as_callbacks(len)
+    with pytest.raises(TypeError, match=r"^callbacks must be Callback objects, received 3$"):
+        as_callbacks(3)
 
 
 def test_every_hook_of_the_base_does_nothing():
@@ -359,3 +367,49 @@ def test_csv_logger_appends(tmp_path):
 def test_csv_logger_refuses_a_missing_folder_before_training(tmp_path):
     with pytest.raises(FileNotFoundError):
         train(FakeModel(), CSVLogger(tmp_path / "none" / "log.csv"), [])
+
+
+# Validation that comes every few epochs.
+
+def fit_with_rare_validation(*callbacks, epochs=6):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((30, 4))
+    spec = nnkit.Sequential([nnkit.Input((4,)), nnkit.Dense(1)])
+    model = nnkit.compile(spec, optimizer=nnkit.SGD(0.01), loss="mse", metrics=["mae"], seed=0)
+    return model.fit(x, 10 * x[:, 0], validation_data=(x, -10 * x[:, 0]), validation_freq=2, epochs=epochs, callbacks=callbacks, verbose=0)
+
+
+def test_epochs_without_validation_do_not_count():
+    """Validation of the opposite gets worse: epochs 2, 4 and 6 have it, counted from 1."""
+    early = EarlyStopping(patience=1)
+    assert fit_with_rare_validation(early).epoch == [0, 1, 2, 3]
+    assert (early.best_epoch, early.stopped_epoch) == (1, 3)
+    history = fit_with_rare_validation(ReduceLROnPlateau(patience=1, factor=0.5))
+    np.testing.assert_allclose(history["learning_rate"], [0.01, 0.01, 0.01, 0.01, 0.005, 0.005], rtol=1e-12)
+
+
+def test_the_best_of_rare_validation_is_saved(tmp_path):
+    path = str(tmp_path / "{epoch}-{val_loss:.0f}.nnkit")
+    fit_with_rare_validation(ModelCheckpoint(path, save_best_only=True))
+    assert [name.split("-")[0] for name in os.listdir(tmp_path)] == ["2"]
+    with pytest.raises(ValueError, match=r"^ModelCheckpoint: path names 'val_loss', which is not logged: there is no validation after this epoch "
+                                         r"\(validation_freq\)$"):
+        fit_with_rare_validation(ModelCheckpoint(path))
+
+
+def test_csv_logger_keeps_columns_for_rare_validation(tmp_path):
+    path = tmp_path / "log.csv"
+    history = fit_with_rare_validation(CSVLogger(path), epochs=2)
+    found = rows(path)
+    assert found[0] == ["epoch", "loss", "mae", "val_loss", "val_mae"]
+    assert found[1][3:] == ["NA", "NA"]
+    assert [float(value) for value in found[2][3:]] == [history["val_loss"][0], history["val_mae"][0]]
+
+
+def test_methods_that_look_like_hooks_are_warned_of():
+    class Typed(Callback):
+        def on_epoch_ends(self, epoch, logs):
+            pass
+
+    with pytest.warns(UserWarning, match=r"^Typed\.on_epoch_ends is never called, there is no such hook: did you mean 'on_epoch_end'\?$"):
+        as_callbacks(Typed())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from helpers import assert_same_bits
+from helpers import assert_same_bits, refused
 from killed import kill_and_resume, outcome, train
 from mutate import mutated
 from nnkit import (
@@ -542,3 +542,30 @@ def test_runs_survive_kills(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
 def test_two_hundred_runs_survive_kills(tmp_path):
     assert_survives_kills(tmp_path, 1, 200, 1, 0.003)
+
+
+# Paths.
+
+@pytest.mark.parametrize("name", ["none/a.nnkit", "none/a-{epoch}.nnkit"])
+def test_a_missing_folder_is_refused_before_the_first_step(tmp_path, name):
+    model = dense_case()[0]
+    before = {key: value.copy() for key, value in model.parameters.items()}
+    path = str(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="there is no folder: " + re.escape(repr(os.path.realpath(tmp_path / "none"))) + "$"):
+        model.fit(*dense_case()[1:], verbose=0, callbacks=ModelCheckpoint(path))
+    refused("ModelCheckpoint: nnkit writes its own format, by custom to name.nnkit; received 'a.keras', which would be taken for a file of Keras",
+            model.fit, *dense_case()[1:], verbose=0, callbacks=ModelCheckpoint("a.keras"))
+    for key, value in before.items():
+        np.testing.assert_array_equal(model.parameters[key], value)
+
+
+def test_a_folder_whose_name_is_not_known_yet_is_left_to_the_first_file(tmp_path):
+    os.mkdir(tmp_path / "1")
+    dense_case()[0].fit(*dense_case()[1:], verbose=0, callbacks=ModelCheckpoint(str(tmp_path / "{epoch}" / "a.nnkit")))
+    assert os.listdir(tmp_path / "1") == ["a.nnkit"]
+
+
+def test_a_path_that_names_a_key_of_validation_needs_validation(tmp_path):
+    refused("ModelCheckpoint: path names 'val_loss', which is not logged: needs validation_data or validation_split; without them the keys are "
+            "accuracy, epoch, loss", dense_case()[0].fit, *dense_case()[1:], verbose=0,
+            callbacks=ModelCheckpoint(str(tmp_path / "{val_loss:.2f}.nnkit")))

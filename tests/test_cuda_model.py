@@ -1,5 +1,6 @@
 """Whole models with backend="cuda", on a device that executes PTX on the CPU, beside the same models on the CPU."""
 
+import copy
 import random
 import re
 import subprocess
@@ -236,6 +237,19 @@ def test_a_file_of_one_backend_loads_on_the_other(device, tmp_path):
         other = nnkit.load(tmp_path / "model.nnkit", backend=loaded)
         assert (bits(other), other.backend) == (bits(first), loaded)
         same_history(*(each.fit(x, y, batch_size=5, epochs=1, verbose=0) for each in (first, other)))
+
+
+def test_a_copy_is_on_the_backend_of_the_model(device):
+    x, y = data()
+    first = model("cuda")
+    first.fit(x, y, batch_size=5, epochs=1, verbose=0)
+    before = bits(first)
+    other = copy.deepcopy(first)
+    assert (bits(other), other.backend) == (before, "cuda")
+    history = other.fit(x, y, batch_size=5, epochs=1, verbose=0)
+    assert bits(first) == before != bits(other)
+    same_history(history, first.fit(x, y, batch_size=5, epochs=1, verbose=0))
+    assert bits(first) == bits(other)
 
 
 class Stopping(nnkit.Callback):

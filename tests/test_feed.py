@@ -85,6 +85,12 @@ def test_input_is_never_modified(x, fortran):
     np.testing.assert_array_equal(x, before)
 
 
+def test_strings_as_targets_are_probably_labels():
+    refused("y must hold real numbers, received strings (dtype <U1); number them first: np.unique(labels, return_inverse=True)[1]",
+            as_samples, ["a", "b"], (1,), "float32", "y", error=TypeError)
+    refused("x must hold real numbers, received strings (dtype <U1)", as_samples, ["a", "b"], (1,), "float32", "x", error=TypeError)
+
+
 def test_one_dimension_does_for_shape_one():
     x = grid(7)
     samples = as_samples(x, (1,), "float32", "x")
@@ -94,7 +100,9 @@ def test_one_dimension_does_for_shape_one():
 
 def test_wrong_shapes():
     refused("x must have shape (samples, 20), received (800, 19)", as_samples, np.zeros((800, 19)), (20,), "float32", "x")
-    refused("x must have shape (samples, 28, 28, 1), received (5, 28, 28)", as_samples, np.zeros((5, 28, 28)), (28, 28, 1), "float32", "x")
+    refused("x must have shape (samples, 28, 28, 1), received (5, 28, 28): the last axis, of one channel, is missing: "
+            "x[..., np.newaxis]", as_samples, np.zeros((5, 28, 28)), (28, 28, 1), "float32", "x")
+    refused("x must have shape (samples, 8, 8, 3), received (5, 8, 8)", as_samples, np.zeros((5, 8, 8)), (8, 8, 3), "float32", "x")
     refused("y must have shape (samples,), received (5, 2)", as_samples, np.zeros((5, 2)), (), "float32", "y")
     refused("x must have shape (samples, 2), received ()", as_samples, 3.0, (2,), "float32", "x")
     refused("x must have shape (samples, 20), received (20,): a single sample needs a leading axis, x[np.newaxis]",
@@ -108,8 +116,8 @@ class Unreadable:
 
 
 @pytest.mark.parametrize(("value", "received"), [
-    (np.array([[1, None]]), "an object array (dtype object)"),
-    ([[1.0, None]], "an object array (dtype object)"),
+    (np.array([[1, None]]), "an object array (dtype object); if it holds nothing but numbers, pass np.asarray(x, float)"),
+    ([[1.0, None]], "an object array (dtype object); if it holds nothing but numbers, pass np.asarray(x, float)"),
     ([["a", "b"]], "strings (dtype <U1)"),
     (np.array([[b"a"]]), "bytes (dtype |S1)"),
     (np.zeros((2, 2), complex), "complex numbers (dtype complex128)"),
@@ -125,7 +133,8 @@ def test_what_holds_no_real_numbers(value, received):
 
 
 def test_other_objects():
-    refused("x must be a rectangular array, received rows of unequal length", as_samples, [[1.0, 2.0], [3.0]], (2,), "float32", "x")
+    refused("x must be a rectangular array, received rows of unequal length: nnkit.datasets.pad_sequences makes sequences equally long",
+            as_samples, [[1.0, 2.0], [3.0]], (2,), "float32", "x")
     refused("x must be an array, received an Unreadable that NumPy cannot read: it is on another device",
             as_samples, Unreadable(), (2,), "float32", "x", error=TypeError)
     masked = np.ma.array([[1.0, 2.0]], mask=[[False, True]])
@@ -353,7 +362,7 @@ def test_as_batch():
     assert as_batch((x, y)) == (x, y, None)
     assert as_batch([x, y, w]) == (x, y, w)
     refused("a batch must be (x, y) or (x, y, sample_weight), received a tuple of length 4", as_batch, (1, 2, 3, 4), error=TypeError)
-    refused("a batch must be (x, y) or (x, y, sample_weight), received a ndarray", as_batch, np.zeros((2, 3)), error=TypeError)
+    refused("a batch must be (x, y) or (x, y, sample_weight), received an ndarray", as_batch, np.zeros((2, 3)), error=TypeError)
     refused("a batch must be (x, y) or (x, y, sample_weight), received None", as_batch, None, error=TypeError)
 
 

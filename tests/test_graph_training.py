@@ -212,6 +212,9 @@ def test_what_does_not_fit_a_graph_is_refused():
     refused("x must be a tuple of 2 arrays, one for each input, or a dict by input name, received a list of 1", model.predict, [X])
     refused("mask must have shape (40,), a boolean for each sample, received (39,)", model.fit, [X, A], LABELS, mask=TRAIN[1:])
     refused("mask must count at least one sample, received none", model.fit, [X, A], LABELS, mask=np.zeros(V, bool))
+    for flags in (TRAIN.astype(int), TRAIN.astype(np.float32), np.ones(V)):          # as numbers they would be those of the samples 0 and 1
+        refused("mask must be booleans, or the numbers of those that are meant, received 40 zeros and ones: pass them as booleans, "
+                "array.astype(bool)", model.fit, [X, A], LABELS, mask=flags)
     refused("mask must hold whole numbers from 0 to 39 (samples), received 40 at position 0", model.fit, [X, A], LABELS, mask=[40])
     refused("fit: validation_split cannot cut a graph or masked data: pass validation_mask", model.fit, [X, A], LABELS, validation_split=0.2)
     refused("fit: give validation_data or validation_mask, not both", model.fit, [X, A], LABELS, validation_data=([X, A], LABELS),

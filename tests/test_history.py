@@ -76,6 +76,15 @@ def test_plot_has_a_panel_for_losses_and_one_for_metrics(pyplot):
     assert all(axis.get_legend() is not None for axis in axes)
 
 
+def test_plot_marks_whole_epochs(pyplot):
+    axes = recorded().plot()
+    axes[0].figure.canvas.draw()
+    assert all(tick == round(tick) for axis in axes for tick in axis.get_xticks())
+    own = pyplot.subplots()[1]
+    own.set_xscale("log")
+    recorded().plot("loss", ax=own)                                # an axis of the user's keeps its marks
+
+
 def test_plot_of_chosen_keys(pyplot):
     history = recorded()
     assert [labels(axis) for axis in history.plot("learning_rate")] == [["learning_rate"]]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import nnkit
+from helpers import refused
 from nnkit import Adam, BatchNormalization, Callback, Dense, Dropout, Input, Sequential
 
 SPEC = Sequential([Input((6,)), Dense(8, activation="relu"), Dense(1, activation="sigmoid")])
@@ -105,6 +106,50 @@ def test_sample_weights_and_class_weights():
     b = repeated.gradients(x[index], y[index])
     for name in a:
         np.testing.assert_allclose(a[name] * 40 / len(index), b[name], rtol=1e-4, atol=1e-7)      # float32 sums in another order
+
+
+@pytest.mark.parametrize("sample_weight", [None, np.linspace(0.5, 2, 40)], ids=["", "sample_weight"])
+def test_class_weights_do_not_weigh_validation(sample_weight):
+    """As in Keras; so validation_split says what validation_data of the same samples does."""
+    x, y = data(40)
+    weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+    split = compiled().fit(x, y, epochs=2, class_weight={0: 1.0, 1: 3.0}, validation_split=0.25, verbose=0, **weights)
+    first = {key: value[:30] for key, value in weights.items()}
+    last = (x[30:], y[30:], *(value[30:] for value in weights.values()))
+    apart = compiled().fit(x[:30], y[:30], epochs=2, class_weight={0: 1.0, 1: 3.0}, validation_data=last, verbose=0, **first)
+    assert split.history == apart.history
+
+
+def test_class_weights_of_unknown_classes_are_refused():
+    x, y = data(12)
+    refused("class_weight must name classes from 0 to 1, received 2", compiled().fit, x, y, class_weight={1: 1.0, 2: 3.0})
+    three = Sequential([Input((6,)), Dense(3, activation="softmax")])
+    model = nnkit.compile(three, optimizer="sgd", loss="sparse_categorical_crossentropy")
+    refused("class_weight must name classes from 0 to 2, received 3", model.fit, x, np.arange(12) % 3, class_weight={3: 1.0})
+    ignoring = nnkit.compile(three, optimizer="sgd", loss=nnkit.SparseCategoricalCrossentropy(ignore_class=-1))
+    ignoring.fit(x, np.arange(12) % 4 - 1, class_weight={-1: 1.0, 2: 3.0}, verbose=0)
+
+
+def test_validation_data_is_named():
+    x, y = data(12)
+    refused("validation_data: x must have shape (samples, 6), received (12, 5)", compiled().fit, x, y, validation_data=(x[:, :5], y))
+    refused("validation_data must be (x, y) or (x, y, sample_weight), received an ndarray", compiled().fit, x, y, validation_data=x, error=TypeError)
+
+
+def test_parameters_of_no_names_are_refused():
+    model = compiled()
+    values = list(model.parameters.values())
+    refused("set_parameters: values must be a dict of arrays by name, received a list", model.set_parameters, values, error=TypeError)
+    refused("copy_parameters: source must be a model or a dict of arrays by name, received a list", model.copy_parameters, values, error=TypeError)
+
+
+def test_classes_in_place_of_objects():
+    refused("compile: optimizer must be an optimizer spec, its name or None, received the class Adam, not an object made from it",
+            compiled, optimizer=nnkit.Adam)
+    refused("compile: loss must be a loss spec, its name or None, received the class MeanSquaredError, not an object made from it",
+            compiled, loss=nnkit.MeanSquaredError)
+    refused("compile: loss must be a loss spec, its name or None, received <built-in function max>: nnkit.register_loss makes one of a function and "
+            "its derivative", compiled, loss=max)
 
 
 def test_gradients_change_nothing_and_include_the_input():

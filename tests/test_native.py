@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from helpers import assert_same_bits
+from helpers import assert_same_bits, refused
 from mutate import mutated, sweep_seed
 from nnkit import (
     LSTM,
@@ -486,6 +486,23 @@ def test_other_files_are_refused(tmp_path):
     assert_refused(path, "it is a safetensors file that nnkit did not write, and says nothing of a network; load_weights reads such files")
     with pytest.raises(FileNotFoundError):
         nnkit.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("name", "library"), [("a.keras", "Keras"), ("a.weights.h5", "Keras"), ("A.PT", "PyTorch"), ("a.onnx", "ONNX")])
+def test_names_of_other_libraries_are_refused(tmp_path, name, library):
+    model, path = small_model(), tmp_path / name
+    for action in ("save", "save_weights"):
+        refused(f"{action}: nnkit writes its own format, by custom to name.nnkit; received {str(path)!r}, which would be taken for a file of "
+                f"{library}", getattr(model, action), path)
+    assert not os.listdir(tmp_path)
+
+
+def test_where_no_file_can_be_written(tmp_path):
+    model, path = small_model(), tmp_path / "none" / "a.nnkit"
+    refused(f"[Errno 2] a file cannot be written to {str(path)!r}, there is no folder: {os.path.realpath(tmp_path / 'none')!r}",
+            model.save, path, error=FileNotFoundError)
+    refused(f"[Errno 21] a file cannot be written, there is a folder of that name: {str(tmp_path)!r}", model.save, tmp_path, error=IsADirectoryError)
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("length", [-1, 1])

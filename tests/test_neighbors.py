@@ -332,6 +332,8 @@ def test_bad_input():
     wrong("nodes must hold distinct numbers, received 3 repeatedly", nodes=[1, 3, 0, 3])
     wrong("nodes must name at least one node, received none", nodes=np.zeros(5, bool))
     wrong("nodes must have 5 booleans where it is a mask, received 4", nodes=np.ones(4, bool))
+    wrong("nodes must be booleans, or the numbers of those that are meant, received 5 zeros and ones: pass them as booleans, array.astype(bool)",
+          nodes=np.array([0, 1, 1, 0, 1]))
     wrong("nodes must hold whole numbers, received dtype float64", nodes=[0.5], error=TypeError)
     wrong("x must have shape (5, features), one row for each node, received (4, 2)", x[:4], A)
     wrong("x must have shape (5, features), one row for each node, received (5,)", x[:, 0], A)

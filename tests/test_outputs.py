@@ -1,6 +1,7 @@
 """Models of several inputs and outputs: data by name, losses with weights, what is reported; submodels that share memory."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -232,3 +233,34 @@ def test_a_shared_layer_is_no_place():
     model = nnkit.compile(Network([x, z], [Dense(1)(shared(x)), Dense(1)(shared(z))]))
     with pytest.raises(ValueError, match="layer 'shared' is called 2 times"):
         model.submodel(outputs="shared")
+
+
+# Activations that a loss is not meant for.
+
+def chain(last, loss, size=3):
+    return nnkit.compile(Sequential([Input((4,)), Dense(size, activation=last), nnkit.Reshape((size,))]), loss=loss)
+
+
+@pytest.mark.parametrize(("last", "size", "loss", "message"), [
+    (None, 1, "binary_crossentropy", "a linear function, whose values may be below 0, but binary_crossentropy takes probabilities: end in "
+                                     "activation='sigmoid', or take loss=BinaryCrossentropy(from_logits=True)"),
+    ("tanh", 3, "sparse_categorical_crossentropy", "a tanh function, whose values may be below 0, but sparse_categorical_crossentropy takes "
+                                                   "probabilities: end in activation='softmax', or take "
+                                                   "loss=SparseCategoricalCrossentropy(from_logits=True)"),
+    ("softmax", 1, "mse", "a softmax over one number, which is always 1: take activation='sigmoid'"),
+])
+def test_an_activation_that_cannot_be_meant_is_warned_of(last, size, loss, message):
+    with pytest.warns(UserWarning, match="^" + re.escape(f"the output 'reshape' is {message}") + "$") as found:
+        chain(last, loss, size)
+    assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize(("last", "loss"), [
+    ("softmax", "categorical_crossentropy"), ("sigmoid", "binary_crossentropy"), (None, "mse"), ("exponential", "categorical_crossentropy"),
+    (None, nnkit.BinaryCrossentropy(from_logits=True)), (None, nnkit.SparseCategoricalCrossentropy(from_logits=True)), (None, None),
+    ("tanh", "hinge"),
+])
+def test_others_are_not(last, loss):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chain(last, loss)

@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 import cases_merge
 import nnkit
 from helpers import Rig
+from nnkit.layers.activation import REGISTERED
 from nnkit.layers.conv import Convolutional
+from nnkit.spec import SHORTHANDS
 from parity_draw import ACTIVATIONS, Drawn, DrawnGraph, GraphResults, Results, draw, draw_graph, run_nnkit, run_nnkit_graph
 
 SEED = 1
@@ -221,3 +223,15 @@ def test_the_sample_covers_what_it_is_drawn_from():
     assert any(drawn.weighted for drawn in FIXED)
     assert sum(drawn.updates == 0 for drawn in FIXED) < 0.1 * len(FIXED)
     assert sum(drawn.updates > 1 for drawn in FIXED) > 0.25 * len(FIXED)
+
+
+def test_names_of_activations_in_keras():
+    """A name stands for Keras' function, whose defaults are not always those of its layer. float32, up to a few roundings of e^6."""
+    keras = pytest.importorskip("keras")
+    x = np.linspace(-6, 6, 97, dtype=np.float32).reshape(1, -1)
+    names = [name for family, name in SHORTHANDS if family == "activation" and name not in ("prelu", *REGISTERED)]
+    assert None in names
+    assert "leaky_relu" in names
+    for name in names:
+        model = nnkit.compile(nnkit.Sequential([nnkit.Input((97,)), nnkit.Activation(name)]))
+        np.testing.assert_allclose(model.predict(x), np.asarray(keras.activations.get(name)(x)), rtol=1e-5, atol=1e-6, err_msg=str(name))

@@ -339,7 +339,7 @@ def test_initial_states_are_tensors():
 
 
 RANGE = "x must hold whole numbers from 0 to 8 (indices of an Embedding), received"
-UNEQUAL = "x must be a rectangular array, received rows of unequal length"
+UNEQUAL = "x must be a rectangular array, received rows of unequal length: nnkit.datasets.pad_sequences makes sequences equally long"
 
 
 @pytest.mark.parametrize(("x", "error", "message"), [

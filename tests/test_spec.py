@@ -1,11 +1,14 @@
 """Specs: values that check themselves, print as code, and go to JSON and back."""
 
+import inspect
 import re
+import types
 
+import attrs
 import pytest
 
 import nnkit
-from nnkit import Adam, Dense, Dropout, GlorotUniform, Input, LeakyReLU, Sequential, from_json, to_json
+from nnkit import Adam, Dense, Dropout, GlorotUniform, Input, LeakyReLU, Sequential, from_json, metrics, to_json
 from nnkit.initializers import Initializer, RandomInitializer
 from nnkit.metrics.base import Metric
 from nnkit.metrics.classification import Hits
@@ -64,6 +67,9 @@ def test_bad_json_is_refused(text, message):
     (lambda: Dense(True), "Dense: units must be a whole number at least 1, received True"),
     (lambda: Dense(2, activation="rellu"), "unknown activation 'rellu': did you mean 'relu'?"),
     (lambda: Dense(2, activation=3), "Dense: activation must be an activation spec or its name, received 3"),
+    (lambda: Dense(2, activation=LeakyReLU), "Dense: activation must be an activation spec or its name, received the class LeakyReLU, "
+                                             "not an object made from it"),
+    (lambda: Dense(2, activation="LeakyReLU"), "unknown activation 'LeakyReLU': did you mean 'leaky_relu'?"),
     (lambda: Dense(2, use_bias=1), "Dense: use_bias must be True or False, received 1"),
     (lambda: Dense(2, name="a/b"), "Dense: name must be made of letters, digits, '_', '.' and '-', received 'a/b'"),
     (lambda: Dense(2, trainable=0), "Dense: trainable must be True or False, received 0"),
@@ -77,10 +83,41 @@ def test_a_wrong_field_is_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: Dense(2, unit=3), "Dense has no field 'unit': did you mean 'units'?"),
+    (lambda: Dense(2, input_dim=3), "Dense has no field 'input_dim': the shape of the data is declared by the Input that comes first, "
+                                    "as in Input((20,))"),
+    (lambda: LeakyReLU(alpha=0.1), "LeakyReLU has no field 'alpha': known are learning_rate_factor, name, negative_slope, trainable"),
+    (lambda: Adam(rate=0.1, decay=0), "Adam has no field 'rate': known are amsgrad, beta_1, beta_2, clipnorm, clipvalue, epsilon, "
+                                      "global_clipnorm, learning_rate, row_updates, weight_decay"),
+    (lambda: metrics.AUC(curve="PR"), "metrics.AUC has no field 'curve': known are name"),
+])
+def test_an_unknown_field_is_refused(make, message):
+    with pytest.raises(TypeError, match="^" + re.escape(message) + "$"):
+        make()
+
+
+def test_a_spec_does_not_change_and_says_what_does():
+    layer = Dense(3)
+    with pytest.raises(AttributeError, match=r"^Dense: units cannot be set, a spec is a value: attrs\.evolve makes another$"):
+        layer.units = 4
+    with pytest.raises(attrs.exceptions.FrozenInstanceError, match=r"^Dense: trainable cannot be set, a spec is a value: Model\.freeze freezes "
+                                                                   r"layers of a model, and attrs\.evolve makes another spec$"):
+        layer.trainable = False
+    assert layer == Dense(3)
+
+
+def test_constructors_keep_their_signatures():
+    assert list(inspect.signature(LeakyReLU).parameters) == ["negative_slope", "name", "trainable", "learning_rate_factor"]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'units'"):
+        Dense()
+
+
 @pytest.mark.parametrize(("layers", "message"), [
     ([], "Sequential: layers must be a list of layers that begins with an Input, received ()"),
     ([Dense(3)], "the first layer must be Input(shape), received Dense(3) at position 0"),
     ([Input((3,)), Input((3,))], "Input must come first and once, received Input((3,)) at position 1"),
+    ([Input((3,)), Dense], "Sequential: layers[1] must be a layer, received the class Dense, not an object made from it"),
     ([Input((3,)), "relu"], "Sequential: layers[1] must be a layer, received 'relu'"),
     ([Input((3,)), Dense(2, name="a"), Dense(2, name="a")], "two layers have the name 'a'; names must differ"),
     ([Input(()), Dense(2)], "layer 'dense' cannot take input: Dense needs at least one axis besides the batch"),
@@ -119,3 +156,9 @@ def test_a_class_that_lacks_what_its_base_asks_for_cannot_be_made(family, method
 
     whole = base(type("Whole", (family,), {name: lambda self, *given: given for name in methods.split(", ")}))
     assert getattr(whole(), methods.partition(",")[0])(1) == (1,)
+
+
+def test_what_nnkit_offers_is_meant_for_users():
+    """Classes, subpackages and these functions: what modules share among themselves is not among them."""
+    functions = {name for name, value in vars(nnkit).items() if not name.startswith("_") and not isinstance(value, (type, types.ModuleType))}
+    assert functions == {"compile", "from_json", "load", "register_activation", "register_loss", "to_json"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from nnkit.training.feed import KINDS
 
-__all__ = ["LIMIT", "CsrArrays", "as_numbers", "refuse_outside"]
+__all__ = ["LIMIT", "CsrArrays", "as_numbers", "refuse_flags", "refuse_outside"]
 
 Triple: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -211,6 +211,14 @@ def as_numbers(value: Any, limit: int, what: str) -> np.ndarray:
         raise TypeError(f"{what} must hold whole numbers, received dtype {array.dtype}")
     refuse_outside(array, limit, what)
     return array.astype(np.int64)
+
+
+def refuse_flags(value: Any, n: int, what: str) -> None:
+    """Raise ValueError for n zeros and ones: a mask of n booleans that is no longer one would be read as the numbers 0 and 1, over and over."""
+    array = np.asarray(value)
+    if array.dtype.kind in "iuf" and array.shape == (n,) and n > 2 and array.min() >= 0 and array.max() <= 1:
+        raise ValueError(f"{what} must be booleans, or the numbers of those that are meant, received {n} zeros and ones: pass them as booleans, "
+                         "array.astype(bool)")
 
 
 def refuse_outside(array: np.ndarray, limit: int, what: str) -> None:

@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
-from nnkit.graph.csr import CsrArrays, as_numbers
+from nnkit.graph.csr import CsrArrays, as_numbers, refuse_flags
 from nnkit.plan import build
 from nnkit.plan.passes import split_into_tasks
 from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
@@ -153,6 +153,7 @@ def _as_seeds(nodes: Any, V: int) -> np.ndarray:
     """Distinct node numbers as int32."""
     if nodes is None:
         return np.arange(V, dtype=np.int32)
+    refuse_flags(nodes, V, "nodes")
     seeds = as_numbers(nodes, V, "nodes")
     if not len(seeds):
         raise ValueError("nodes must name at least one node, received none")

@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from nnkit.network import Graph
     from nnkit.training.model import Model
 
-__all__ = ["Saved", "is_native", "load", "load_weights", "read_native", "read_tensors", "save", "save_weights"]
+__all__ = [
+    "Saved", "check_name", "is_native", "load", "load_weights", "read_native", "read_tensors", "restart_rows", "save", "save_weights", "tensors_of",
+]
 
 FORMAT = 1
+FOREIGN = {".keras": "Keras", ".h5": "Keras", ".hdf5": "Keras", ".pt": "PyTorch", ".pth": "PyTorch", ".onnx": "ONNX"}
 KEY = "nnkit"                                            # of the document in the metadata
 ITEMS = {"float32": "F32", "float64": "F64"}
 
@@ -55,14 +58,11 @@ FROM_FILE: Any = type("FromFile", (), {"__repr__": lambda self: "<what the file 
 
 def save(model: Model, path: str | os.PathLike[str]) -> None:
     """`Model.save`; the caller has the model for itself, and its rows are up to date."""
+    check_name(path, "save")
     if model.whole is not model:
         raise ValueError("save: a submodel is a part of a model and has no declaration of its own: save the whole, model.whole.save(path), "
                          "or the part's parameters, save_weights(path)")
-    arrays = _parameters(model)
-    if model.optimizer is not None:
-        for state in model.optimizer.states():
-            for name in model.layout.gradients:
-                arrays[f"@optimizer/{state}/{name}"] = model.memory.view(model.layout.piece(f"optimizer/{state}", name))
+    arrays = tensors_of(model)
     document = {**_head(), **described(model)}
     document.update(step=int(model.counters[COUNTERS["step"]]), epoch=int(model.counters[COUNTERS["epoch"]]), learning_rate=_rate(model))
     if model.fitting is not None:
@@ -74,7 +74,16 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
 
 def save_weights(model: Model, path: str | os.PathLike[str]) -> None:
     """`Model.save_weights`, likewise."""
+    check_name(path, "save_weights")
     _write(path, _parameters(model), _head())
+
+
+def check_name(path: str | os.PathLike[str], action: str) -> None:
+    """Refuse a name that says that the file is another library's. Raises ValueError."""
+    ending = next((ending for ending in FOREIGN if os.fspath(path).lower().endswith(ending)), None)
+    if ending is not None:
+        raise ValueError(f"{action}: nnkit writes its own format, by custom to name.nnkit; received {os.fspath(path)!r}, "
+                         f"which would be taken for a file of {FOREIGN[ending]}")
 
 
 def _head() -> dict[str, Any]:
@@ -84,6 +93,15 @@ def _head() -> dict[str, Any]:
 def _parameters(model: Model) -> dict[str, np.ndarray]:
     """Views of the parameters in the order of the graph."""
     return {name: model.memory.view(model.layout.parameters[name]) for name in model.graph.parameters()}
+
+
+def tensors_of(model: Model, edit: bool = False) -> dict[str, np.ndarray]:
+    """Views of the parameters, and of the optimizer's states under the names that they have in a file. edit: to write into."""
+    view = model.memory.edit if edit else model.memory.view
+    found = {name: view(model.layout.parameters[name]) for name in model.graph.parameters()}
+    for state in () if model.optimizer is None else model.optimizer.states():
+        found |= {f"@optimizer/{state}/{name}": view(model.layout.piece(f"optimizer/{state}", name)) for name in model.layout.gradients}
+    return found
 
 
 def _rate(model: Model) -> float | None:

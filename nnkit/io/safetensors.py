@@ -12,6 +12,7 @@ https://huggingface.co/docs/safetensors
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -291,6 +292,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metada
     target = os.path.realpath(path)                      # through a link, not in place of it
     folder, name = os.path.split(target)
     header, ordered = _header(arrays, metadata or {})
+    check_target(path)
     temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}.tmp")
     file = open(temporary, "xb", buffering=0)  # noqa: SIM115
     try:
@@ -306,6 +308,16 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metada
         os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raise FileNotFoundError or IsADirectoryError where no file can be written at a path, which is named as the user knows it."""
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, f"a file cannot be written to {os.fspath(path)!r}, there is no folder", folder)
+    if os.path.isdir(target):
+        raise IsADirectoryError(errno.EISDIR, "a file cannot be written, there is a folder of that name", os.fspath(path))
 
 
 def leftovers(path: str | os.PathLike[str]) -> list[str]:

@@ -34,6 +34,7 @@ class ActivationFunction(Layer):
     """Base of all activations. Output and input have the same shape.
 
     kernel: what the names of its two kernels, <module><kernel>_forward and _backward, begin with. keeps: what backward reads, "x" or "y".
+    signed: whether it is known to give numbers below 0, which are no probabilities.
     """
 
     keeps_mask: ClassVar[bool] = True
@@ -41,6 +42,7 @@ class ActivationFunction(Layer):
     family: ClassVar[str] = "activation"
     module: ClassVar[str] = "layers.activation."
     keeps: ClassVar[str] = "y"
+    signed: ClassVar[bool] = False
 
     @property
     def kernel(self) -> str:
@@ -72,13 +74,17 @@ class ActivationFunction(Layer):
 
 @spec("linear")
 class Linear(ActivationFunction):
-    """f(x) = x."""
+    """f(x) = x. `activation=None` means it, too, as in Keras."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "linear"  # type: ignore[misc]
 
     def lower(self, g: Builder, *xs: Buffer) -> Buffer:
         """No step at all."""
         return xs[0]
+
+
+SHORTHANDS["activation", None] = Linear
 
 
 # Piecewise linear.
@@ -114,13 +120,15 @@ class ReLU(ActivationFunction):
 SHORTHANDS["activation", "relu6"] = functools.partial(ReLU, max_value=6.0)
 
 
-@spec("leaky_relu")
+@spec()
 class LeakyReLU(ActivationFunction):
     """f(x) = x where x > 0, negative_slope x elsewhere. negative_slope: at least 0, default 0.3 (Keras' layer; PyTorch's is 0.01).
 
+    "leaky_relu" is short for LeakyReLU(0.2): Keras' function of that name has another slope than its layer.
     Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, ICML 2013.
     """
 
+    signed: ClassVar[bool] = True
     negative_slope: float = real(default=0.3, low=0)
 
     @property
@@ -131,6 +139,9 @@ class LeakyReLU(ActivationFunction):
     def scalars(self) -> tuple[float, ...]:
         """negative_slope."""
         return (self.negative_slope,)
+
+
+SHORTHANDS["activation", "leaky_relu"] = functools.partial(LeakyReLU, negative_slope=0.2)
 
 
 @spec("hard_sigmoid")
@@ -144,6 +155,7 @@ class HardSigmoid(ActivationFunction):
 class HardSiLU(ActivationFunction):
     """f(x) = x min(max(x + 3, 0), 6) / 6. Howard et al., Searching for MobileNetV3, ICCV 2019."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "hard_silu"  # type: ignore[misc]
     keeps: ClassVar[str] = "x"
 
@@ -161,6 +173,7 @@ class Sigmoid(ActivationFunction):
 class Tanh(ActivationFunction):
     """f(x) = tanh(x)."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "tanh"  # type: ignore[misc]
 
 
@@ -178,6 +191,7 @@ class ELU(ActivationFunction):
     Clevert, Unterthiner and Hochreiter, Fast and accurate deep network learning by exponential linear units, ICLR 2016.
     """
 
+    signed: ClassVar[bool] = True
     alpha: float = real(default=1.0, low=0)
 
     kernel: ClassVar[str] = "elu"  # type: ignore[misc]
@@ -191,6 +205,7 @@ class ELU(ActivationFunction):
 class SELU(ActivationFunction):
     """f(x) = 1.0507 x where x > 0, 1.0507 * 1.6733 (e^x - 1) elsewhere. Klambauer et al., Self-normalizing neural networks, NIPS 2017."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "selu"  # type: ignore[misc]
 
 
@@ -201,6 +216,7 @@ class CELU(ActivationFunction):
     Barron, Continuously differentiable exponential linear units, 2017.
     """
 
+    signed: ClassVar[bool] = True
     alpha: float = real(default=1.0, low=0, low_open=True)
 
     kernel: ClassVar[str] = "celu"  # type: ignore[misc]
@@ -217,6 +233,7 @@ class GELU(ActivationFunction):
     approximate: default False. Hendrycks and Gimpel, Gaussian error linear units, 2016.
     """
 
+    signed: ClassVar[bool] = True
     approximate: bool = boolean(default=False)
 
     keeps: ClassVar[str] = "x"
@@ -231,6 +248,7 @@ class GELU(ActivationFunction):
 class SiLU(ActivationFunction):
     """f(x) = x / (1 + e^-x). Elfwing, Uchibe and Doya, Sigmoid-weighted linear units, 2017; also known as swish."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "silu"  # type: ignore[misc]
     keeps: ClassVar[str] = "x"
 
@@ -239,6 +257,7 @@ class SiLU(ActivationFunction):
 class Mish(ActivationFunction):
     """f(x) = x tanh(log(1 + e^x)). Misra, Mish: a self regularized non-monotonic activation function, BMVC 2020."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "mish"  # type: ignore[misc]
     keeps: ClassVar[str] = "x"
 
@@ -254,6 +273,7 @@ class Softplus(ActivationFunction):
 class Softsign(ActivationFunction):
     """f(x) = x / (1 + |x|)."""
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "softsign"  # type: ignore[misc]
 
 
@@ -318,6 +338,7 @@ class LogSoftmax(AxisActivation):
     axis: of the array with its batch dimension, so never 0; default the last. A line without a finite largest number gives NaN.
     """
 
+    signed: ClassVar[bool] = True
     kernel: ClassVar[str] = "log_softmax"  # type: ignore[misc]
 
 

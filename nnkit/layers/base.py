@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nnkit.plan.plan import Buffer
     from nnkit.regularizers import Regularizer
 
-__all__ = ["Layer", "Parameter", "flagged"]
+__all__ = ["Layer", "Parameter"]
 
 Shape = tuple[int, ...]
 Form = tuple[str | None, bool]                          # see nnkit.graph.Adjacency.form

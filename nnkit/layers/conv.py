@@ -3,14 +3,6 @@
 Samples are channels last, (D, H, W, C), (H, W, C) or (W, C). Letters: N batch, D H W input places, E P Q output places, C channels, O filters,
 T R S places of the window (along depth, height, width).
 
-Fields that all of them have (keyword only):
-    dilation_rate: distance of neighbouring places of the window, at least 1, default 1; a number, or one for every axis.
-    activation: a spec or its name. use_bias: whether there is a bias b.
-    bias_initializer, bias_regularizer: how b starts (zeros), its penalty. activity_regularizer: penalty on the output.
-    algorithm: how it is computed: 'auto' (chosen by shapes and dtype alone) or one of `prims.convolution.ALGORITHMS`; the printed plan shows it.
-        One that cannot compute the convolution raises ValueError where the input's shape is known; gradients that it cannot compute are left to
-        others. Of a transposed layer it is that of the convolution, of a separable one that of the depthwise part.
-        On a GPU 'winograd2', 'winograd4' and 'auto' count, and there is one way for all others: `prims.stacks`, `prims.implicit`.
 Kernels and their fields have Keras' names, shapes and defaults: (*kernel_size, inputs, outputs), Glorot uniform.
 """
 
@@ -42,7 +34,16 @@ Padding = str | tuple[tuple[int, int], ...]
 
 @base
 class Convolutional(Spatial):
-    """The fields that all convolutions share, and what they end with: bias, activation, penalties."""
+    """The fields that all convolutions share (keyword only), and what they end with: bias, activation, penalties.
+
+    dilation_rate: distance of neighbouring places of the window, at least 1, default 1; a number, or one for every axis.
+    activation: a spec or its name. use_bias: whether there is a bias b.
+    bias_initializer, bias_regularizer: how b starts (zeros), its penalty. activity_regularizer: penalty on the output.
+    algorithm: how it is computed: 'auto' (chosen by shapes and dtype alone) or one of `prims.convolution.ALGORITHMS`; the printed plan shows it.
+    One that cannot compute the convolution raises ValueError where the input's shape is known; gradients that it cannot compute are left to
+    others. Of a transposed layer it is that of the convolution, of a separable one that of the depthwise part. On a GPU 'winograd2', 'winograd4' and
+    'auto' count; there is one way for all others.
+    """
 
     dilation_rate: Shape = per_axis(default=1, kw_only=True)
     activation: ActivationFunction = child("activation", default="linear", kw_only=True)
@@ -107,8 +108,8 @@ class Conv(Convolutional):
     padding: 'valid' (none), 'same' (ceil(size / stride) windows, the odd zero behind), 'causal' (Conv1D: all before), or how many zeros: a number,
     one for each axis, or pairs (before, behind). groups: the filters of each group see their own part of the channels, which it must divide.
     kernel_initializer, kernel_regularizer: how W (parameter "kernel", (*kernel_size, channels / groups, filters)) starts, its penalty; "bias"
-    (filters,). The other fields: see the module. Input (N, *places, channels), output (N, *windows, filters). Raises ValueError where a window is
-    larger than the padded input. A cross-correlation, as in Keras and PyTorch; PyTorch keeps W as (filters, channels / groups, *kernel_size).
+    (filters,). The other fields: see `Convolutional`. Input (N, *places, channels), output (N, *windows, filters). Raises ValueError where a window
+    is larger than the padded input. A cross-correlation, as in Keras and PyTorch; PyTorch keeps W as (filters, channels / groups, *kernel_size).
     """
 
     filters: int = integer(low=1)
@@ -196,9 +197,9 @@ class ConvTranspose(Convolutional):
     the stride or the dilation; None (default): none for padding by numbers, else what makes size * stride places ('valid': at least these).
     Output places: (size - 1) stride + reach - cut + output_padding, where reach = (kernel_size - 1) dilation + 1; 'same' with output_padding given:
     (size - 1) stride + reach % 2 + output_padding. What 'same' cuts off is halved, the odd place behind. Parameters "kernel"
-    (*kernel_size, filters, channels), "bias" (filters,). The other fields: see `Conv` and the module. Input (N, *places, channels), output
-    (N, *places, filters). Raises ValueError where nothing of the output is left. Same numbers as Keras' layer of that name; padding by numbers
-    is PyTorch's, which cuts it off both ends and then appends output_padding.
+    (*kernel_size, filters, channels), "bias" (filters,). kernel_initializer, kernel_regularizer: as in `Conv`; the other fields: see
+    `Convolutional`. Input (N, *places, channels), output (N, *places, filters). Raises ValueError where nothing of the output is left. Same
+    numbers as Keras' layer of that name; padding by numbers is PyTorch's, which cuts it off both ends and then appends output_padding.
     """
 
     filters: int = integer(low=1)

@@ -69,6 +69,8 @@ class Recurrent(Layer):
     """Base of the recurrent layers: a state goes from step to step of a sequence.
 
     units: U, the size of the state, at least 1. Fields that the layers share:
+    use_bias: whether there are biases, default True. kernel_initializer ("glorot_uniform"), recurrent_initializer ("orthogonal"), bias_initializer
+    ("zeros"): how the parameters start.
     return_sequences: the output of every step, (N, T, units), not of the last alone, (N, units); default False.
     return_state: also the state at the end, as further outputs (N, units); default False.
     go_backwards: take the steps from the last to the first; outputs come in the order in which they are made; default False.

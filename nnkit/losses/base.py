@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nnkit.plan.build import Builder
     from nnkit.plan.plan import Buffer
 
-__all__ = ["Loss", "PointwiseLoss", "as_rows", "refuse_outside"]
+__all__ = ["Loss", "PointwiseLoss"]
 
 ENTRY_FLOPS = 20                                         # what an exponential or a logarithm and the arithmetic around it cost
 
@@ -38,6 +38,10 @@ class Loss(Spec):
     def target(self, output_shape: Shape) -> tuple[Shape, str]:
         """Shape (without the batch) and dtype ('T' or 'int32') of the targets for an output of this shape."""
         return output_shape, "T"
+
+    def classes(self, output_shape: Shape) -> int | None:
+        """How many classes the targets tell apart, whose labels are 0, 1, ...; None where they are no such classes."""
+        return None
 
     def prepare(self, y: Any, output_shape: Shape, dtype: str, check_finite: bool = False) -> np.ndarray:
         """The user's targets as a checked C-contiguous array. Raises TypeError or ValueError where they do not fit."""

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "KLDivergence", "SparseCategoricalCrossentropy"]
 
 
+def _refuse_labels(y: Any, output_shape: Shape, label: str) -> None:
+    """Raise ValueError where targets have the shape of class labels."""
+    shape = np.shape(y) if not hasattr(y, "shape") else tuple(y.shape)
+    if output_shape and output_shape[-1] > 1 and shape[1:] in (output_shape[:-1], (*output_shape[:-1], 1)):
+        expected = ", ".join(["samples", *map(str, output_shape)])
+        raise ValueError(f"y must have shape ({expected}) for {label}, received {shape}: class labels need the loss sparse_categorical_crossentropy")
+
+
 @spec("binary_crossentropy", "bce", "BCE")
 class BinaryCrossentropy(PointwiseLoss):
     """l = -t log y - (1 - t) log(1 - y), y a probability clipped to [1e-7, 1 - 1e-7]; with logits z, l = max(z, 0) - z t + log(1 + exp(-|z|)).
@@ -36,9 +44,14 @@ class BinaryCrossentropy(PointwiseLoss):
 
     def prepare(self, y: Any, output_shape: Shape, dtype: str, check_finite: bool = False) -> np.ndarray:
         """Targets of the output's shape, from 0 to 1; (N,) does for an output of one number."""
+        _refuse_labels(y, output_shape, self.label)
         t = super().prepare(y, output_shape, dtype, check_finite)
         refuse_outside(t, 0, 1, "hold values from 0 to 1 for binary_crossentropy")
         return t
+
+    def classes(self, output_shape: Shape) -> int | None:
+        """Two on one unit."""
+        return 2 if output_shape[-1:] in ((), (1,)) else output_shape[-1]
 
     @property
     def kernel(self) -> str:
@@ -86,6 +99,10 @@ class ClassLoss(Loss):
             raise ValueError(f"{self.label} must have an output of at least 2 classes on its last axis, received shape {output_shape}: "
                              "use binary_crossentropy for two classes on one unit")
 
+    def classes(self, output_shape: Shape) -> int | None:
+        """The last axis."""
+        return output_shape[-1]
+
     def lower(self, g: Builder, y: Buffer, t: Buffer, w: Buffer) -> Buffer:
         """One step forward, which keeps what the step backward reads; on a softmax a pass puts the logits forms in their place."""
         y2 = as_rows(y)
@@ -129,11 +146,7 @@ class CategoricalCrossentropy(ClassLoss):
 
     def prepare(self, y: Any, output_shape: Shape, dtype: str, check_finite: bool = False) -> np.ndarray:
         """Targets of the output's shape, from 0 to 1."""
-        shape = np.shape(y) if not hasattr(y, "shape") else tuple(y.shape)
-        if shape[1:] in (output_shape[:-1], (*output_shape[:-1], 1)):
-            expected = ", ".join(["samples", *map(str, output_shape)])
-            raise ValueError(f"y must have shape ({expected}) for categorical_crossentropy, received {shape}: "
-                             "class labels need the loss sparse_categorical_crossentropy")
+        _refuse_labels(y, output_shape, self.label)
         t = super().prepare(y, output_shape, dtype, check_finite)
         refuse_outside(t, 0, 1, "hold one-hot rows or probabilities from 0 to 1 for categorical_crossentropy")
         return t
@@ -154,6 +167,10 @@ class SparseCategoricalCrossentropy(ClassLoss):
     """
 
     ignore_class: int | None = integer(default=None, none=True)
+
+    def classes(self, output_shape: Shape) -> int | None:
+        """The last axis; a label that is ignored may lie beside them."""
+        return super().classes(output_shape) if self.ignore_class is None else None
 
     def target(self, output_shape: Shape) -> tuple[Shape, str]:
         """A label for each row."""

@@ -22,7 +22,7 @@ from nnkit.metrics.classification import (
     TopKCategoricalAccuracy,
 )
 from nnkit.metrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score, RootMeanSquaredError
-from nnkit.spec import SHORTHANDS, Spec, is_of_family, nearest
+from nnkit.spec import SHORTHANDS, Spec, is_of_family, nearest, received
 
 __all__ = [
     "AUC", "BinaryAccuracy", "CategoricalAccuracy", "F1Score", "Function", "MeanAbsoluteError", "MeanSquaredError", "Metric", "Precision", "R2Score",
@@ -66,7 +66,7 @@ def resolve_metric(value: Any, loss_name: str = "", output_shape: tuple[int, ...
     if isinstance(value, str):
         if value in ACCURACY:
             return choose_accuracy(loss_name, output_shape, target_shape=target_shape, from_logits=from_logits, name=value)
-        known = {name: cls for (family, name), cls in SHORTHANDS.items() if family == "metric"}
+        known = {name: cls for (family, name), cls in SHORTHANDS.items() if family == "metric" and name is not None}
         if value not in known:
             raise ValueError(f"unknown metric {value!r}: {nearest(value, [*known, *ACCURACY])}")
         metric: Any = known[value]()
@@ -75,4 +75,4 @@ def resolve_metric(value: Any, loss_name: str = "", output_shape: tuple[int, ...
         return value
     if callable(value) and not isinstance(value, (type, Spec)):
         return Function(value)
-    raise ValueError(f"a metric must be a metric spec, its name or a function f(y_true, y_pred), received {value!r}")
+    raise ValueError(f"a metric must be a metric spec, its name or a function f(y_true, y_pred), received {received(value)}")

@@ -21,7 +21,6 @@ from nnkit.spec import Spec, base, boolean, integer, is_of_family, real, spec
 
 __all__ = [
     "CallableSchedule", "CosineDecay", "ExponentialDecay", "InverseTimeDecay", "PiecewiseConstantDecay", "PolynomialDecay", "Schedule", "StepDecay",
-    "schedule_field",
 ]
 
 

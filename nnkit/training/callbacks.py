@@ -17,17 +17,17 @@ import csv
 import math
 import os
 import string
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 
-from nnkit.spec import boolean, choice, integer, nearest, real
+from nnkit.spec import boolean, choice, integer, nearest, real, received
 
 __all__ = [
-    "CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN", "as_callbacks",
-    "needs_batches", "overridden",
+    "CSVLogger", "Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint", "ReduceLROnPlateau", "TerminateOnNaN",
 ]
 
 Logs = dict[str, float]
@@ -90,14 +90,19 @@ class Callback:
 
 
 def as_callbacks(callbacks: Iterable[Callback] | Callback | None) -> list[Callback]:
-    """The argument `callbacks` of `fit` as a list. Raises TypeError for anything that is not a `Callback`."""
+    """The argument `callbacks` of `fit` as a list. Raises TypeError for anything that is not a `Callback`; warns of methods named like hooks."""
     if callbacks is None:
         return []
-    found = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
+    single = isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable)
+    found: list[Any] = [callbacks] if single else list(callbacks)  # type: ignore[arg-type]
     for callback in found:
         if not isinstance(callback, Callback):
-            made = f"the class {callback.__name__}, not an object made from it" if isinstance(callback, type) else repr(callback)
-            raise TypeError(f"callbacks must be Callback objects, received {made}")
+            hint = ": LambdaCallback makes one of a function" if callable(callback) and not isinstance(callback, type) else ""
+            raise TypeError(f"callbacks must be Callback objects, received {received(callback)}{hint}")
+        for name in dir(type(callback)):
+            if name.startswith("on_") and not hasattr(Callback, name):
+                hooks = [hook for hook in dir(Callback) if hook.startswith("on_")]
+                warnings.warn(f"{type(callback).__name__}.{name} is never called, there is no such hook: {nearest(name, hooks)}", stacklevel=4)
     return found
 
 
@@ -115,6 +120,24 @@ def needs_batches(callbacks: Iterable[Callback]) -> bool:
 def _is_text(instance: Any, attribute: attrs.Attribute, value: object) -> None:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{type(instance).__name__}: {attribute.name} must be a name, received {value!r}")
+
+
+def _needs_validation(key: str, logs: Mapping[str, Any]) -> bool:
+    """Whether a key that is not logged is one of validation, of which there is none."""
+    return key.startswith("val_") and not any(other.startswith("val_") for other in logs)
+
+
+def _validates(model: Any) -> bool:
+    """Whether the fit that is running has data for validation."""
+    fitting = getattr(model, "fitting", None)
+    return fitting is not None and fitting.validation is not None
+
+
+def _not_logged(key: str, logs: Mapping[str, Any]) -> str:
+    """What there is instead."""
+    if _needs_validation(key, logs):
+        return f"needs validation_data or validation_split; without them the keys are {', '.join(sorted(logs))}"
+    return nearest(key, logs)
 
 
 def _state(default: Any) -> Any:
@@ -144,13 +167,16 @@ class _Monitoring(Callback):
                 raise TypeError(f"{type(self).__name__}: {name} must be {'a whole number' if whole else 'a number or None'}, received {value!r}")
             setattr(self, name, value)
 
+    def _waits(self, logs: Mapping[str, float]) -> bool:
+        """Whether the value is one of validation that this epoch has not, since there is validation in some epochs alone."""
+        return _needs_validation(self.monitor, logs) and _validates(self.model)
+
     def _value(self, logs: Mapping[str, float]) -> float:
         name = type(self).__name__
         if self.monitor in logs:
             return float(logs[self.monitor])
-        if self.monitor.startswith("val_") and not any(key.startswith("val_") for key in logs):
-            known = ", ".join(sorted(logs))
-            raise ValueError(f"{name}: monitor {self.monitor!r} needs validation_data or validation_split; without them the keys are {known}")
+        if _needs_validation(self.monitor, logs):
+            raise ValueError(f"{name}: monitor {self.monitor!r} {_not_logged(self.monitor, logs)}")
         raise ValueError(f"{name}: monitor must be a logged key, received {self.monitor!r}: {nearest(self.monitor, logs)}")
 
     def _higher_is_better(self) -> bool:
@@ -219,7 +245,9 @@ class EarlyStopping(_Monitoring):
         self.best_epoch = self.stopped_epoch = self.wait = 0
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Compare, remember, stop."""
+        """Compare, remember, stop; epochs without the value do not count."""
+        if self._waits(logs):
+            return
         value = self._value(logs)
         self._higher_is_better()                         # an unknown direction is refused now, not at the second epoch
         if epoch < self.start_from_epoch:
@@ -284,7 +312,7 @@ class ModelCheckpoint(_Monitoring):
 
     Raises:
         ValueError: a field out of range; when it first saves, an unknown monitor or a key in the path that is not logged.
-        OSError: a file cannot be written.
+        OSError: a file cannot be written; where there is no such folder, when training begins.
     """
 
     path: str = attrs.field(converter=os.fspath)
@@ -320,8 +348,16 @@ class ModelCheckpoint(_Monitoring):
                                  f"received {self.monitor!r}")
 
     def on_train_begin(self, logs: Logs) -> None:
-        """Forget an earlier training."""
+        """Forget an earlier training; refuse a path at which no file can be written before any epoch was spent."""
+        from nnkit.io.native import check_name
+        from nnkit.io.safetensors import check_target
+
         self.best = None
+        check_name(self.path, "ModelCheckpoint")
+        if "{" not in self.path:
+            check_target(self.path)
+        elif "{" not in os.path.dirname(self.path):
+            check_target(os.path.join(os.path.dirname(self.path), "name"))
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         """Decide, so that the files of all callbacks know."""
@@ -345,6 +381,8 @@ class ModelCheckpoint(_Monitoring):
     def _better(self, logs: Logs) -> bool:
         if not self.save_best_only:
             return True
+        if self._waits(logs):
+            return False
         value = self._value(logs)
         self._higher_is_better()                         # an unknown direction is refused now, not when there are two values
         better = self._improves(value, self.best)
@@ -355,7 +393,10 @@ class ModelCheckpoint(_Monitoring):
         try:
             path = self.path.format(**known)
         except KeyError as error:
-            raise ValueError(f"ModelCheckpoint: path names {error.args[0]!r}, which is not logged: {nearest(error.args[0], known)}") from None
+            key = str(error.args[0])
+            reason = ("there is no validation after this epoch (validation_freq)" if _needs_validation(key, known) and _validates(self.model)
+                      else _not_logged(key, known))
+            raise ValueError(f"ModelCheckpoint: path names {key!r}, which is not logged: {reason}") from None
         (self.model.save_weights if self.save_weights_only else self.model.save)(path)
 
 
@@ -416,11 +457,14 @@ class ReduceLROnPlateau(_Monitoring):
         self.model.learning_rate = self.model.learning_rate
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        """Compare, count, reduce."""
-        value = self._value(logs)
-        self._higher_is_better()                         # an unknown direction is refused now, not at the second epoch
+        """Compare, count, reduce; epochs without the value do not count."""
         rate = float(self.model.learning_rate)
+        waits = self._waits(logs)
+        value = 0.0 if waits else self._value(logs)
         logs["learning_rate"] = rate
+        if waits:
+            return
+        self._higher_is_better()                         # an unknown direction is refused now, not at the second epoch
         if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
             self.wait = 0
@@ -453,7 +497,8 @@ class LambdaCallback(Callback):
 class CSVLogger(Callback):
     """Write one line per epoch to a CSV file: the column `epoch`, then the logged keys in their order.
 
-    The first epoch decides the columns; a key that a later epoch lacks is written as NA. Every line is on disk at the end of its epoch.
+    The first epoch decides the columns (with those of validation where that comes only in later ones, see `validation_freq`); a key that an epoch
+    lacks is written as NA. Every line is on disk at the end of its epoch.
 
     Args:
         filename: path of the file; its folder must exist.
@@ -506,7 +551,8 @@ class CSVLogger(Callback):
         self._replace()
         writer = csv.writer(self._file, delimiter=self.separator, lineterminator="\n")
         if not self._columns:
-            self._columns = ["epoch", *logs]
+            later = [f"val_{key}" for key in logs if key != "learning_rate"] if _needs_validation("val_loss", logs) and _validates(self.model) else []
+            self._columns = ["epoch", *logs, *later]
             writer.writerow(self._columns)
         unknown = [key for key in logs if key not in self._columns]
         if unknown and self.append:

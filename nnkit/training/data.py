@@ -78,7 +78,8 @@ class Data:
         if class_weight is not None:
             if len(outputs) > 1:
                 raise ValueError(f"class_weight needs a network of one output, received one of {len(outputs)}: pass sample_weight")
-            weights = class_weights(class_weight, given[0], dtype, weights)
+            known = None if outputs[0].loss is None else outputs[0].loss.classes(outputs[0].shape)
+            weights = class_weights(class_weight, given[0], dtype, weights, known)
         return cls(inputs=inputs, targets=targets, weights=weights, counted=counted)
 
 

@@ -20,6 +20,9 @@ __all__ = ["as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "a
 
 BLOCK = 1 << 18                                          # elements looked at together: the check of a memmap needs no second copy in memory
 
+RAGGED_HINT = ": nnkit.datasets.pad_sequences makes sequences equally long"
+LABELS_HINT = "; number them first: np.unique(labels, return_inverse=True)[1]"
+
 # What the kinds of NumPy's dtypes that hold no numbers are called in messages.
 KINDS = {"O": "an object array", "U": "strings", "S": "bytes", "T": "strings", "c": "complex numbers", "M": "dates", "m": "time differences"}
 
@@ -47,7 +50,9 @@ def as_samples(value: Any, shape: tuple[int, ...], dtype: str, what: str, check_
     if array.shape == shape and shape:
         raise ValueError(f"{expected}, received {array.shape}: a single sample needs a leading axis, {what}[np.newaxis]")
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
-        raise ValueError(f"{expected}, received {array.shape}")
+        lacks_last = array.ndim > 1 and (*array.shape[1:], 1) == shape
+        hint = f": the last axis, of one channel, is missing: {what}[..., np.newaxis]" if lacks_last else ""
+        raise ValueError(f"{expected}, received {array.shape}{hint}")
     if len(array) == 0:
         raise ValueError(f"{what} must hold at least one sample, received shape {array.shape}")
     if isinstance(array, DeviceArray):
@@ -93,7 +98,7 @@ def as_labels(value: Any, classes: int, what: str, ignore_class: int | None = No
         TypeError: no real numbers.
         ValueError: another shape, no samples, a label that is not whole or out of range (the first one is named, with its position).
     """
-    array = _numbers(value, what, hint="; number them first: np.unique(labels, return_inverse=True)[1]")
+    array = _numbers(value, what, hint=LABELS_HINT)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
@@ -208,12 +213,12 @@ def is_batches(x: Any) -> bool:
     return callable(x) or hasattr(x, "__iter__")
 
 
-def as_batch(batch: Any) -> tuple[Any, Any, Any]:
+def as_batch(batch: Any, what: str = "a batch") -> tuple[Any, Any, Any]:
     """One batch of an iterable as (x, y, sample_weight or None). Raises TypeError for anything else; the arrays are checked by others."""
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
         return (*batch, None) if len(batch) == 2 else tuple(batch)  # type: ignore[return-value]
     received = f"{article(type(batch).__name__)} of length {len(batch)}" if isinstance(batch, (tuple, list)) else _kind_of(batch)
-    raise TypeError(f"a batch must be (x, y) or (x, y, sample_weight), received {received}")
+    raise TypeError(f"{what} must be (x, y) or (x, y, sample_weight), received {received}")
 
 
 def as_whole(value: Any, low: int, what: str) -> int:
@@ -228,11 +233,13 @@ def as_whole(value: Any, low: int, what: str) -> int:
 def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
     """value as an array of booleans, integers or floats, of whatever order and size."""
     rule = f"{what} must hold real numbers, received"
+    number_them = hint or (LABELS_HINT if what == "y" else "")
+    ragged = f"{what} must be a rectangular array, received rows of unequal length" + (RAGGED_HINT if what.startswith("x") else "")
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{what} must be a dense array, received a sparse {type(value).__name__}: pass {what}.toarray()")
     column = _first_column_without_numbers(value)
     if column is not None:
-        raise TypeError(f"{rule} {column}{hint}")
+        raise TypeError(f"{rule} {column}{number_them}")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"{what} must have no masked values, received {np.ma.count_masked(value)}: fill them first, {what}.filled(...)")
     try:
@@ -240,7 +247,7 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
     except ValueError as error:
         if "inhomogeneous" not in str(error):
             raise
-        raise ValueError(f"{what} must be a rectangular array, received rows of unequal length") from None
+        raise ValueError(ragged) from None
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{what} must be an array, received {_kind_of(value)} that NumPy cannot read: {error}") from error
     if array.dtype.kind == "O" and _is_pandas(value):    # nullable columns: a missing value is NaN
@@ -249,8 +256,10 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
         if array.dtype.kind == "O" and array.ndim == 0:
             raise TypeError(f"{rule} {_kind_of(value)}")
         if array.dtype.kind == "O" and all(isinstance(row, (list, tuple, np.ndarray)) for row in array.flat):
-            raise ValueError(f"{what} must be a rectangular array, received rows of unequal length")
-        raise TypeError(f"{rule} {KINDS.get(array.dtype.kind, 'records')} (dtype {array.dtype}){hint}")
+            raise ValueError(ragged)
+        if array.dtype.kind == "O" and not hint:
+            number_them = f"; if it holds nothing but numbers, pass np.asarray({what}, float)"
+        raise TypeError(f"{rule} {KINDS.get(array.dtype.kind, 'records')} (dtype {array.dtype}){number_them}")
     return array
 
 

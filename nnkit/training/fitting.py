@@ -98,11 +98,15 @@ class Fitting:
             if kept < self.training.n:
                 if validation_data is not None:
                     raise ValueError("fit: give validation_data or validation_split, not both")
-                self.validation = self.training.part(kept, self.training.n)
+                plain = self.training if class_weight is None else model.data(x, y, sample_weight, inputs=self.training.inputs)
+                self.validation = plain.part(kept, self.training.n)
                 self.training = self.training.part(0, kept)
         if validation_data is not None:
-            xv, yv, wv = as_batch(validation_data)
-            self.validation = model.data(xv, yv, wv, check_finite=self.check_finite)
+            xv, yv, wv = as_batch(validation_data, "validation_data")
+            try:
+                self.validation = model.data(xv, yv, wv, check_finite=self.check_finite)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"validation_data: {error}") from None
         self._check_rows()
 
     def _check_rows(self) -> None:

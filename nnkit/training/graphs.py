@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
-from nnkit.graph.csr import CsrArrays
+from nnkit.graph.csr import CsrArrays, refuse_flags
 from nnkit.plan.build import Sizes, numbered_input
 from nnkit.prims.csr import form_name
 from nnkit.runtime.device_array import DeviceArray
@@ -131,6 +131,7 @@ def as_mask(mask: Any, n: int, what: str) -> np.ndarray:
             raise ValueError(f"{what} must have shape ({n},), a boolean for each sample, received {array.shape}")
     else:
         places = as_indices(array, (), n, what, "samples")
+        refuse_flags(places, n, what)
         array = np.zeros(n, bool)
         array[places] = True
     if not array.any():

@@ -103,6 +103,8 @@ class History(Mapping[str, list[float]]):
         return chosen
 
     def _draw(self, axis: Any, keys: list[str]) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         colours: dict[str, str] = {}
         for key in keys:
             base = key.removeprefix("val_")
@@ -111,6 +113,9 @@ class History(Mapping[str, list[float]]):
             marker = "." if len(self[key]) == 1 else None
             axis.plot(self._epochs[key], self[key], "--" if key != base else "-", color=colour, marker=marker, label=key)
         axis.set_xlabel("epoch")
+        locator = axis.xaxis.get_major_locator()
+        if isinstance(locator, MaxNLocator):             # the usual one
+            locator.set_params(integer=True)             # there is no epoch 0.5
         axis.legend()
 
 

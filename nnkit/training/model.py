@@ -17,7 +17,7 @@ from nnkit.plan.build import COUNTERS, SUMS, numbered_input
 from nnkit.plan.describe import summary_text
 from nnkit.plan.plan import Plan
 from nnkit.runtime.backend import backend_of
-from nnkit.spec import article, is_of_family, nearest, resolve
+from nnkit.spec import article, is_of_family, nearest, received, resolve
 from nnkit.training.callbacks import Callback
 from nnkit.training.engine import Engine
 from nnkit.training.feed import as_whole, is_batches
@@ -62,6 +62,9 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
             compile, or another wrong argument.
         RuntimeError: for "cuda" and `blas`, without the extra or a GPU.
 
+    Warns (UserWarning) of an output that ends in an activation which its loss is hardly meant for: one that gives numbers below 0 where the loss
+    takes probabilities, or a softmax over one number.
+
     >>> import nnkit
     >>> from nnkit import Dense, Input, Sequential
     >>> model = nnkit.compile(Sequential([Input((3,)), Dense(2)]), seed=1)
@@ -88,7 +91,7 @@ def resolved_optimizer(optimizer: Any) -> Optimizer | None:
     """The optimizer that a value stands for. Raises ValueError."""
     optimizer = resolve("optimizer", optimizer)
     if optimizer is not None and not is_of_family(optimizer, "optimizer"):
-        raise ValueError(f"compile: optimizer must be {article('optimizer')} spec, its name or None, received {optimizer!r}")
+        raise ValueError(f"compile: optimizer must be {article('optimizer')} spec, its name or None, received {received(optimizer)}")
     return optimizer
 
 
@@ -152,8 +155,11 @@ class Model(Engine):
     def set_parameters(self, values: Mapping[str, Any]) -> None:
         """Copy values into the parameters of these names; the others stay.
 
-        Raises ValueError for an unknown name (with the nearest known one) or a wrong shape; then nothing was changed.
+        Raises ValueError for an unknown name (with the nearest known one) or a wrong shape, TypeError for what is no mapping; then nothing was
+        changed.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"set_parameters: values must be a dict of arrays by name, received {article(type(values).__name__)}")
         checked = {}
         for name, value in values.items():
             if name not in self._parameters:
@@ -189,6 +195,8 @@ class Model(Engine):
           dense_1/kernel: (8, 5) here, (8, 2) there
           dense_1/bias: (5,) here, (2,) there
         """
+        if not isinstance(source, (Model, Mapping)):
+            raise TypeError(f"copy_parameters: source must be a model or a dict of arrays by name, received {article(type(source).__name__)}")
         found = source.parameters if isinstance(source, Model) else {name: np.asarray(value) for name, value in source.items()}
         wanted = source_names(self.graph, names)
         own = {name: view.shape for name, view in self._parameters.items()}
@@ -285,7 +293,8 @@ class Model(Engine):
             validation_split: fraction of the samples, taken from the end before shuffling, to evaluate after each epoch.
             validation_data: (x, y) or (x, y, sample_weight) to evaluate after each epoch (each `validation_freq` epochs).
             shuffle: draw a new order of the samples for each epoch.
-            class_weight: weight of each class's samples. sample_weight: weight of each sample.
+            class_weight: weight of each class's samples in training, {label: weight}; classes that are not listed weigh 1. sample_weight: weight of
+                each sample, those of validation_split too.
             check_finite: refuse NaN and infinite values in the data.
             mask: which samples count, booleans or their numbers: loss (a mean over them) and metrics leave out the others, such as the nodes of a
                 graph whose labels are kept for a test. validation_mask: the same x and y, with these samples, evaluated after each epoch.
@@ -424,6 +433,16 @@ class Model(Engine):
         size = sum(values.size for name, values in self._parameters.items() if not self.layout.declared[name].is_state)
         return f"<Model of {len(self.graph.nodes)} layers, {size:,} parameters, {self.dtype}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For `copy` and `pickle`: a model of its own with the same parameters, optimizer state and counts, which goes on with the same bits.
+
+        Raises ValueError for a submodel, RuntimeError while another thread trains the model.
+        """
+        from nnkit.io import copies
+
+        with Use(self, "copy"):
+            return copies.joined, copies.apart(self)
+
     # Files: see nnkit.io.native.
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -432,7 +451,8 @@ class Model(Engine):
 
         The file takes the place of one that is there once it is complete. Python functions (a metric, a schedule) are not saved: `load` asks for
         them.
-        Raises ValueError for a submodel, OSError where the file cannot be written, RuntimeError while another thread trains the model.
+        Raises ValueError for a submodel, and for a name of another library's files (.keras, .h5, .pt, ...); OSError where the file cannot be
+        written, RuntimeError while another thread trains the model.
         """
         from nnkit.io import native
 
@@ -440,7 +460,8 @@ class Model(Engine):
             native.save(self, path)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write the parameters alone (of a submodel those of its part), by name, as a safetensors file; moving statistics and states included."""
+        """Write the parameters alone (of a submodel those of its part), by name, as a safetensors file; moving statistics and states included.
+        Raises as `save`."""
         from nnkit.io import native
 
         with Use(self, "save_weights"):

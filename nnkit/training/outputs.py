@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from nnkit.layers.activation import Softmax
 from nnkit.layers.base import Shape
-from nnkit.losses.base import Loss
+from nnkit.losses.base import Loss, PointwiseLoss
 from nnkit.metrics import Metric, resolve_metric
-from nnkit.spec import article, is_of_family, nearest, resolve
+from nnkit.spec import article, is_of_family, nearest, received, resolve
 
 if TYPE_CHECKING:
     from nnkit.network import Graph
@@ -36,7 +38,8 @@ class Output:
 
 
 def resolve_outputs(graph: Graph, loss: Any, loss_weights: Any, metrics: Any) -> tuple[Output, ...]:
-    """The outputs of a graph with what belongs to each. Raises ValueError where a loss or metric does not fit, or a name is unknown."""
+    """The outputs of a graph with what belongs to each. Raises ValueError where a loss or metric does not fit, or a name is unknown; warns of an
+    activation that the loss can hardly be meant for."""
     names, shapes = graph.output_names, graph.output_shapes
     losses = per_name(loss, names, "loss", alone=True)
     weights = per_name(loss_weights, names, "loss_weights") if loss_weights is not None else [None] * len(names)
@@ -44,8 +47,11 @@ def resolve_outputs(graph: Graph, loss: Any, loss_weights: Any, metrics: Any) ->
         metrics = [metrics]
     wanted = per_name(metrics, names, "metrics") if _given(metrics) else [()] * len(names)
     found = []
-    for name, shape, chosen, weight, own in zip(names, shapes, losses, weights, wanted, strict=True):
+    for position, (name, shape, chosen, weight, own) in enumerate(zip(names, shapes, losses, weights, wanted, strict=True)):
         resolved = _loss(chosen, shape, name if len(names) > 1 else None)
+        fault = None if resolved is None else _unlikely(graph, position, resolved)
+        if fault is not None:
+            warnings.warn(f"the output {name!r} is {fault}", stacklevel=3)
         prefix = f"{name}_" if len(names) > 1 else ""
         found.append(Output(name, shape, resolved, _weight(weight, resolved, name), _metrics(own, resolved, shape), prefix))
     labels = ["loss", *(f"{name}_loss" for name in names if len(names) > 1), *(label for output in found for label in output.labels())]
@@ -83,13 +89,30 @@ def _given(metrics: Any) -> bool:
 def _loss(value: Any, shape: Shape, output: str | None) -> Loss | None:
     loss = resolve("loss", value)
     if loss is not None and not is_of_family(loss, "loss"):
-        raise ValueError(f"compile: loss must be {article('loss')} spec, its name or None, received {value!r}")
+        hint = ": nnkit.register_loss makes one of a function and its derivative" if callable(value) and not isinstance(value, type) else ""
+        raise ValueError(f"compile: loss must be {article('loss')} spec, its name or None, received {received(value)}{hint}")
     if loss is not None:
         try:
             loss.check(shape)
         except ValueError as error:
             raise ValueError(f"output {output!r}: {error}" if output else str(error)) from None
     return loss
+
+
+def _unlikely(graph: Graph, position: int, loss: Loss) -> str | None:
+    """What is wrong with the activation that an output ends in, if that is known: a loss of probabilities trains on scores, too, but badly."""
+    index, _ = graph.outputs[position]
+    while graph.nodes[index].layer.is_view and graph.nodes[index].inputs:
+        index, _ = graph.nodes[index].inputs[0]
+    layer = graph.nodes[index].layer
+    last: Any = layer if is_of_family(layer, "activation") else getattr(layer, "activation", None)
+    if isinstance(last, Softmax) and last.axis in (-1, len(graph.output_shapes[position])) and graph.output_shapes[position][-1:] == (1,):
+        return "a softmax over one number, which is always 1: take activation='sigmoid'"
+    if not (is_of_family(last, "activation") and last.signed) or getattr(loss, "from_logits", True):
+        return None
+    wanted = "sigmoid" if isinstance(loss, PointwiseLoss) else "softmax"
+    return (f"{article(last.kernel)} function, whose values may be below 0, but {loss.label} takes probabilities: end in activation={wanted!r}, "
+            f"or take loss={type(loss).__name__}(from_logits=True)")
 
 
 def _weight(value: Any, loss: Loss | None, name: str) -> float:
