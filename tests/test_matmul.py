@@ -53,7 +53,7 @@ def test_products_of_a_dense_layer(shape, dtype):
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (9, 5), (4, 48), (3, 50)], ids=str)
 def test_long_sums_do_not_outgrow_their_terms(shape):
-    """dW and db of 2**19 rows of equal numbers, whose rounding errors are all of one sign. One sum of all rows is 3e-3 off, and of 2**25 rows it would
+    """dW and db of 2**19 rows of equal numbers, whose rounding errors are all of one sign. One sum of all rows is 3e-3 off, of 2**25 rows it would
     be half of what it should. Sums of DEPTH rows, then their sum, are within as many roundings as each has terms, which is the bound here."""
     inputs, outputs = shape
     rows = 2**19
