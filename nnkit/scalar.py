@@ -36,8 +36,8 @@ from nnkit.jit import SCALAR_OPTIONS, scalar
 
 __all__ = [
     "copysign", "erf", "exp", "exp_below", "exp_normal", "expm1", "expm1_below", "fabs", "fma", "gelu", "log", "log1p", "log_normal",
-    "maximum", "minimum", "normal_cdf", "normal_pair", "normal_pdf", "philox", "sigmoid", "sigmoid_gate", "sin_cos_turn", "softplus",
-    "sqrt", "tanh", "uniform", "whole_power",
+    "maximum", "minimum", "normal_cdf", "normal_pair", "normal_pdf", "philox", "place_below", "sigmoid", "sigmoid_gate", "sin_cos_turn",
+    "softplus", "sqrt", "tanh", "uniform", "whole_power",
 ]
 
 
@@ -547,6 +547,15 @@ def philox(key0, key1, c0, c1, c2, c3):
         x0, x1, x2, x3 = (p1 >> WORD) ^ x1 ^ k0, p1 & LOW, (p0 >> WORD) ^ x3 ^ k1, p0 & LOW
         k0, k1 = (k0 + WEYL_0) & LOW, (k1 + WEYL_1) & LOW
     return np.uint32(x0), np.uint32(x1), np.uint32(x2), np.uint32(x3)
+
+
+@scalar
+def place_below(bits, n):
+    """A place from 0 to n - 1 of 32 random bits: the high half of their product with n, which is 64 bits long without a sign.
+
+    Chances differ by at most n / 2^32; for n above 2^32 places from there on have none.
+    """
+    return np.int64((np.uint64(bits) * np.uint64(n)) >> WORD)
 
 
 @scalar

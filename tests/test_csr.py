@@ -187,6 +187,38 @@ def test_broken_matrices_of_other_formats():
         refused(message, CsrArrays.of, matrix, "x")
 
 
+@pytest.mark.parametrize(("kind", "name", "value", "message"), [
+    # SciPy would read offsets that are not there.
+    ("dia", "offsets", np.array([0]), "the offsets of x must be as many as the rows of its data, received 1 and 2"),
+    ("dia", "offsets", np.array([0.0, 1.0]), "the offsets of x must be whole numbers on 1 axis, received float64 of shape (2,)"),
+    ("dia", "data", np.ones(4), "the data of x must have 2 axes, received shape (4,)"),
+    # It would leave what is missing as it finds it in memory.
+    ("lil", "rows", np.array([[0], [1], [2]], object)[:, 0], "the rows and data of x must have 4 lists each, received 3 and 4"),
+    ("lil", "data", np.array([[], [1.0], [], [], []], object), "the rows and data of x must have 4 lists each, received 4 and 5"),
+    ("lil", "data", np.array([[1.0, 1.0], [1.0], [1.0, 1.0], [1.0]], object),
+     "the rows and data of x must have lists of one length, received 2 and 1 numbers in row 1"),
+    ("bsr", "data", np.ones((2, 3, 3)), "the blocks of x must fit its shape (4, 4), received blocks of shape (3, 3)"),
+    ("bsr", "data", np.ones((2, 0, 2)), "the blocks of x must fit its shape (4, 4), received blocks of shape (0, 2)"),
+    ("bsr", "data", np.ones(2), "the data of x must have 3 axes, received shape (2,)"),
+])
+def test_broken_matrices_that_scipy_would_convert(kind, name, value, message):
+    matrix = sp.csr_matrix(np.eye(4) + np.eye(4, k=1)).asformat(kind)
+    if kind == "bsr":
+        matrix = sp.bsr_matrix(np.eye(4), blocksize=(2, 2))
+    setattr(matrix, name, value)
+    refused(message, CsrArrays.of, matrix, "x")
+
+
+def test_arrays_cannot_be_written():
+    """A kernel would follow them out of memory; a form that is kept would not be that of the matrix any more."""
+    source = sp.csr_matrix(np.eye(3))
+    csr = CsrArrays.of(source, "x")
+    for array in (csr.starts, csr.columns, csr.values, *csr.transposed, csr.cast("float32"), csr.transposed_values("float32")):
+        refused("assignment destination is read-only", array.__setitem__, 0, 9)
+    source.data[:], source.indices[:] = 5.0, 0           # the caller's own stays as it was
+    np.testing.assert_array_equal(csr.matrix.toarray(), np.eye(3))
+
+
 def test_arrays_longer_than_their_entries_are_cut():
     matrix = sp.csr_matrix(np.eye(3))
     matrix.indices, matrix.data = np.array([0, 1, 2, 77], np.int32), np.array([1.0, 1.0, 1.0, np.nan])

@@ -177,6 +177,13 @@ def test_whole_numbers():
     refused("x must fit int32, received 2147483648 at position (1, 0)", as_samples, [[0], [2**31]], (1,), "int32", "x")
     refused("x must fit int32, received 18446744073709551615 at position 1", as_samples, np.array([0, 2**64 - 1], "u8"), (), "int32", "x")
     refused("x must fit uint8, received -1 at position 0", as_samples, [-1], (), "uint8", "x")
+    # float32 has no 2**31 - 1: the next number is one too many.
+    refused("x must fit int32, received 2147483648.0 at position 1", as_samples, np.array([0, 2**31], "f4"), (), "int32", "x")
+    half = np.array([3, 65504], "f2")                    # has no 2**31 at all
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(as_samples(half, (), "int32", "x"), [3, 65504])
+        np.testing.assert_array_equal(as_labels(half, 100_000, "y"), [3, 65504])
 
 
 # Frames.

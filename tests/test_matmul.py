@@ -51,6 +51,23 @@ def test_products_of_a_dense_layer(shape, dtype):
     assert_product(db[None], np.ones((1, rows)), dy, 0, dtype)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (9, 5), (4, 48), (3, 50)], ids=str)
+def test_long_sums_do_not_outgrow_their_terms(shape):
+    """dW and db of 2**19 rows of equal numbers, whose rounding errors are all of one sign. One sum of all rows is 3e-3 off, of 2**25 rows it would
+    be half of what it should. Sums of DEPTH rows, then their sum, are within as many roundings as each has terms, which is the bound here."""
+    inputs, outputs = shape
+    rows = 2**19
+    spec = Sequential([Input((inputs,)), Dense(outputs, name="dense")])
+    rng = np.random.default_rng(0)
+    parameters = {"dense/kernel": rng.standard_normal(shape), "dense/bias": rng.standard_normal(outputs)}
+    rig = Rig(spec, parameters, rows, dtype="float32", debug=False, inputs=False)
+    x, t = np.full((rows, inputs), 0.7, np.float32), np.full((rows, outputs), 1 / 3, np.float32)
+    found = rig.run(x, t).gradients
+    bound = (DEPTH + rows / DEPTH) * np.finfo(np.float32).eps / 2
+    for name, each in (("dense/kernel", float(x[0, 0]) * float(t[0, 0])), ("dense/bias", float(t[0, 0]))):
+        np.testing.assert_allclose(found[name], rows * each, rtol=bound, atol=0)
+
+
 @pytest.mark.parametrize("tasks", [2, 3, 7])
 @pytest.mark.parametrize("shape", [(257, 300, 64), (13, 20, 33), (400, 260, 1030)], ids=str)
 def test_tasks_change_no_bit(shape, tasks):

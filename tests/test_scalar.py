@@ -292,6 +292,24 @@ def test_philox_loop_takes_the_low_32_bits():
         assert tuple(map(int, out[:, i])) == want
 
 
+@routine
+def places_below(out, words, n):
+    """A place for each of the words, which stand as the words of Philox do, uint32."""
+    for i in range(words.size):
+        out[i] = scalar.place_below(words[i], n)
+
+
+@pytest.mark.parametrize("n", [1, 7, 2**31 - 1, 2**31 + 1, 2**32 - 1, 2**32, 2**33 + 1])
+def test_places_below_any_number(n):
+    """Also below one whose product with the word has all of 64 bits: with a sign it was negative, a place in front of the array."""
+    words = np.array([0, 1, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1], np.uint32)
+    out = np.empty(len(words), np.int64)
+    places_below(out, words, n)
+    assert all(0 <= place < n for place in out)
+    if n <= 2**32:
+        assert out.tolist() == [int(word) * n // 2**32 for word in words]
+
+
 @pytest.mark.skipif("avx2" not in cpu_features(), reason="looks for the vector multiply of AVX2 and AVX-512")
 def test_philox_loop_is_vector_code():
     philox_words(np.empty((4, 8), np.uint32), 0, 0, 0)

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from nnkit.graph.csr import LIMIT, CsrArrays, as_numbers, refuse_flags, refuse_outside
+from nnkit.graph.csr import LIMIT, CsrArrays, as_numbers, locked, refuse_flags, refuse_outside
 from nnkit.training.feed import as_samples, as_whole
 
 __all__ = ["NORMALIZATIONS", "Adjacency"]
@@ -34,7 +34,7 @@ class Adjacency:
     """
 
     csr: CsrArrays
-    segments: np.ndarray
+    segments: np.ndarray = attrs.field(converter=locked)
     _cache: dict[Any, Any] = attrs.field(init=False, factory=dict)
 
     @classmethod

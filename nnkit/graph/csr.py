@@ -15,7 +15,7 @@ import numpy as np
 
 from nnkit.training.feed import KINDS
 
-__all__ = ["LIMIT", "CsrArrays", "as_numbers", "refuse_flags", "refuse_outside"]
+__all__ = ["LIMIT", "CsrArrays", "as_numbers", "locked", "refuse_flags", "refuse_outside"]
 
 Triple: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -23,9 +23,18 @@ LIMIT = 2**31                                            # rows, columns and ent
 BLOCK = 1 << 20                                          # entries looked at together: checks need no second copy in memory
 
 
+def locked(array: np.ndarray) -> np.ndarray:
+    """The same memory, not to be written."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 @attrs.frozen(eq=False, repr=False)
 class CsrArrays:
     """A sparse matrix (R, C): the entries of row r are starts[r] to starts[r + 1] - 1. Make it by `of`; the constructor trusts what it is given.
+
+    The arrays cannot be written: kernels follow them unchecked, and what has been made of them, such as the transpose, is kept.
 
     Fields:
         shape: (R, C).
@@ -37,9 +46,9 @@ class CsrArrays:
     """
 
     shape: tuple[int, int]
-    starts: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
+    starts: np.ndarray = attrs.field(converter=locked)
+    columns: np.ndarray = attrs.field(converter=locked)
+    values: np.ndarray = attrs.field(converter=locked)
     _cast: dict[Any, np.ndarray] = attrs.field(init=False, factory=dict)
 
     @classmethod
@@ -138,8 +147,8 @@ class CsrArrays:
         if len(self.columns) > E:
             places = np.concatenate([places, np.arange(E, len(self.columns), dtype=np.int32)])
         if np.array_equal(starts, self.starts) and np.array_equal(columns, self.columns):
-            return self.starts, self.columns, places
-        return starts, columns, places
+            return self.starts, self.columns, locked(places)
+        return locked(starts), locked(columns), locked(places)
 
     @functools.cached_property
     def symmetric(self) -> bool:
@@ -159,7 +168,7 @@ class CsrArrays:
             if not np.isfinite(values).all():
                 raise ValueError(f"the values of a sparse matrix must be finite in {target}, "
                                  f"received {self.values[np.isfinite(values).argmin()].item()!r}")
-            self._cast[target] = values
+            self._cast[target] = locked(values)
         return self._cast[target]
 
     def transposed_values(self, dtype: Any) -> np.ndarray:
@@ -169,7 +178,7 @@ class CsrArrays:
             return values
         key = ("transposed", values.dtype)
         if key not in self._cast:
-            self._cast[key] = values[self.transposed[2]]
+            self._cast[key] = locked(values[self.transposed[2]])
         return self._cast[key]
 
     def arrays(self, name: str, dtype: Any) -> dict[str, np.ndarray]:
@@ -244,8 +253,12 @@ def _compressed(matrix: Any, shape: tuple[int, int], what: str) -> tuple[Any, in
         starts, rows, values = _checked(matrix, C, R, what)
         return scipy.sparse.csc_matrix((values, rows, starts), shape).tocsr(), 0
     if matrix.format == "bsr":
-        height, width = matrix.blocksize
+        height, width = matrix.blocksize if np.ndim(matrix.data) == 3 else (1, 1)
+        if not (height and width) or R % height or C % width:
+            raise ValueError(f"the blocks of {what} must fit its shape {shape}, received blocks of shape {(height, width)}")
         _checked(matrix, R // height, C // width, what)
+    if matrix.format in ("dia", "lil"):
+        (_check_diagonals if matrix.format == "dia" else _check_lists)(matrix, R, what)
     if matrix.format != "coo":
         return matrix.tocsr(), 0
     coordinates = [np.asarray(axis) for axis in (matrix.row, matrix.col)]
@@ -261,6 +274,26 @@ def _compressed(matrix: Any, shape: tuple[int, int], what: str) -> tuple[Any, in
     # SciPy adds up what is there twice, in the dtype of the values: int8 would overflow.
     csr = scipy.sparse.coo_matrix((values if values.dtype.kind == "f" else values.astype(np.float64), place), shape).tocsr()
     return csr, len(values) - int(csr.indptr[-1])
+
+
+def _check_diagonals(matrix: Any, R: int, what: str) -> None:
+    """Raise ValueError where a matrix of diagonals has not an offset for each: SciPy would read what lies behind them."""
+    offsets, values = np.asarray(matrix.offsets), np.asarray(matrix.data)
+    _refuse_array(offsets, f"the offsets of {what}")
+    if values.ndim != 2:
+        raise ValueError(f"the data of {what} must have 2 axes, received shape {values.shape}")
+    if len(offsets) != len(values):
+        raise ValueError(f"the offsets of {what} must be as many as the rows of its data, received {len(offsets)} and {len(values)}")
+
+
+def _check_lists(matrix: Any, R: int, what: str) -> None:
+    """Raise ValueError where a matrix of lists has not R of columns and R of values, as long: SciPy would leave the rest to chance."""
+    rows, values = matrix.rows, matrix.data
+    if len(rows) != R or len(values) != R:
+        raise ValueError(f"the rows and data of {what} must have {R} lists each, received {len(rows)} and {len(values)}")
+    for r, (columns, own) in enumerate(zip(rows, values, strict=True)):
+        if len(columns) != len(own):
+            raise ValueError(f"the rows and data of {what} must have lists of one length, received {len(columns)} and {len(own)} numbers in row {r}")
 
 
 def _checked(matrix: Any, R: int, C: int, what: str) -> Triple:

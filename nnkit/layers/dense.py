@@ -25,6 +25,7 @@ COLUMNS = 64                                             # inputs whose gradient
 DEEP_BYTES = 2 ** 20                                     # of a weight that stays in no second-level cache: few rows do not share it by rows
 DEPTH = 512                                              # fewest inputs worth a slice
 GRAIN = 32                                               # fewest rows of a task that reads a whole large weight
+MANY = 8192                                              # rows from which on db is a sum of sums: one alone would outgrow its terms
 
 
 @spec()
@@ -98,6 +99,9 @@ def affine(g: Builder, x: Buffer | Csr, kernel: str, bias: str | None = None) ->
     def backward(dy: Buffer) -> Buffer:
         dy2 = dy.rows(len(dy.shape) - 1)
         db = g.gradient(bias) if bias is not None else none
+        if bias is not None and rows >= MANY and g.backend == "cpu":
+            sum_rows(g, db, dy2)
+            db = none
         matrix, panels = right_factor(g, "dy", dy2, weight.shape[0])
         g.step("layers.dense.dense_backward_weight", [g.gradient(kernel), db], [x2, matrix, panels], flops=flops,
                tasks=work_tasks(flops, 0, most=-(-weight.shape[0] // (2 * GRAIN))))

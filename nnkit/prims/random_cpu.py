@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnkit.jit import Counters, Int, Ordinals, kernel
 from nnkit.plan.build import COUNTERS, STREAMS
-from nnkit.scalar import philox
+from nnkit.scalar import philox, place_below
 
 __all__ = ["shuffle"]
 
@@ -15,7 +15,7 @@ SEED, EPOCH, SHUFFLE = COUNTERS["seed"], COUNTERS["epoch"], STREAMS["shuffle"]
 def shuffle(task: Int, tasks: Int, order: Ordinals, counters: Counters) -> None:
     """order = a permutation of 0 ... n - 1 that depends on seed and epoch alone (Fisher and Yates; Durstenfeld 1964). One task. Writes order (=).
 
-    A place below i + 1 is the high half of (32 random bits) (i + 1): its chances differ by at most (i + 1) / 2^32.
+    A place below i + 1 is drawn by `place_below`.
     """
     for i in range(order.size):
         order[i] = i
@@ -24,5 +24,5 @@ def shuffle(task: Int, tasks: Int, order: Ordinals, counters: Counters) -> None:
         for lane in range(4):
             i = order.size - 1 - 4 * block - lane
             if i > 0:
-                j = (int(words[lane]) * (i + 1)) >> 32
+                j = place_below(words[lane], i + 1)
                 order[i], order[j] = order[j], order[i]

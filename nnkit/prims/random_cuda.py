@@ -5,7 +5,7 @@ from __future__ import annotations
 from nnkit.cuda_jit import THREADS, barrier, data, kernel, thread
 from nnkit.jit import Counters, Int, Ordinals
 from nnkit.plan.build import COUNTERS, STREAMS
-from nnkit.scalar import philox
+from nnkit.scalar import philox, place_below
 
 __all__ = ["shuffle"]
 
@@ -25,7 +25,7 @@ def shuffle(task: Int, tasks: Int, order: Ordinals, counters: Counters) -> None:
             for lane in range(4):
                 i = n - 1 - 4 * block - lane
                 if i > 0:
-                    j = (int(words[lane]) * (i + 1)) >> 32
+                    j = place_below(words[lane], i + 1)
                     kept = places[i]
                     places[i] = places[j]
                     places[j] = kept

@@ -231,6 +231,7 @@ def micro(rows: int, vectors: int, masked: bool) -> Any:
 
     A[i, k] at a + i rsa + k csa; B[k, :] contiguous at b + k rsb; C at c + i rsc; start is C0 at c0 + i rs0 (rs0 = 0: one row, a bias), or
     zero where c0 is 0. `n`: columns that exist, where `masked`. `like` gives the element type. One accumulator register per (row, vector).
+    start comes last, so that of a long product, made block by block, no term is added to a sum that has outgrown it.
     """
     @intrinsic
     def product(typing_context: Any, depth: Any, a: Any, rsa: Any, csa: Any, b: Any, rsb: Any, c: Any, rsc: Any, c0: Any, rs0: Any, n: Any,
@@ -241,12 +242,6 @@ def micro(rows: int, vectors: int, masked: bool) -> Any:
             column = [ir.Constant(I64, j * e.lanes) for j in range(vectors)]
             masks = [e.first(builder.sub(n, column[j])) if masked else None for j in range(vectors)]
             tile = [[cgutils.alloca_once_value(builder, e.zero) for _ in range(vectors)] for _ in range(rows)]
-            with builder.if_then(builder.icmp_signed("!=", c0, ir.Constant(I64, 0))):
-                start = e.pointer(c0)
-                for i in range(rows):
-                    row = e.at(start, builder.mul(rs0, ir.Constant(I64, i)))
-                    for j in range(vectors):
-                        builder.store(e.load(e.at(row, column[j]), masks[j]), tile[i][j])
             a_rows = [e.at(e.pointer(a), builder.mul(rsa, ir.Constant(I64, i))) for i in range(rows)]
             b_first = e.pointer(b)
             with cgutils.for_range(builder, depth) as loop:
@@ -257,6 +252,12 @@ def micro(rows: int, vectors: int, masked: bool) -> Any:
                     x = e.splat(builder.load(e.at(a_rows[i], along)))
                     for j in range(vectors):
                         builder.store(e.fma(x, b_values[j], builder.load(tile[i][j])), tile[i][j])
+            with builder.if_then(builder.icmp_signed("!=", c0, ir.Constant(I64, 0))):
+                start = e.pointer(c0)
+                for i in range(rows):
+                    row = e.at(start, builder.mul(rs0, ir.Constant(I64, i)))
+                    for j in range(vectors):
+                        builder.store(builder.fadd(e.load(e.at(row, column[j]), masks[j]), builder.load(tile[i][j])), tile[i][j])
             c_first = e.pointer(c)
             for i in range(rows):
                 row = e.at(c_first, builder.mul(rsc, ir.Constant(I64, i)))

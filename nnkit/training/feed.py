@@ -108,7 +108,7 @@ def as_labels(value: Any, classes: int, what: str, ignore_class: int | None = No
         raise ValueError(f"{what} must hold at least one sample, received shape {array.shape}")
     _refuse_fractions(array, what)
     # Least and greatest first: they need no memory, and are nearly always all it takes.
-    if array.min() < 0 or array.max() >= classes:
+    if array.min() < 0 or array.max().item() >= classes:
         wrong = (array < 0) | (array >= classes)
         if ignore_class is not None:
             wrong &= array != ignore_class
@@ -306,8 +306,9 @@ def _cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
     if target.kind in "iu" and array.dtype != target and array.size:
         _refuse_fractions(array, what)
         info = np.iinfo(target)
-        if array.min() < info.min or array.max() > info.max:
-            wrong = (array < info.min) | (array > info.max)
+        # Python's numbers are exact; the dtype's may not have the limits: float32 rounds 2**31 - 1 up, float16 makes it infinite, with a warning.
+        if array.min().item() < info.min or array.max().item() > info.max:
+            wrong = (array < info.min) | (array >= info.max + 1)
             first = _place(int(wrong.argmax()), array.shape)
             raise ValueError(f"{what} must fit {dtype}, received {_plain(array[first])} at position {_position(first)}")
     return _native(array, dtype)
