@@ -413,3 +413,19 @@ def test_methods_that_look_like_hooks_are_warned_of():
 
     with pytest.warns(UserWarning, match=r"^Typed\.on_epoch_ends is never called, there is no such hook: did you mean 'on_epoch_end'\?$"):
         as_callbacks(Typed())
+
+
+def test_a_callback_that_writes_to_the_data_reaches_no_index():
+    """Indices and labels are nnkit's own: 2^30 would be far outside of the table and of the classes."""
+    x, y = np.zeros((64, 3), np.int32), np.zeros(64, np.int32)
+
+    def spoil(*_):
+        x.fill(2 ** 30)
+        y.fill(2 ** 30)
+    spec = nnkit.Sequential([nnkit.Input((3,)), nnkit.Embedding(5, 2), nnkit.Flatten(), nnkit.Dense(4, activation="softmax")])
+    histories = []
+    for callbacks in ([], [nnkit.LambdaCallback(on_epoch_end=spoil)]):
+        model = nnkit.compile(spec, optimizer="sgd", loss="sparse_categorical_crossentropy", seed=0)
+        histories.append(model.fit(x, y, batch_size=16, epochs=3, callbacks=callbacks, verbose=0)["loss"])
+    assert histories[0] == histories[1]
+    assert x[0, 0] == 2 ** 30

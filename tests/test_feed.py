@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from helpers import refused
-from nnkit.training.feed import as_batch, as_labels, as_samples, as_weights, as_whole, class_weights, is_batches, same_length, split
+from nnkit.training.feed import as_batch, as_indices, as_labels, as_samples, as_weights, as_whole, class_weights, is_batches, same_length, split
 
 
 def grid(*shape, dtype="float32"):
@@ -237,10 +237,21 @@ def test_labels(dtype, column):
     assert labels.flags.c_contiguous
 
 
-def test_labels_that_are_right_are_not_copied():
+@pytest.mark.parametrize("take", [lambda y: as_labels(y, 3, "y"), lambda y: as_indices(y, (), 3, "x")], ids=["labels", "indices"])
+def test_numbers_that_kernels_follow_are_nobody_elses(take, tmp_path):
+    """Whoever has the array could write to it after it was checked; what nobody can write stays where it is."""
     y = np.array([0, 2, 1], np.int32)
-    assert np.shares_memory(as_labels(y, 3, "y"), y)
-    assert np.shares_memory(as_labels(y[:, None], 3, "y"), y)
+    view = y[:]
+    view.flags.writeable = False
+    for given_ in (y, view, np.ma.masked_array(y)):
+        taken = take(given_)
+        assert not np.shares_memory(taken, y)
+        np.testing.assert_array_equal(taken, y)
+    frozen = y.copy()
+    frozen.flags.writeable = False
+    np.save(tmp_path / "y.npy", y)
+    for given_ in (frozen, np.load(tmp_path / "y.npy", mmap_mode="r")):
+        assert np.shares_memory(take(given_), given_)
 
 
 def test_labels_out_of_range():

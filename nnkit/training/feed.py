@@ -65,7 +65,7 @@ def as_samples(value: Any, shape: tuple[int, ...], dtype: str, what: str, check_
 
 
 def as_indices(value: Any, shape: tuple[int, ...], limit: int, what: str, of: str = "indices of an Embedding") -> np.ndarray:
-    """Indices 0 to limit - 1 of a known shape, as a C-contiguous int32 array (N, *shape).
+    """Indices 0 to limit - 1 of a known shape, as a C-contiguous int32 array (N, *shape) that nobody else can write.
 
     Args:
         value: whole numbers of any dtype, 3.0 too.
@@ -77,7 +77,7 @@ def as_indices(value: Any, shape: tuple[int, ...], limit: int, what: str, of: st
         TypeError: no real numbers.
         ValueError: ragged lists, another shape, no samples, a number that is not whole or out of range (the first one is named, with its place).
     """
-    indices = as_samples(np.asarray(value) if isinstance(value, DeviceArray) else value, shape, "int32", what)
+    indices = _own(as_samples(np.asarray(value) if isinstance(value, DeviceArray) else value, shape, "int32", what), value)
     if indices.size and (indices.min() < 0 or indices.max() >= limit):
         first = _place(int(((indices < 0) | (indices >= limit)).argmax()), indices.shape)
         raise ValueError(f"{what} must hold whole numbers from 0 to {limit - 1} ({of}), "
@@ -86,7 +86,7 @@ def as_indices(value: Any, shape: tuple[int, ...], limit: int, what: str, of: st
 
 
 def as_labels(value: Any, classes: int, what: str, ignore_class: int | None = None) -> np.ndarray:
-    """Class labels 0 to classes - 1, as int32 (N,).
+    """Class labels 0 to classes - 1, as int32 (N,), which nobody else can write.
 
     Args:
         value: (N,) or (N, 1); whole numbers of any dtype, 3.0 too.
@@ -107,6 +107,7 @@ def as_labels(value: Any, classes: int, what: str, ignore_class: int | None = No
     if len(array) == 0:
         raise ValueError(f"{what} must hold at least one sample, received shape {array.shape}")
     _refuse_fractions(array, what)
+    array = _own(array, value) if array.dtype == np.int32 else array
     # Least and greatest first: they need no memory, and are nearly always all it takes.
     if array.min() < 0 or array.max().item() >= classes:
         wrong = (array < 0) | (array >= classes)
@@ -229,6 +230,19 @@ def as_whole(value: Any, low: int, what: str) -> int:
 
 
 # What comes in.
+
+def _own(array: np.ndarray, value: Any) -> np.ndarray:
+    """An array that was made of `value`, or a copy where it is memory that somebody can still write: kernels follow these numbers as they are, and a
+    callback, or another thread, might change what was checked. A read-only memmap stays where it is."""
+    if array is not value and array.flags.owndata:
+        return array
+    memory: Any = array
+    while isinstance(memory, np.ndarray):
+        if memory.flags.writeable:
+            return array.copy()
+        memory = memory.base
+    return array
+
 
 def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
     """value as an array of booleans, integers or floats, of whatever order and size."""
