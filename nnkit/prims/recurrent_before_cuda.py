@@ -43,8 +43,8 @@ from nnkit.prims.recurrent_step_cuda import (
 __all__ = ["backward_twice_kernel", "forward_twice_kernel"]
 
 
-def steps_forward(act: Callable[..., Any], sig: Callable[..., Any]) -> Any:
-    """(open_gates, finish): what a step makes behind its first product, and behind its second."""
+def rows_forward(act: Callable[..., Any], sig: Callable[..., Any]) -> Any:
+    """(open_gates, finish): what a step makes of the thread's rows behind its first product, and behind its second."""
     @each_row
     def open_gates(r, first, u, total, source, place, now, quartet, inner, planes, shape, g):
         """v and r, in their places, and r m in shared memory behind both h."""
@@ -79,7 +79,7 @@ def forward_twice_kernel(act: Callable[..., Any], sig: Callable[..., Any]) -> Ke
     """The walk forward of a GRU whose reset gate comes before R: a step has two products, of v and r, then of u; `inner` keeps r m."""
     add_two, add_one = product(2), product(1)
     two, one = registers(2 * ROWS), registers(ROWS)
-    open_gates, finish = steps_forward(act, sig)
+    open_gates, finish = rows_forward(act, sig)
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, last: Matrix, last_cell: Matrix, hidden: Matrix, cells: Matrix, left: Matrix, inner: Matrix,
@@ -122,8 +122,8 @@ def forward_twice_kernel(act: Callable[..., Any], sig: Callable[..., Any]) -> Ke
     return forward
 
 
-def steps_backward(act_slope: Callable[..., Any], sig_slope: Callable[..., Any]) -> Any:
-    """(differentiate, pass_reset): what a step makes before its first product, and behind it."""
+def rows_backward(act_slope: Callable[..., Any], sig_slope: Callable[..., Any]) -> Any:
+    """(differentiate, pass_reset): what a step makes of the thread's rows before its first product, and behind it."""
     @each_row
     def differentiate(r, first, u, t, source, counts, place, begins, quartet, through, single, planes, hidden, left, dy, mask, state, shape, a, g):
         """The gradients of v and u, and what goes to h before the step past R."""
@@ -164,7 +164,7 @@ def steps_backward(act_slope: Callable[..., Any], sig_slope: Callable[..., Any])
 def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[..., Any]) -> Kernel:
     """The walk backward of a GRU whose reset gate comes before R: first what u gives, through R and the reset gate, then what v and r give."""
     add_product, own_sums = product(1), registers(ROWS)
-    differentiate, pass_reset = steps_backward(act_slope, sig_slope)
+    differentiate, pass_reset = rows_backward(act_slope, sig_slope)
 
     @kernel
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,

@@ -200,15 +200,13 @@ def begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, s
         u += columns
 
 
-def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
-    """The walk forward of a cell. cell(z, s, p, q, b, shape, a, g) -> (h, c, values of the gates, inner): z what x gives to four gates, s what h
-    gives, b the bias of h, as tuples of four; gates beyond the cell's own are 0."""
-    add_product, own_sums, own_inputs = product(gates), registers(gates * ROWS), registers(gates * ROWS)
+def rows_forward(gates: int, cell: Callable[..., Any]) -> Any:
+    """(fetch, finish): what a step reads for the thread's rows before its product, and makes of them behind it. cell: see `forward_kernel`."""
     make, keep = step_forward(gates, cell)
 
     @routine
     def fetch(given, p, q, first, u, source, planes, state, shape):
-        """What x gives to the gates, p and q of the thread's rows."""
+        """What x gives to the gates, p and q."""
         U, T, N = shape[UNITS], shape[STEPS], shape[BATCH]
         for r in range(ROWS):
             n = min(first + r, N - 1)
@@ -219,8 +217,8 @@ def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                 q[r] = data(state)[(N + n) * U + u]
 
     @each_row
-    def finish_rows(r, first, u, total, given, p, q, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, inner,
-                    bias, mask, drop, state, planes, shape, a, g):
+    def finish(r, first, u, total, given, p, q, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, inner, bias,
+               mask, drop, state, planes, shape, a, g):
         U, Q, _, _ = sizes(shape)
         zero, n = state.dtype.type(0), first + r
         z = (chosen(given, 0, r), chosen(given, ROWS, r) if gates > 1 else zero, chosen(given, 2 * ROWS, r) if gates > 2 else zero,
@@ -235,6 +233,14 @@ def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
         if drop.shape[0]:
             h *= data(drop)[n * U + u]
         place[4 * ((Q + quartet) * padded(U) - now + u) + r] = h
+    return fetch, finish
+
+
+def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
+    """The walk forward of a cell. cell(z, s, p, q, b, shape, a, g) -> (h, c, values of the gates, inner): z what x gives to four gates, s what h
+    gives, b the bias of h, as tuples of four; gates beyond the cell's own are 0."""
+    add_product, own_sums, own_inputs = product(gates), registers(gates * ROWS), registers(gates * ROWS)
+    fetch, finish = rows_forward(gates, cell)
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, last: Matrix, last_cell: Matrix, hidden: Matrix, cells: Matrix, left: Matrix, inner: Matrix,
@@ -271,8 +277,8 @@ def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                 while u < end:
                     fetch(given, p, q, first, u, source, planes, state, shape)             # on their way while the products are made
                     add_product(total, recurrent, chip, shape[ON_CHIP], u, width, U, 0, P // 4, place, now + quartet * P, y)
-                    finish_rows(live, first, u, total, given, p, q, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells,
-                                left, inner, bias, mask, drop, state, planes, shape, a, g)
+                    finish(live, first, u, total, given, p, q, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left,
+                           inner, bias, mask, drop, state, planes, shape, a, g)
                     u += columns
                 now = P * Q - now
                 barrier()
