@@ -209,6 +209,24 @@ def test_evaluate_and_predict_say_how_far_they_are(capsys):
             run(x, verbose="loud")
 
 
+def every_piece_takes(seconds, module, monkeypatch):
+    """Put a clock into a module that tells the time before and behind every piece."""
+    ticks = itertools.count()
+    monkeypatch.setattr(f"nnkit.training.{module}.time", types.SimpleNamespace(perf_counter=lambda: next(ticks) * seconds))
+
+
+def test_pieces_of_evaluate_and_predict_are_as_long_as_their_steps_allow(monkeypatch):
+    x, y = data(100)
+    model = compiled()
+    tape = type(model.tape("evaluate", 1))
+    pieces, advance = [], tape.run
+    monkeypatch.setattr(tape, "run", lambda tape, steps=1: (pieces.append(steps), advance(tape, steps)))
+    every_piece_takes(1 / 128, "engine", monkeypatch)
+    model.evaluate(x, y, batch_size=1)
+    model.predict(x, batch_size=1)
+    assert pieces == [1, 6, 38, 55] * 2                  # 0.05 s are 6.4 times 1/128 s, so the next piece has 6.4 times as many; 55 are the rest
+
+
 def test_long_runs_are_cut_into_pieces(monkeypatch):
     """Ctrl-C is heard between them, and the model is as before."""
     x, y = data(100)
@@ -425,8 +443,7 @@ def test_ctrl_c_leaves_the_model_usable():
 
 def test_a_compiled_epoch_is_left_every_piece(monkeypatch):
     """A long epoch runs in pieces of about 50 ms, as its steps have taken so far: Python gets its turn many times, and not at every step."""
-    ticks = itertools.count()
-    monkeypatch.setattr("nnkit.training.fitting.time", types.SimpleNamespace(perf_counter=lambda: next(ticks) / 128))      # of every piece
+    every_piece_takes(1 / 128, "fitting", monkeypatch)
     x, y = data(1 << 12)
     seen = []
 
@@ -436,7 +453,7 @@ def test_a_compiled_epoch_is_left_every_piece(monkeypatch):
             if len(seen) == 4:
                 self.model.stop_training = True
     compiled().fit(x, y, batch_size=1, epochs=1, callbacks=[Watch()], verbose=0)
-    assert seen == [1, 1 + 6, 1 + 6 + 38, 1 + 6 + 38 + 243]               # 0.05 s are 6.4 times 1/128 s, so the next piece has 6.4 times as many
+    assert seen == [1, 1 + 6, 1 + 6 + 38, 1 + 6 + 38 + 243]               # 6.4 times as many every time
 
 
 def test_compile_and_fit_do_not_leak():
