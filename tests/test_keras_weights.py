@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 import nnkit
-from mutate import mutated, sweep_seed
+from mutate import mutated
 from nnkit import BatchNormalization, Bidirectional, Conv2D, Dense, Embedding, Flatten, Input, Sequential
 from nnkit.io.keras_file import FileLayer, Weight, from_keras, read_layers
 from nnkit.io.report import FormatError, compare
+from sweeps import sweep_seed
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = dict(np.load(DATA / "keras_expected.npz"))

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from helpers import assert_same_bits
-from mutate import mutated, sweep_seed
+from mutate import mutated
 from nnkit.io import safetensors
 from nnkit.io.report import FormatError
 from nnkit.io.safetensors import Reader, leftovers, write
+from sweeps import sweep_seed
 
 DTYPES = ("f8", "i8", "u8", "f4", "i4", "u4", "f2", "i2", "u2", "i1", "u1", "?")
 SHAPES = ((3, 5), (), (1,), (0,), (2, 0, 7), (7, 1, 2, 3))
