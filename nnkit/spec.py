@@ -117,12 +117,12 @@ def _register(cls: type[SpecType], shorthands: Sequence[str]) -> type[SpecType]:
     name = type_name(cls)
     if CLASSES.get(name, cls).__module__ != cls.__module__:
         raise ValueError(f"a spec named {name!r} exists already in {CLASSES[name].__module__}; choose another class name")
-    CLASSES[name] = cls
     for shorthand in shorthands:
         other = SHORTHANDS.get((cls.family, shorthand))
         if isinstance(other, type) and type_name(other) != name:
             raise ValueError(f"the {cls.family} name {shorthand!r} stands for {type_name(other)} already; choose another for {name}")
-        SHORTHANDS[cls.family, shorthand] = cls
+    CLASSES[name] = cls
+    SHORTHANDS.update(dict.fromkeys(((cls.family, shorthand) for shorthand in shorthands), cls))
     return cls
 
 

@@ -25,8 +25,8 @@ from nnkit.runtime import cpu, store
 from nnkit.runtime.cpu import Memory, Tape
 
 __all__ = [
-    "Feeds", "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_same_bits", "case_parameters", "debug_mode", "many_tasks",
-    "parts", "refused",
+    "Feeds", "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_near", "assert_same_bits", "case_parameters", "debug_mode",
+    "many_tasks", "parts", "refused",
 ]
 
 # Central differences (L(x + h d) - L(x - h d)) / 2h. Their error is h^2 L'''/6, 2e-11 for derivatives near 1, and the rounding of L, about
@@ -351,6 +351,13 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float, mess
     if expected.size:
         finite = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * finite, err_msg=message)
+
+
+def assert_near(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float, message: str) -> None:
+    """The same arrays by name, each as `assert_close` says."""
+    assert found.keys() == expected.keys(), message
+    for name, values in expected.items():
+        assert_close(found[name], values, tolerance, f"{message}: {name}")
 
 
 def assert_derivative(objective: Callable[[], float], array: np.ndarray, derivative: np.ndarray, terms: float, rng: np.random.Generator,

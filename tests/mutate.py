@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import secrets
 from collections.abc import Iterator
 
 EXTREMES = (b"\x00" * 8, b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\xff" * 7 + b"\x7f", b"\x00\x00\x00\x80", b"\x80\x00\x00\x00", b"-1", b"9" * 20)
@@ -21,13 +19,6 @@ def mutated(content: bytes, seed: int, count: int) -> Iterator[bytes]:
         for _ in range(draw.choice((1, 1, 1, 2, 4))):
             damage(copy, draw)
         yield bytes(copy)
-
-
-def sweep_seed() -> int:
-    """The seed of a sweep: from NNKIT_SWEEP_SEED, else a new one, unlike those of the tests of every day (0 and 1); printed."""
-    seed = int(os.environ.get("NNKIT_SWEEP_SEED") or 2 + secrets.randbelow(2 ** 31))
-    print(f"NNKIT_SWEEP_SEED={seed}")
-    return seed
 
 
 def damage(copy: bytearray, draw: random.Random) -> None:

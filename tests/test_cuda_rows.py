@@ -8,7 +8,7 @@ import pytest
 
 from cases import LossCase, all_cases, all_loss_cases
 from helpers import assert_close
-from mutate import sweep_seed
+from sweeps import sweep_seed
 from test_cases import case_parameters, data_of, each, loss_data, loss_rig, new_rig
 
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")

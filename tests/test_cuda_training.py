@@ -55,12 +55,6 @@ def small_network():
     return Sequential([Input((20,)), Dense(64, "relu"), Dense(32, "tanh"), Dense(1, "sigmoid")])
 
 
-def two_ended_network():
-    x = Input((6,))
-    h = Dense(9, "gelu")(x)
-    return Network(x, [Dense(4, "softmax", name="kind")(h), Dense(2, name="place")(nnkit.Add()([Dense(9, "relu")(h), h]))])
-
-
 # Without a device or an interpreter.
 
 def test_a_training_step_is_three_launches():

@@ -301,7 +301,7 @@ def test_a_pickle_runs_nothing(tmp_path, name):
     assert not (tmp_path / "made").exists()
 
 
-def test_other_pickles(tmp_path):
+def test_other_pickles():
     rule = "x must be a pickled array of lists of whole numbers and nothing else: it holds something else"
     for value in ([1, 2], {"a": 1}, 3, np.dtype("f8"), lists([1], [2], [3]), np.array([[[1]], [[2]]], object)):
         refused(rule, read_lists, io.BytesIO(npy(lists([1], [2]), pickled=pickle.dumps(value, 4))), "x")

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 
 import nnkit
-from mutate import mutated, sweep_seed
+from mutate import mutated
 from nnkit import BatchNormalization, Bidirectional, Conv2D, Dense, Embedding, Flatten, Input, Sequential
 from nnkit.io.keras_file import FileLayer, Weight, from_keras, read_layers
 from nnkit.io.report import FormatError, compare
+from sweeps import sweep_seed
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = dict(np.load(DATA / "keras_expected.npz"))
@@ -181,6 +182,27 @@ def test_order_is_asked_only_where_a_name_was_made() -> None:
         order_of((None, None), ("dense", "dense_1", "dense_2"))
     with pytest.raises(ValueError, match="neither names nor order tell which layers of kind dense"):
         order_of(("a", None), ("b", "dense_1"))
+
+
+def test_nested_networks_of_two_classes_go_by_class_where_the_file_has_no_order() -> None:
+    """Files name a Sequential's group and a functional network's apart, so their order among each other is lost."""
+    def order(own: str, *kinds: str) -> list[int]:
+        """Where the kernel comes from, of nested networks with a Dense each; own: s for a Sequential, n for a Network."""
+        networks = [Sequential([Input((2,)), Dense(2)]) if each == "s" else nnkit.Network(x := Input((2,)), Dense(2)(x)) for each in own]
+        there = [FileLayer(None, kind, f"/layers/{number}", (), (FileLayer(None, "dense", "/x", (Weight(None, np.full((2, 2), number)),
+                                                                                              Weight(None, np.zeros(2)))),))
+                 for number, kind in enumerate(kinds)]
+        graph = Sequential([Input((2,)), *networks]).graph()
+        found, unused = from_keras(there, graph)
+        assert unused == ()
+        return [int(found[f"{node.name}/kernel"][0, 0]) for node in graph.nodes[1:]]
+
+    assert order("sn", "sequential", "functional") == order("ns", "functional", "sequential") == [0, 1]
+    assert order("sn", "functional", "sequential") == order("ns", "sequential", "functional") == [1, 0]
+    assert order("ss", "sequential", "sequential") == order("nn", "functional", "functional") == [0, 1]
+    for own in ("ss", "nn"):
+        with pytest.raises(ValueError, match="neither names nor order tell which layers of kind network belong together"):
+            order(own, "sequential", "functional")
 
 
 def test_weights_are_told_by_their_names_where_these_are_known() -> None:

@@ -1,13 +1,14 @@
 """Model: fit, evaluate, predict, gradients; what is refused, and that a refused call changes nothing."""
 
 import _thread
+import itertools
 import re
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
-import time
+import types
 
 import numpy as np
 import pytest
@@ -253,6 +254,24 @@ def test_evaluate_and_predict_say_how_far_they_are(capsys):
             run(x, verbose="loud")
 
 
+def every_piece_takes(seconds, module, monkeypatch):
+    """Put a clock into a module that tells the time before and behind every piece."""
+    ticks = itertools.count()
+    monkeypatch.setattr(f"nnkit.training.{module}.time", types.SimpleNamespace(perf_counter=lambda: next(ticks) * seconds))
+
+
+def test_pieces_of_evaluate_and_predict_are_as_long_as_their_steps_allow(monkeypatch):
+    x, y = data(100)
+    model = compiled()
+    tape = type(model.tape("evaluate", 1))
+    pieces, advance = [], tape.run
+    monkeypatch.setattr(tape, "run", lambda tape, steps=1: (pieces.append(steps), advance(tape, steps)))
+    every_piece_takes(1 / 128, "engine", monkeypatch)
+    model.evaluate(x, y, batch_size=1)
+    model.predict(x, batch_size=1)
+    assert pieces == [1, 6, 38, 55] * 2                  # 0.05 s are 6.4 times 1/128 s, so the next piece has 6.4 times as many; 55 are the rest
+
+
 def test_long_runs_are_cut_into_pieces(monkeypatch):
     """Ctrl-C is heard between them, and the model is as before."""
     x, y = data(100)
@@ -467,19 +486,19 @@ def test_ctrl_c_leaves_the_model_usable():
     assert np.isfinite(model.fit(x, y, verbose=0)["loss"][0])
 
 
-def test_a_compiled_epoch_is_left_every_piece():
-    """A long epoch runs in pieces of about 50 ms: Python gets its turn many times, whatever the size of the epoch."""
-    x, y = data(1 << 18)
+def test_a_compiled_epoch_is_left_every_piece(monkeypatch):
+    """A long epoch runs in pieces of about 50 ms, as its steps have taken so far: Python gets its turn many times, and not at every step."""
+    every_piece_takes(1 / 128, "fitting", monkeypatch)
+    x, y = data(1 << 12)
     seen = []
 
     class Watch(Callback):
         def on_train_piece_end(self, samples, logs):
-            seen.append((samples, time.perf_counter()))
+            seen.append(samples)
             if len(seen) == 4:
                 self.model.stop_training = True
     compiled().fit(x, y, batch_size=1, epochs=1, callbacks=[Watch()], verbose=0)
-    assert len(seen) == 4
-    assert seen[-1][0] < 1 << 18                         # stop_training ended the epoch between two pieces
+    assert seen == [1, 1 + 6, 1 + 6 + 38, 1 + 6 + 38 + 243]               # 6.4 times as many every time
 
 
 def test_compile_and_fit_do_not_leak():

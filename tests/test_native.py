@@ -16,7 +16,7 @@ import pytest
 
 import nnkit
 from helpers import assert_same_bits, refused
-from mutate import mutated, sweep_seed
+from mutate import mutated
 from nnkit import (
     LSTM,
     SGD,
@@ -41,6 +41,7 @@ from nnkit.io import native
 from nnkit.io.report import FormatError
 from nnkit.io.safetensors import Reader, write
 from nnkit.runtime import store
+from sweeps import sweep_seed
 
 RNG = np.random.default_rng(0)
 

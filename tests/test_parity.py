@@ -8,8 +8,6 @@ the same, and a failed one is shown in its simplest form.
 from __future__ import annotations
 
 import collections
-import os
-import secrets
 from collections.abc import Callable
 
 import numpy as np
@@ -24,10 +22,10 @@ from nnkit.layers.activation import REGISTERED
 from nnkit.layers.conv import Convolutional
 from nnkit.spec import SHORTHANDS
 from parity_draw import ACTIVATIONS, Drawn, DrawnGraph, GraphResults, Results, draw, draw_graph, run_nnkit, run_nnkit_graph
+from sweeps import BLOCKS, sweep
 
 SEED = 1
 FIXED = [draw(SEED, number) for number in range(240)]
-SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, and networks in each
 GRAPHS = 400
 
 # All in float64, whose rounding is 1e-16; the most that 3,000 networks of other seeds were off stands behind each. Predictions and losses pass at
@@ -103,35 +101,17 @@ def test_keras(drawn, run_keras):
     assert_parity(drawn, run_keras)
 
 
-def sweep_seed() -> int:
-    """From the environment, else a new one."""
-    return int(os.environ.get("NNKIT_SWEEP_SEED") or 2 + secrets.randbelow(2 ** 31))
-
-
-def sweep(block: int, run: Run) -> None:
-    """Check a block of networks; then fail with all those that disagree."""
-    seed, failures = sweep_seed(), []
-    print(f"NNKIT_SWEEP_SEED={seed}")
-    for number in range(BLOCK * block, BLOCK * (block + 1)):
-        drawn = draw(seed, number)
-        try:
-            assert_parity(drawn, run)
-        except AssertionError as error:
-            failures.append(f"{drawn}\n{error}")
-    assert not failures, f"NNKIT_SWEEP_SEED={seed}: {len(failures)} of {BLOCK} networks disagree:\n" + "\n".join(failures)
-
-
 @pytest.mark.sweep
-@pytest.mark.parametrize("block", range(SWEEP_BLOCKS))
+@pytest.mark.parametrize("block", range(BLOCKS))
 def test_torch_sweep(block, run_torch):
-    sweep(block, run_torch)
+    sweep(block, draw, lambda drawn: assert_parity(drawn, run_torch))
 
 
 @pytest.mark.sweep
 @quiet
-@pytest.mark.parametrize("block", range(SWEEP_BLOCKS))
+@pytest.mark.parametrize("block", range(BLOCKS))
 def test_keras_sweep(block, run_keras):
-    sweep(block, run_keras)
+    sweep(block, draw, lambda drawn: assert_parity(drawn, run_keras))
 
 
 # Networks as graphs: shared layers, tensors that feed several layers, merge layers, nested networks, several inputs and outputs.

@@ -9,21 +9,19 @@ from __future__ import annotations
 import collections
 import inspect
 import itertools
-import os
-import secrets
 
 import attrs
 import numpy as np
 import pytest
 
 import nnkit
-from helpers import Rig
+from helpers import Rig, assert_near
 from nnkit.prims.convolution import ALGORITHMS
 from parity_conv import LAYERS, DrawnConvolution, draw_convolution
+from sweeps import BLOCKS, sweep
 
 SEED = 1
 FIXED = [draw_convolution(SEED, number) for number in range(220)]
-SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, and convolutions in each
 
 # Of the largest number. The most that 3,000 convolutions of another seed were off is 5.4e-15 in float64, 4.0e-6 in float32; larger ones are in
 # test_conv.py. Winograd's transforms add, and multiply by numbers other than 1, before and after the products: in float32 they may lose another
@@ -53,14 +51,6 @@ def in_nnkit(network: nnkit.Sequential, parameters, x, dy, dtype: str):
     return {"y": results.y, "x": results.dx, **{name.split("/")[1]: gradient for name, gradient in results.gradients.items()}}
 
 
-def assert_near(found, expected, tolerance: float, what: str) -> None:
-    """Off by no more than tolerance times the largest expected number, or 1, the size of what is summed: a sum may cancel."""
-    assert found.keys() == expected.keys(), what
-    for name, values in expected.items():
-        assert found[name].shape == values.shape, f"{what}: {name} has shape {found[name].shape}, expected {values.shape}"
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance * np.abs(values).max(initial=1), err_msg=f"{what}: {name}")
-
-
 def assert_torch_parity(drawn: DrawnConvolution) -> None:
     """Float64 as chosen by shapes; float32 by the drawn algorithm."""
     data = drawn.data()
@@ -76,19 +66,10 @@ def test_torch(drawn):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("block", range(SWEEP_BLOCKS))
+@pytest.mark.parametrize("block", range(BLOCKS))
 def test_torch_sweep(block):
-    """Check a block of convolutions; then fail with all those that disagree."""
     pytest.importorskip("torch")
-    seed, failures = int(os.environ.get("NNKIT_SWEEP_SEED") or 2 + secrets.randbelow(2 ** 31)), []
-    print(f"NNKIT_SWEEP_SEED={seed}")
-    for number in range(BLOCK * block, BLOCK * (block + 1)):
-        drawn = draw_convolution(seed, number)
-        try:
-            assert_torch_parity(drawn)
-        except AssertionError as error:
-            failures.append(f"{drawn}\n{error}")
-    assert not failures, f"NNKIT_SWEEP_SEED={seed}: {len(failures)} of {BLOCK} convolutions disagree:\n" + "\n".join(failures)
+    sweep(block, draw_convolution, assert_torch_parity)
 
 
 def test_the_sample_covers_what_it_is_drawn_from():

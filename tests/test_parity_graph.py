@@ -6,9 +6,6 @@ NNKIT_SWEEP_SEED.
 
 from __future__ import annotations
 
-import os
-import secrets
-
 import numpy as np
 import pytest
 from scipy import sparse
@@ -18,10 +15,10 @@ from nnkit.graph import Adjacency
 from nnkit.layers import GAT, GIN, GraphConv, GraphSAGE
 from nnkit.network import GraphInput
 from parity_graph import GRAPHS, DrawnOnGraph, draw_on_graph, in_nnkit, in_pyg
+from sweeps import BLOCKS, sweep
 
 SEED = 1
 FIXED = [draw_on_graph(SEED, number) for number in range(240)]
-SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, and networks in each
 
 # In float64, of the largest number or of 1. Outputs pass two layers of sums of at most 400 terms; gradients that are 0 as a difference of large terms
 # have the error of these, so theirs is measured against a share of the largest entry of all gradients too. The most that 1,400 networks of other
@@ -51,18 +48,9 @@ def test_pyg(drawn):
 
 @pytest.mark.sweep
 @quiet
-@pytest.mark.parametrize("block", range(SWEEP_BLOCKS))
+@pytest.mark.parametrize("block", range(BLOCKS))
 def test_pyg_sweep(block):
-    """Check a block of networks; then fail with all those that disagree."""
-    seed, failures = int(os.environ.get("NNKIT_SWEEP_SEED") or 2 + secrets.randbelow(2 ** 31)), []
-    print(f"NNKIT_SWEEP_SEED={seed}")
-    for number in range(BLOCK * block, BLOCK * (block + 1)):
-        drawn = draw_on_graph(seed, number)
-        try:
-            assert_parity(drawn)
-        except AssertionError as error:
-            failures.append(f"{drawn}\n{error}")
-    assert not failures, f"NNKIT_SWEEP_SEED={seed}: {len(failures)} of {BLOCK} networks disagree:\n" + "\n".join(failures)
+    sweep(block, draw_on_graph, assert_parity)
 
 
 def test_the_sample_covers_what_it_is_drawn_from():

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import nnkit
-from mutate import sweep_seed
 from nnkit.io.keras_file import from_keras, read_layers
 from nnkit.io.report import compare
+from sweeps import sweep_seed
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 pytest.importorskip("torch")

@@ -9,33 +9,24 @@ from __future__ import annotations
 
 import collections
 import inspect
-import os
-import secrets
 
 import attrs
 import numpy as np
 import pytest
 
 import nnkit
+from helpers import assert_near
 from parity_recurrent import PADDINGS, DrawnRecurrent, draw_recurrent, in_keras, in_nnkit, in_torch, torch_takes
+from sweeps import BLOCKS, sweep
 
 SEED = 1
 FIXED = [draw_recurrent(SEED, number) for number in range(330)]
-SWEEP_BLOCKS, BLOCK = 10, 100                            # of the sweep: tests, and layers in each
 
 # Of the largest number, or of 1. Gradients of kernels are sums of at most 130 x 37 terms, after as many steps of roundings by 1.1e-16 (6e-8 in
 # float32). The most that 3,000 layers of another seed were off is 4.3e-14 in float64, 1.3e-5 in float32.
 DOUBLE, SINGLE = 1e-12, 1e-4
 
 quiet = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
-def assert_near(found, expected, tolerance: float, what: str) -> None:
-    """Off by no more than tolerance times the largest expected number, or 1, the size of what is summed: a sum may cancel."""
-    assert found.keys() == expected.keys(), what
-    for name, values in expected.items():
-        assert found[name].shape == values.shape, f"{what}: {name} has shape {found[name].shape}, expected {values.shape}"
-        np.testing.assert_allclose(found[name], values, rtol=0, atol=tolerance * np.abs(values).max(initial=1), err_msg=f"{what}: {name}")
 
 
 def assert_parity(drawn: DrawnRecurrent) -> None:
@@ -57,18 +48,9 @@ def test_torch_and_keras(drawn):
 
 @pytest.mark.sweep
 @quiet
-@pytest.mark.parametrize("block", range(SWEEP_BLOCKS))
+@pytest.mark.parametrize("block", range(BLOCKS))
 def test_torch_and_keras_sweep(block):
-    """Check a block of layers; then fail with all those that disagree."""
-    seed, failures = int(os.environ.get("NNKIT_SWEEP_SEED") or 2 + secrets.randbelow(2 ** 31)), []
-    print(f"NNKIT_SWEEP_SEED={seed}")
-    for number in range(BLOCK * block, BLOCK * (block + 1)):
-        drawn = draw_recurrent(seed, number)
-        try:
-            assert_parity(drawn)
-        except AssertionError as error:
-            failures.append(f"{drawn}\n{error}")
-    assert not failures, f"NNKIT_SWEEP_SEED={seed}: {len(failures)} of {BLOCK} layers disagree:\n" + "\n".join(failures)
+    sweep(block, draw_recurrent, assert_parity)
 
 
 def test_the_sample_covers_what_it_is_drawn_from():

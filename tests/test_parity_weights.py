@@ -18,8 +18,8 @@ from nnkit.io.torch_pickle import read_pickled
 torch = pytest.importorskip("torch")
 
 import parity_graph  # noqa: E402
-from mutate import sweep_seed  # noqa: E402
 from parity_weights import DrawnWeights, draw_weights  # noqa: E402
+from sweeps import sweep_seed  # noqa: E402
 
 SEED, COUNT, BLOCKS = 1, 180, 10
 FORMS = ("zip", "older", "safetensors")

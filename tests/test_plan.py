@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 import nnkit
-from nnkit import Adam, Dense, Input, Sequential
+from nnkit import Adam, Add, Dense, Input, Network, Sequential
 from nnkit.plan import passes
 from nnkit.plan.arena import lives
 from nnkit.plan.build import build, lay_out
@@ -85,8 +85,16 @@ def test_every_buffer_is_written_before_it_is_read():
 
 
 def check_no_overlap(plan):
-    """Buffers that share bytes are never alive in the same group."""
-    life = lives(plan)
+    """Buffers that share bytes are never alive in the same group: from the first that touches them to the last, outputs to the end."""
+    groups = {name: [] for name in plan.offsets}
+    for group, (start, stop) in enumerate(plan.group_bounds()):
+        for step in plan.steps[start:stop]:
+            for buffer in step.buffers:
+                groups.get(plan.storage(buffer.name), []).append(group)
+    for buffer in plan.outputs:
+        groups.get(plan.storage(buffer.name), []).append(len(plan.groups) - 1)
+    life = {name: (min(touched), max(touched)) for name, touched in groups.items()}
+    assert lives(plan) == life
     sizes = {}
     for buffer in plan.buffers.values():
         name = plan.storage(buffer.name)
@@ -107,6 +115,11 @@ def test_live_buffers_never_overlap_and_sharing_saves(monkeypatch):
     for mode in ("train", "predict", "evaluate"):
         plan = plan_of(deep, mode=mode, batch=200)
         check_no_overlap(plan)
+    x = Input((50,))
+    branches = [Dense(50, activation="relu")(Dense(50, activation="relu")(x)) for _ in range(3)]
+    graph = Network(x, Dense(1)(Add()(branches))).graph()
+    plan = build(graph, lay_out(graph, None, "float32"), "gradients", 200, losses=[(nnkit.losses.MeanSquaredError(), 1.0)], input_gradients=True)
+    check_no_overlap(plan)                               # the output, a gradient that is a sum, is touched by several groups
     # Prediction of a deep chain needs two buffers at a time, in whatever groups; training needs all activations.
     assert plan_of(deep, mode="train", batch=200).arena_bytes < plan_of(deep, mode="train", batch=200).separate_bytes
 

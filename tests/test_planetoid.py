@@ -250,7 +250,7 @@ def test_forged_matrices():
     refused(f"{MATRIX}it holds something else", read_matrix, START + py2_matrix(matrix, together(whole(-2), whole(4))) + END, "x")
 
 
-def test_damaged_files(tmp_path):
+def test_damaged_files():
     """Cut off anywhere, or with any byte changed, a file is refused in the same words or read as an array of that kind."""
     for (read, rule), part in zip(READERS, ("y", "x", "graph"), strict=True):
         content = START + FILES[part] + END

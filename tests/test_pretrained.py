@@ -225,9 +225,6 @@ def test_states_of_rows_are_not_asked_for(tmp_path, files):
 
 # Names.
 
-TORCH_ZIP = b"PK\x03\x04"
-
-
 @pytest.mark.parametrize(("content", "torch"), [(b"\x89HDF\r\n\x1a\n", False), (b"\x80\x02", True)])
 def test_names_by_what_the_file_is(tmp_path, files, content, torch):
     path = tmp_path / "some"

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from helpers import assert_same_bits
-from mutate import mutated, sweep_seed
+from mutate import mutated
 from nnkit.io import safetensors
 from nnkit.io.report import FormatError
 from nnkit.io.safetensors import Reader, leftovers, write
+from sweeps import sweep_seed
 
 DTYPES = ("f8", "i8", "u8", "f4", "i4", "u4", "f2", "i2", "u2", "i1", "u1", "?")
 SHAPES = ((3, 5), (), (1,), (0,), (2, 0, 7), (7, 1, 2, 3))
@@ -142,6 +143,10 @@ BAD = [
     (content('{"\\ud800":1}'), "its header is no JSON object: the string at character 1 is damaged"),
     (content("{} {}"), "its header goes on behind its end"),
     (content('{"__metadata__":{"a":1}}'), "its header is no JSON object: '\"' is missing at character 21"),
+    (content('{"__metadata__":{'), "its header is no JSON object: '\"' is missing at character 17"),
+    (content('{"__metadata__":{"a":"1"'), "its header is no JSON object: '}' is missing at character 24"),
+    (content('{"__metadata__":{}'), "its header is no JSON object: '}' is missing at character 18"),
+    (b"\x02" + b"\x00" * 7 + b"{ ", "its header is no JSON object: '\"' is missing at character 2"),
     (content('{"__metadata__":[]}'), "its header is no JSON object: '{' is missing at character 16"),
     (content('{"__metadata__":{"a":"1","a":"2"}}'), "its metadata has 'a' twice"),
     (content('{"__metadata__":{"a":"1"},"__metadata__":{}}'), "its header has '__metadata__' twice"),

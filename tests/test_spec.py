@@ -13,7 +13,7 @@ from nnkit.initializers import Initializer, RandomInitializer
 from nnkit.metrics.base import Metric
 from nnkit.metrics.classification import Hits
 from nnkit.optimizers.schedules import Schedule
-from nnkit.spec import CLASSES, Spec, base, child, integer, spec
+from nnkit.spec import CLASSES, SHORTHANDS, Spec, base, child, integer, spec
 
 NAMESPACE = vars(nnkit)
 
@@ -138,6 +138,21 @@ def test_two_specs_of_one_class_name_in_two_modules_are_refused():
     with pytest.raises(ValueError, match=r"a spec named 'Dense' exists already in nnkit\.layers\.dense"):
         spec()(Dense)
     assert CLASSES["Dense"].__module__ == "nnkit.layers.dense"
+
+
+def test_a_shorthand_stands_for_one_class():
+    """A class that is refused leaves nothing behind, and one that is declared anew, as in a notebook, takes the old one's place."""
+    class Shifted(Metric):
+        pass
+    message = "the metric name 'mse' stands for metrics.MeanSquaredError already; choose another for metrics.Shifted"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        spec("shifted", "mse")(Shifted)
+    assert "metrics.Shifted" not in CLASSES
+    assert ("metric", "shifted") not in SHORTHANDS
+    for _ in range(2):
+        cls = spec("shifted")(type("Shifted", (Metric,), {"__module__": __name__}))
+        assert CLASSES.pop("metrics.Shifted") is SHORTHANDS["metric", "shifted"] is cls
+    del SHORTHANDS["metric", "shifted"]
 
 
 @pytest.mark.parametrize(("family", "methods"), [

@@ -22,7 +22,7 @@ def in_pieces(x, steps):
     return np.concatenate(np.split(x, x.shape[1] // steps, axis=1))
 
 
-def whole_of(y, steps):
+def whole_of(y):
     """The other way."""
     return np.concatenate(np.split(y, len(y) // N), axis=1) if y.ndim > 2 else y[-N:]
 
@@ -51,7 +51,7 @@ def test_pieces_give_the_numbers_of_the_whole(cell, steps):
     whole, pieces = pair(cell, steps, return_sequences=True)
     x = sequences()
     expected = whole.predict(x)
-    assert_close(whole_of(pieces.predict(in_pieces(x, steps)), steps), expected, EXACT)
+    assert_close(whole_of(pieces.predict(in_pieces(x, steps))), expected, EXACT)
     pieces.reset_states()
     one_by_one = [pieces.predict(piece) for piece in np.split(in_pieces(x, steps), T // steps)]
     assert_close(np.concatenate(one_by_one, axis=1), expected, EXACT)
@@ -72,7 +72,7 @@ def test_masked_steps_at_the_seams():
     x = sequences()
     x[0, 2:7], x[1, :4], x[2, 4:] = 0, 0, 0
     expected = whole.predict(x)
-    y = whole_of(pieces.predict(in_pieces(x, 3)), 3)
+    y = whole_of(pieces.predict(in_pieces(x, 3)))
     for n in range(N):
         counts = x[n].any(-1)
         assert_close(y[n, counts], expected[n, counts], EXACT)

@@ -27,7 +27,7 @@ import pytest
 
 import nnkit
 from helpers import refused
-from mutate import mutated, sweep_seed
+from mutate import mutated
 from nnkit import (
     GRU,
     LSTM,
@@ -54,6 +54,7 @@ from nnkit.io.report import FormatError, compare
 from nnkit.io.torch_layout import from_torch
 from nnkit.io.torch_pickle import MOST_BYTES, read_pickled
 from nnkit.io.weights import kind_of, read_weights
+from sweeps import sweep_seed
 
 DATA = Path(__file__).parent / "data"
 BOTH = ("pt", "pth")

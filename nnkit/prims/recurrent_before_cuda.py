@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nnkit.cuda_jit import Kernel, anew, barrier, data, kernel, registers, routine, scratch
+from nnkit.cuda_jit import Kernel, anew, barrier, data, kernel, registers, scratch
 from nnkit.jit import Int, Matrix, Real, Sequence, Vector
-from nnkit.prims.block_cuda import divided, row_share
-from nnkit.prims.recurrent_cuda import add_to_row, begin_back, begin_walk, chosen, clear_padding, end_back, fetch_weights, own_place, padded, product
+from nnkit.prims.recurrent_cuda import (
+    add_to_rows,
+    begin_back,
+    begin_walk,
+    chosen,
+    clear_padding,
+    each_row,
+    end_back,
+    fetch_weights,
+    groups_of,
+    own_place,
+    padded,
+    product,
+    rows_of,
+)
 from nnkit.prims.recurrent_step_cuda import (
     ACTIVATION,
     BATCH,
@@ -30,14 +43,11 @@ from nnkit.prims.recurrent_step_cuda import (
 __all__ = ["backward_twice_kernel", "forward_twice_kernel"]
 
 
-def forward_twice_kernel(act: Callable[..., Any], sig: Callable[..., Any]) -> Kernel:
-    """The walk forward of a GRU whose reset gate comes before R: a step has two products, of v and r, then of u; `inner` keeps r m."""
-    add_two, add_one = product(2), product(1)
-    two, one = registers(2 * ROWS), registers(ROWS)
-
-    @routine
-    def open_gates(r, total, first, u, source, place, now, quartet, inner, planes, shape, g):
-        """v and r of row first + r, in their places, and r m in shared memory behind both h."""
+def rows_forward(act: Callable[..., Any], sig: Callable[..., Any]) -> Any:
+    """(open_gates, finish): what a step makes of the thread's rows behind its first product, and behind its second."""
+    @each_row
+    def open_gates(r, first, u, total, source, place, now, quartet, inner, planes, shape, g):
+        """v and r, in their places, and r m in shared memory behind both h."""
         U, Q, T, _ = sizes(shape)
         row = (first + r) * T + source
         at = row * 3 * U + u
@@ -49,9 +59,9 @@ def forward_twice_kernel(act: Callable[..., Any], sig: Callable[..., Any]) -> Ke
         if inner.shape[0]:
             data(inner)[row * U + u] = within
 
-    @routine
-    def finish(r, total, first, u, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, mask, drop, state, planes,
-               shape, a):
+    @each_row
+    def finish(r, first, u, total, t, source, counts, begun, place, now, quartet, y, last, hidden, left, mask, drop, state, planes, shape, a):
+        """u, and h after the step."""
         (U, Q, T, _), n = sizes(shape), first + r
         at = (n * T + source) * 3 * U + u
         v, before = data(planes)[at], data(state)[n * U + u]
@@ -62,23 +72,28 @@ def forward_twice_kernel(act: Callable[..., Any], sig: Callable[..., Any]) -> Ke
         if drop.shape[0]:
             h *= data(drop)[n * U + u]
         place[4 * ((Q + quartet) * padded(U) - now + u) + r] = h
+    return open_gates, finish
+
+
+def forward_twice_kernel(act: Callable[..., Any], sig: Callable[..., Any]) -> Kernel:
+    """The walk forward of a GRU whose reset gate comes before R: a step has two products, of v and r, then of u; `inner` keeps r m."""
+    add_two, add_one = product(2), product(1)
+    two, one = registers(2 * ROWS), registers(ROWS)
+    open_gates, finish = rows_forward(act, sig)
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, last: Matrix, last_cell: Matrix, hidden: Matrix, cells: Matrix, left: Matrix, inner: Matrix,
                 planes: Matrix, recurrent: Vector, bias: Vector, h0: Matrix, c0: Matrix, mask: Matrix, drop: Matrix, state: Matrix, shape: Sequence,
                 a: Real, g: Real) -> None:
         """As `forward_kernel`'s."""
-        U, Q, T, N = shape[UNITS], shape[QUARTETS], shape[STEPS], shape[BATCH]
+        U, Q, T = shape[UNITS], shape[QUARTETS], shape[STEPS]
         place, P, chip = scratch(y), padded(U), 12 * padded(U) * Q
         columns, quartet, own = own_place(U)
         pair, single = two(y), one(y)
         fetch_weights(place, chip, recurrent, 3 * U, shape)
-        groups = divided(N + ROWS * Q - 1, ROWS * Q)[0]
-        start, stop = row_share(groups, tasks, task)
+        start, stop = groups_of(task, tasks, shape)
         for group in range(start, stop):
-            first = ROWS * (group * Q + quartet)
-            live = max(0, min(ROWS, N - first)) if quartet < Q else 0
-            end = U if live else 0
+            first, live, end = rows_of(group, quartet, shape)
             barrier()                                    # whoever used the scratch before is done
             if live:
                 begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, shape)
@@ -93,34 +108,25 @@ def forward_twice_kernel(act: Callable[..., Any], sig: Callable[..., Any]) -> Ke
                 u = own
                 while u < end:
                     add_two(pair, recurrent, chip, shape[ON_CHIP], u, 3 * U, U, 0, P // 4, place, now + quartet * P, y)
-                    n, j = anew(first), anew(u)
-                    r = 0
-                    while r < live:
-                        open_gates(r, pair, n, j, source, place, now, quartet, inner, planes, shape, g)
-                        r = anew(r + 1)
+                    open_gates(live, first, u, pair, source, place, now, quartet, inner, planes, shape, g)
                     u += columns
                 barrier()
                 u = own
                 while u < end:
                     add_one(single, recurrent, chip, shape[ON_CHIP], 2 * U + u, 3 * U, U, 0, P // 4, place, (2 * Q + quartet) * P, y)
-                    n, j = anew(first), anew(u)
-                    r = 0
-                    while r < live:
-                        finish(r, single, n, j, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, mask,
-                                drop, state, planes, shape, a)
-                        r = anew(r + 1)
+                    finish(live, first, u, single, t, source, counts, begun, place, now, quartet, y, last, hidden, left, mask, drop, state, planes,
+                           shape, a)
                     u += columns
                 now = P * Q - now
                 barrier()
     return forward
 
 
-def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[..., Any]) -> Kernel:
-    """The walk backward of a GRU whose reset gate comes before R: first what u gives, through R and the reset gate, then what v and r give."""
-    add_product, own_sums = product(1), registers(ROWS)
-
-    @routine
+def rows_backward(act_slope: Callable[..., Any], sig_slope: Callable[..., Any]) -> Any:
+    """(differentiate, pass_reset): what a step makes of the thread's rows before its first product, and behind it."""
+    @each_row
     def differentiate(r, first, u, t, source, counts, place, begins, quartet, through, single, planes, hidden, left, dy, mask, state, shape, a, g):
+        """The gradients of v and u, and what goes to h before the step past R."""
         (U, _, T, _), n = sizes(shape), first + r
         one = state.dtype.type(1)
         row = n * T + source
@@ -136,8 +142,9 @@ def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[...
         data(through)[row * 2 * U + u], data(single)[row * U + u] = dv, du
         place[4 * (quartet * 3 * padded(U) + u) + r], place[4 * ((quartet * 3 + 2) * padded(U) + u) + r] = dv, du
 
-    @routine
-    def pass_reset(r, total, first, u, source, counts, place, quartet, through, planes, left, drop, state, shape, g):
+    @each_row
+    def pass_reset(r, first, u, total, source, counts, place, quartet, through, planes, left, drop, state, shape, g):
+        """The gradient of r, and what goes to h before the step through u's part of R."""
         (U, _, T, _), n = sizes(shape), first + r
         row = n * T + source
         at = row * 3 * U + U + u
@@ -151,6 +158,13 @@ def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[...
         data(state)[n * U + u] += dp
         data(planes)[at], data(through)[row * 2 * U + U + u] = dr, dr
         place[4 * ((quartet * 3 + 1) * padded(U) + u) + r] = dr
+    return differentiate, pass_reset
+
+
+def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[..., Any]) -> Kernel:
+    """The walk backward of a GRU whose reset gate comes before R: first what u gives, through R and the reset gate, then what v and r give."""
+    add_product, own_sums = product(1), registers(ROWS)
+    differentiate, pass_reset = rows_backward(act_slope, sig_slope)
 
     @kernel
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,
@@ -164,12 +178,9 @@ def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[...
         columns, quartet, own = own_place(U)
         total = own_sums(state)
         fetch_weights(place, chip, turned, U, shape)
-        groups = divided(N + ROWS * Q - 1, ROWS * Q)[0]
-        start, stop = row_share(groups, tasks, task)
+        start, stop = groups_of(task, tasks, shape)
         for group in range(start, stop):
-            first = ROWS * (group * Q + quartet)
-            live = max(0, min(ROWS, N - first)) if quartet < Q else 0
-            end = U if live else 0
+            first, live, end = rows_of(group, quartet, shape)
             barrier()                                    # whoever used the scratch before is done
             clear_padding(place, 3 * Q, U, state)
             note_begins(place, begins, ROWS * group * Q, min(ROWS * Q, N - ROWS * group * Q), mask, shape)
@@ -182,32 +193,20 @@ def backward_twice_kernel(act_slope: Callable[..., Any], sig_slope: Callable[...
                 counts = rows_that_count(mask, first, live, source, T)
                 u = own
                 while u < end:
-                    n, j = anew(first), anew(u)
-                    r = 0
-                    while r < live:
-                        differentiate(r, n, j, t, source, counts, place, begins + ROWS * quartet, quartet, through, single, planes, hidden,
-                                       left, dy, mask, state, shape, a, g)
-                        r = anew(r + 1)
+                    differentiate(live, first, u, t, source, counts, place, begins + ROWS * quartet, quartet, through, single, planes, hidden, left,
+                                  dy, mask, state, shape, a, g)
                     u += columns
                 barrier()
                 u = own
                 while u < end:
                     add_product(total, turned, chip, shape[ON_CHIP], u, U, 0, P // 2, 3 * P // 4, place, quartet * 3 * P, state)
-                    n, j = anew(first), anew(u)
-                    r = 0
-                    while r < live:
-                        pass_reset(r, total, n, j, source, counts, place, quartet, through, planes, left, drop, state, shape, g)
-                        r = anew(r + 1)
+                    pass_reset(live, first, u, total, source, counts, place, quartet, through, planes, left, drop, state, shape, g)
                     u += columns
                 barrier()
                 u = own
                 while u < end:
                     add_product(total, turned, chip, shape[ON_CHIP], u, U, 0, 0, P // 2, place, quartet * 3 * P, state)
-                    n, j = anew(first), anew(u)
-                    r = 0
-                    while r < live:
-                        add_to_row(r, total, n, j, drop, state, shape)
-                        r = anew(r + 1)
+                    add_to_rows(live, first, u, total, drop, state, shape)
                     u += columns
                 barrier()
             if live:

@@ -292,9 +292,26 @@ def sum_of_parts(n, place, at, own, drop):
     return dm
 
 
+add_columns = shared_sums(COLUMNS)
+
+
+@routine
+def give_parts(found, place, chip, at, rank, own, part, row, parts, quartets, slots, units, like):
+    """The block's part of the gradient of h, for all units: each to its unit's owner."""
+    e = thread()
+    while e - warp_lane() < slots * parts:               # whole warps
+        add_columns(found, place, chip, e, slots, quartets, 0, part, parts, like)
+        v = divided(e, parts)[0]
+        for c in range(COLUMNS):
+            if part < ROWS and e < slots * parts and c * slots + v < units:
+                owner, s = divided(c * slots + v, own)
+                give(place, at + 4 * (rank * own + s) + row, owner, found[c])
+        e = anew(e + THREADS)
+
+
 def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
     """The walk backward of a cell as for `recurrent_cuda.backward_kernel`, by clusters."""
-    add_up, own_sums, (fetch, differentiate) = shared_sums(COLUMNS), registers(COLUMNS), step_backward(gates, cell)
+    own_sums, (fetch, differentiate) = registers(COLUMNS), step_backward(gates, cell)
 
     @clustered
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,
@@ -305,7 +322,7 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
         U, P, T, N = shape[UNITS], shape[PARTS], shape[STEPS], shape[BATCH]
         place, S, rank = scratch(state), shared_among(U, CLUSTER), task % CLUSTER
         J, V = shared_among(gates * S, 4 * P), shared_among(U, COLUMNS)
-        slots, parts = V * P, 16 * P * J                 # parts: where those of the gradient of h are, behind the gates' gradients
+        parts = 16 * P * J                               # parts: where those of the gradient of h are, behind the gates' gradients
         begins = parts + 2 * 4 * S * CLUSTER
         chip = begins + ROWS
         part, r = thread() & (P - 1), thread() & (ROWS - 1)
@@ -343,15 +360,7 @@ def backward_cluster_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                     if u < end:
                         kept = fetch(n, u, t, source, planes, hidden, cells, left, inner, dy, state, shape)
                 barrier()
-                e = thread()
-                while e - warp_lane() < slots:           # whole warps
-                    add_up(found, place, chip, e, V, J, 0, part, P, state)
-                    v = divided(e, P)[0]
-                    for c in range(COLUMNS):
-                        if part < ROWS and e < slots and c * V + v < U:
-                            owner, s = divided(c * V + v, S)
-                            give(place, other + 4 * (rank * S + s) + row, owner, found[c])
-                    e = anew(e + THREADS)
+                give_parts(found, place, chip, other, rank, S, part, row, P, J, V, U, state)
                 arrive()
                 if t > 0 and begin < end:                # on their way while the others come
                     kept = fetch(n, begin, t - 1, place_of(t - 1, shape), planes, hidden, cells, left, inner, dy, state, shape)

@@ -39,8 +39,8 @@ from nnkit.prims.recurrent_step_cuda import (
 )
 
 __all__ = [
-    "add_to_row", "backward_kernel", "begin_back", "begin_walk", "chosen", "clear_padding", "end_back", "fetch_weights", "forward_kernel",
-    "keep_state", "own_place", "pack_quartets", "pack_quartets_turned", "padded", "product", "quartet_sums",
+    "add_to_rows", "backward_kernel", "begin_back", "begin_walk", "chosen", "clear_padding", "each_row", "end_back", "fetch_weights",
+    "forward_kernel", "groups_of", "keep_state", "own_place", "pack_quartets", "pack_quartets_turned", "padded", "product", "quartet_sums", "rows_of",
 ]
 
 four = registers(ROWS)
@@ -61,6 +61,34 @@ def own_place(units):
 def chosen(own, first, r):
     """own[first + r], of registers: r may be unknown when the kernel is compiled."""
     return own[first] if r == 0 else own[first + 1] if r == 1 else own[first + 2] if r == 2 else own[first + 3]
+
+
+@routine
+def groups_of(task, tasks, shape):
+    """The task's share of the groups of 4 Q rows, as a range."""
+    rows = ROWS * shape[QUARTETS]
+    return row_share(divided(shape[BATCH] + rows - 1, rows)[0], tasks, task)
+
+
+@routine
+def rows_of(group, quartet, shape):
+    """(the first of the thread's four rows, how many of them there are, where its units end: a thread without rows goes along to the barriers)."""
+    first = ROWS * (group * shape[QUARTETS] + quartet)
+    live = max(0, min(ROWS, shape[BATCH] - first)) if quartet < shape[QUARTETS] else 0
+    return first, live, shape[UNITS] if live else 0
+
+
+def each_row(function: Callable[..., None]) -> Any:
+    """Of function(r, first, u, *rest) the routine (live, first, u, *rest) that calls it for the thread's rows r, those that there are."""
+    one = routine(function)
+
+    @routine
+    def each(live, first, u, *rest):
+        n, j, r = anew(first), anew(u), 0
+        while r < live:
+            one(r, n, j, *rest)
+            r = anew(r + 1)
+    return each
 
 
 @routine
@@ -172,14 +200,24 @@ def begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, s
         u += columns
 
 
-def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
-    """The walk forward of a cell. cell(z, s, p, q, b, shape, a, g) -> (h, c, values of the gates, inner): z what x gives to four gates, s what h
-    gives, b the bias of h, as tuples of four; gates beyond the cell's own are 0."""
-    add_product, own_sums, own_inputs = product(gates), registers(gates * ROWS), registers(gates * ROWS)
+def rows_forward(gates: int, cell: Callable[..., Any]) -> Any:
+    """(fetch, finish): what a step reads for the thread's rows before its product, and makes of them behind it. cell: see `forward_kernel`."""
     make, keep = step_forward(gates, cell)
 
     @routine
-    def finish(r, total, given, p, q, first, u, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, inner, bias,
+    def fetch(given, p, q, first, u, source, planes, state, shape):
+        """What x gives to the gates, p and q."""
+        U, T, N = shape[UNITS], shape[STEPS], shape[BATCH]
+        for r in range(ROWS):
+            n = min(first + r, N - 1)
+            for k in range(gates):
+                given[ROWS * k + r] = data(planes)[(n * T + source) * (gates * U) + k * U + u]
+            p[r] = data(state)[n * U + u]
+            if gates == 4:
+                q[r] = data(state)[(N + n) * U + u]
+
+    @each_row
+    def finish(r, first, u, total, given, p, q, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left, inner, bias,
                mask, drop, state, planes, shape, a, g):
         U, Q, _, _ = sizes(shape)
         zero, n = state.dtype.type(0), first + r
@@ -195,6 +233,14 @@ def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
         if drop.shape[0]:
             h *= data(drop)[n * U + u]
         place[4 * ((Q + quartet) * padded(U) - now + u) + r] = h
+    return fetch, finish
+
+
+def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
+    """The walk forward of a cell. cell(z, s, p, q, b, shape, a, g) -> (h, c, values of the gates, inner): z what x gives to four gates, s what h
+    gives, b the bias of h, as tuples of four; gates beyond the cell's own are 0."""
+    add_product, own_sums, own_inputs = product(gates), registers(gates * ROWS), registers(gates * ROWS)
+    fetch, finish = rows_forward(gates, cell)
 
     @kernel
     def forward(task: Int, tasks: Int, y: Matrix, last: Matrix, last_cell: Matrix, hidden: Matrix, cells: Matrix, left: Matrix, inner: Matrix,
@@ -207,18 +253,15 @@ def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
 
         Writes y, last, last_cell, hidden, cells, left, inner (=); updates planes.
         """
-        U, Q, T, N = shape[UNITS], shape[QUARTETS], shape[STEPS], shape[BATCH]
+        U, Q, T = shape[UNITS], shape[QUARTETS], shape[STEPS]
         place, width = scratch(y), gates * U
         P, chip = padded(U), 8 * padded(U) * Q
         columns, quartet, own = own_place(U)
         total, given, p, q = own_sums(y), own_inputs(y), four(y), four(y)
         fetch_weights(place, chip, recurrent, width, shape)
-        groups = divided(N + ROWS * Q - 1, ROWS * Q)[0]
-        start, stop = row_share(groups, tasks, task)
+        start, stop = groups_of(task, tasks, shape)
         for group in range(start, stop):
-            first = ROWS * (group * Q + quartet)
-            live = max(0, min(ROWS, N - first)) if quartet < Q else 0
-            end = U if live else 0                       # a thread without rows goes along to the barriers
+            first, live, end = rows_of(group, quartet, shape)
             barrier()                                    # whoever used the scratch before is done
             if live:
                 begin_walk(place, quartet, first, live, own, columns, h0, c0, drop, state, shape)
@@ -232,20 +275,10 @@ def forward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                 begun |= counts
                 u = own
                 while u < end:
-                    for r in range(ROWS):                # on their way while the products are made
-                        n = min(first + r, N - 1)
-                        for k in range(gates):
-                            given[ROWS * k + r] = data(planes)[(n * T + source) * width + k * U + u]
-                        p[r] = data(state)[n * U + u]
-                        if gates == 4:
-                            q[r] = data(state)[(N + n) * U + u]
+                    fetch(given, p, q, first, u, source, planes, state, shape)             # on their way while the products are made
                     add_product(total, recurrent, chip, shape[ON_CHIP], u, width, U, 0, P // 4, place, now + quartet * P, y)
-                    n, j = anew(first), anew(u)
-                    r = 0
-                    while r < live:
-                        finish(r, total, given, p, q, n, j, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells,
-                                left, inner, bias, mask, drop, state, planes, shape, a, g)
-                        r = anew(r + 1)
+                    finish(live, first, u, total, given, p, q, t, source, counts, begun, place, now, quartet, y, last, last_cell, hidden, cells, left,
+                           inner, bias, mask, drop, state, planes, shape, a, g)
                     u += columns
                 now = P * Q - now
                 barrier()
@@ -278,10 +311,27 @@ def end_back(first, live, own, columns, dh0, dc0, state, shape):
         u += columns
 
 
+@each_row
+def add_to_rows(r, first, u, total, drop, state, shape):
+    """What goes back through R."""
+    n = (first + r) * shape[UNITS] + u
+    dm = chosen(total, 0, r)
+    if drop.shape[0]:
+        dm *= data(drop)[n]
+    data(state)[n] += dm
+
+
 def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
     """The walk backward of a cell. cell(dh, dc, values of the gates, inner, p, q, shape, a, g) -> (gradients of the gates, the last one's for R, dp,
     dq): gates as tuples of four, dp without what goes through R."""
     add_product, own_sums, (fetch, differentiate) = product(1), registers(ROWS), step_backward(gates, cell)
+
+    @each_row
+    def differentiate_rows(r, first, u, t, source, counts, place, begins, quartet, through, planes, hidden, cells, left, inner, dy, mask, state,
+                           shape, a, g):
+        kept, P = fetch(first + r, u, t, source, planes, hidden, cells, left, inner, dy, state, shape), padded(shape[UNITS])
+        differentiate(kept, state.dtype.type(0), r, first + r, u, t, source, counts, place, begins + ROWS * quartet, quartet * gates * P + u, P,
+                      through, planes, mask, state, shape, a, g)
 
     @kernel
     def backward(task: Int, tasks: Int, dh0: Matrix, dc0: Matrix, through: Matrix, single: Matrix, planes: Matrix, hidden: Matrix, cells: Matrix,
@@ -299,12 +349,9 @@ def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
         columns, quartet, own = own_place(U)
         total = own_sums(state)
         fetch_weights(place, chip, turned, U, shape)
-        groups = divided(N + ROWS * Q - 1, ROWS * Q)[0]
-        start, stop = row_share(groups, tasks, task)
+        start, stop = groups_of(task, tasks, shape)
         for group in range(start, stop):
-            first = ROWS * (group * Q + quartet)
-            live = max(0, min(ROWS, N - first)) if quartet < Q else 0
-            end = U if live else 0
+            first, live, end = rows_of(group, quartet, shape)
             barrier()                                    # whoever used the scratch before is done
             clear_padding(place, gates * Q, U, state)
             note_begins(place, begins, ROWS * group * Q, min(ROWS * Q, N - ROWS * group * Q), mask, shape)
@@ -317,38 +364,19 @@ def backward_kernel(gates: int, cell: Callable[..., Any]) -> Kernel:
                 counts = rows_that_count(mask, first, live, source, T)
                 u = own
                 while u < end:
-                    n, j = anew(first), anew(u)
-                    r = 0
-                    while r < live:
-                        kept = fetch(n + r, j, t, source, planes, hidden, cells, left, inner, dy, state, shape)
-                        differentiate(kept, state.dtype.type(0), r, n + r, j, t, source, counts, place, begins + ROWS * quartet,
-                                      quartet * gates * P + j, P, through, planes, mask, state, shape, a, g)
-                        r = anew(r + 1)
+                    differentiate_rows(live, first, u, t, source, counts, place, begins, quartet, through, planes, hidden, cells, left, inner, dy,
+                                       mask, state, shape, a, g)
                     u += columns
                 barrier()
                 u = own
                 while u < end:
                     add_product(total, turned, chip, shape[ON_CHIP], u, U, 0, 0, gates * P // 4, place, quartet * gates * P, state)
-                    n, j = anew(first), anew(u)
-                    r = 0
-                    while r < live:
-                        add_to_row(r, total, n, j, drop, state, shape)
-                        r = anew(r + 1)
+                    add_to_rows(live, first, u, total, drop, state, shape)
                     u += columns
                 barrier()
             if live:
                 end_back(first, live, own, columns, dh0, dc0, state, shape)
     return backward
-
-
-@routine
-def add_to_row(r, total, first, u, drop, state, shape):
-    """What goes back through R to row first + r."""
-    n = (first + r) * shape[UNITS] + u
-    dm = chosen(total, 0, r)
-    if drop.shape[0]:
-        dm *= data(drop)[n]
-    data(state)[n] += dm
 
 
 # Before and behind the walk.
