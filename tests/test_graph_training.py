@@ -279,6 +279,8 @@ def test_neighbours_are_sampled_for_training():
     whole, sampled = model.evaluate([X, A], LABELS, mask=TRAIN), model.evaluate(loader)
     assert sampled["loss"] == pytest.approx(whole["loss"], rel=1e-5)
     assert sampled["accuracy"] == whole["accuracy"]
+    ordered = NeighborLoader(X, A, LABELS, nodes=TRAIN, fan_outs=(-1, -1), batch_size=4, shuffle=False, seed=1)
+    np.testing.assert_allclose(model.predict(ordered), model.predict([X, A])[TRAIN], rtol=1e-5, atol=1e-6)      # sums over neighbours in other orders
     history = model.fit(NeighborLoader(X, A, LABELS, nodes=TRAIN, fan_outs=(3, 3), batch_size=4, seed=1), epochs=40, verbose=0)
     assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
 
@@ -292,6 +294,8 @@ def test_many_small_graphs_come_in_batches():
     batches = model.evaluate(GraphLoader(features, adjacencies, labels, batch_size=16))
     assert batches["loss"] == pytest.approx(whole["loss"], rel=1e-5)
     assert batches["accuracy"] == whole["accuracy"]
+    predicted = model.predict(GraphLoader(features, adjacencies, labels, batch_size=16, shuffle=False))
+    np.testing.assert_allclose(predicted, model.predict([np.concatenate(features), Adjacency.blocks(adjacencies)]), rtol=1e-5, atol=1e-6)
     model.fit(GraphLoader(features, adjacencies, labels, batch_size=16), epochs=3, verbose=0)
     refused("adjacencies must have an entry for each of the 40 graphs, received 39", GraphLoader, features, adjacencies[1:])
     refused("x must have the features of at least one graph, received none", GraphLoader, [], [])

@@ -94,6 +94,33 @@ def test_batches_are_taken_from_iterables_and_functions():
         compiled().fit(iter(batches), epochs=2)
 
 
+def test_batches_are_evaluated_and_predicted():
+    """From iterators, iterables and functions; of a tuple the first is x, as for `fit`. A list is data."""
+    x, y = data(40)
+    model = compiled(seed=4)
+    batches = [(x[i:i + 16], y[i:i + 16]) for i in range(0, 40, 16)]
+    expected, predicted = model.evaluate(x, y), model.predict(x)
+    for given in (lambda: iter(batches), iter(batches)):
+        assert model.evaluate(given)["loss"] == pytest.approx(expected["loss"], rel=1e-6)       # a mean of the batches' float32 means
+    for given in (lambda: iter(batches), iter(batches), (part for part, _ in batches)):
+        np.testing.assert_allclose(model.predict(given), predicted, rtol=1e-6)
+    np.testing.assert_array_equal(model.predict([*x[:2]]), model.predict(x[:2]))
+    with pytest.raises(ValueError, match=r"^predict: x must give at least one batch, received none$"):
+        model.predict(iter(()))
+    with pytest.raises(ValueError, match=r"^x must have shape \(samples, 6\), received \(16, 2\)$"):
+        model.predict(iter([x[:16, :2]]))
+
+
+def test_batches_of_several_inputs_are_predicted():
+    a, b = nnkit.Input((2,), name="a"), nnkit.Input((2,), name="b")
+    h = nnkit.Add()([nnkit.Dense(3)(a), nnkit.Dense(3)(b)])
+    model = nnkit.compile(nnkit.Network([a, b], {"sum": h, "score": nnkit.Dense(1)(h)}), seed=0)
+    x = {name: np.random.default_rng(0).standard_normal((10, 2)) for name in "ab"}
+    found = model.predict({name: values[i:i + 4] for name, values in x.items()} for i in range(0, 10, 4))
+    for name, values in model.predict(x).items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6, atol=1e-6)       # products of fewer rows may add up in another order
+
+
 def test_sample_weights_and_class_weights():
     x, y = data(40)
     weighted, repeated, by_class = compiled(seed=1), compiled(seed=1), compiled(seed=1)

@@ -23,7 +23,7 @@ from nnkit.runtime.backend import Backend
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
 from nnkit.training.feed import as_batch
 from nnkit.training.fitting import Fitting, piece_of
-from nnkit.training.graphs import by_kind, input_arrays, sizes_of, smallest_sizes
+from nnkit.training.graphs import by_kind, input_arrays, samples_of, sizes_of, smallest_sizes
 from nnkit.training.outputs import Output, resolve_outputs
 from nnkit.training.progress import QUIET, Progress
 from nnkit.training.state import initialise, prepare_rates
@@ -214,7 +214,8 @@ class Engine:
 
     def run_forward(self, inputs: Sequence[Any], predictions: Sequence[np.ndarray], batch: int, mode: str = "predict",
                     progress: Progress = QUIET) -> None:
-        """Write the outputs for checked inputs, from the present position on. mode: "predict" or "features"."""
+        """Write the outputs for checked inputs. mode: "predict" or "features"."""
+        self.counters[POSITION] = 0
         tapes = [*self.cut(len(predictions[0]), batch, mode, sizes=sizes_of(inputs))]
         written = output_arrays(predictions)
         self.run_through(self.memory.hold(input_arrays(inputs), written).feed(written), tapes, progress)
@@ -293,6 +294,31 @@ class Engine:
             finally:
                 self.sums[:] = sums
         return {**logs, **self.metric_values([(data.targets, kept)])}
+
+    def predict_batches(self, batches: Iterable[Any], progress: Progress = QUIET) -> Predictions:
+        """`predict` on batches, one below the other."""
+        found: list[Predictions] = []
+        done = 0
+        with Use(self, "predict"):
+            for given in batches:
+                inputs, counted = self.batch_inputs(given)
+                predictions = self.room(samples_of(inputs, self.graph))
+                rows = self.rows_of(len(predictions[0]), len(predictions[0]), "predict")
+                self.run_forward(inputs, predictions, rows)
+                found.append(predictions if counted is None else tuple(each[counted] for each in predictions))
+                done += len(found[-1][0])
+                progress.advance(done, {})
+        if not found:
+            raise ValueError("predict: x must give at least one batch, received none")
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+    def batch_inputs(self, given: Any) -> tuple[tuple[Any, ...], np.ndarray | None]:
+        """The inputs of one batch of an iterable, checked, and which of its samples count, where not all do."""
+        if isinstance(given, GraphBatch):
+            return self.inputs(by_kind(self.graph, given.x, given.adjacency)), given.mask
+        if isinstance(given, LinkBatch):
+            return self.inputs(by_kind(self.graph, given.x, given.adjacency, given.pairs)), None
+        return self.inputs(given[0] if isinstance(given, tuple) and given else given), None
 
     # What comes out.
 

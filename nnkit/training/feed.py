@@ -16,7 +16,10 @@ import numpy as np
 from nnkit.runtime.device_array import DeviceArray
 from nnkit.spec import article
 
-__all__ = ["as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "as_whole", "class_weights", "is_batches", "same_length", "split"]
+__all__ = [
+    "as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "as_whole", "batches_of", "class_weights", "is_batches", "same_length",
+    "split",
+]
 
 BLOCK = 1 << 18                                          # elements looked at together: the check of a memmap needs no second copy in memory
 
@@ -212,6 +215,11 @@ def is_batches(x: Any) -> bool:
     if array_like or isinstance(x, (str, bytes, bytearray, Sequence, Mapping, Set, type)):
         return False
     return callable(x) or hasattr(x, "__iter__")
+
+
+def batches_of(x: Any) -> Any:
+    """The batches that x, of which `is_batches` is true, gives when it is gone through once."""
+    return x() if callable(x) else x
 
 
 def as_batch(batch: Any, what: str = "a batch") -> tuple[Any, Any, Any]:

@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 
 from nnkit.network import Graph, Ref
-from nnkit.plan.build import COUNTERS, lowered
+from nnkit.plan.build import lowered
 from nnkit.plan.plan import PERSISTENT
 from nnkit.training.data import Data
 
@@ -49,7 +49,6 @@ class Split:
         base = self.base
         found = [room((data.n, *output.shape), base.dtype) for output in base.outputs]
         own = [data.inputs[position] for position in self._own_inputs()]
-        base.counters[COUNTERS["position"]] = 0
         base.run_forward(own, found, batch, mode)
         inputs = tuple(found[source] if source >= 0 else data.inputs[-1 - source] for source in self.sources)
         return attrs.evolve(data, inputs=inputs)

@@ -20,7 +20,7 @@ from nnkit.runtime.backend import backend_of
 from nnkit.spec import article, is_of_family, nearest, received, resolve
 from nnkit.training.callbacks import Callback
 from nnkit.training.engine import Engine
-from nnkit.training.feed import as_whole, is_batches
+from nnkit.training.feed import as_whole, batches_of, is_batches
 from nnkit.training.fitting import Fitting
 from nnkit.training.graphs import Surroundings, samples_of, sizes_of
 from nnkit.training.history import History
@@ -382,7 +382,7 @@ class Model(Engine):
             if sample_weight is not None or mask is not None:
                 raise ValueError("evaluate: sample_weight and mask need arrays x and y, received batches")
             with one_pass("evaluate", None, verbose) as progress:
-                logs = self.evaluate_batches(x, check_finite, progress)
+                logs = self.evaluate_batches(batches_of(x), check_finite, progress)
                 progress.end_epoch(logs)
             return logs
         data = self.data(x, y, sample_weight, check_finite=check_finite, mask=mask)
@@ -395,15 +395,22 @@ class Model(Engine):
     def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH, verbose: int | str = 0) -> Any:
         """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them.
 
+        x may be batches, from an iterable or a function that returns one: x alone, or tuples (x, y, ...) as for `fit`, of which the first is taken;
+        or a loader of `nnkit.graph`, of whose nodes those that count are predicted. The rows are in the order in which they come.
         verbose: as for `fit`, 1 a progress line, 2 a line at the end; default 0, quiet.
         """
-        inputs = self.inputs(x)
-        n = samples_of(inputs, self.graph)
-        predictions = self.room(n)
-        rows = self.rows_of(as_whole(batch_size, 1, "batch_size"), n, "predict")
-        with Use(self, "predict"), one_pass("predict", n, verbose) as progress:
-            self.run_forward(inputs, predictions, rows, progress=progress)
-            progress.end_epoch({})
+        batch_size = as_whole(batch_size, 1, "batch_size")
+        if is_batches(x):
+            with one_pass("predict", None, verbose) as progress:
+                predictions = self.predict_batches(batches_of(x), progress)
+                progress.end_epoch({})
+        else:
+            inputs = self.inputs(x)
+            predictions = self.room(samples_of(inputs, self.graph))
+            rows = self.rows_of(batch_size, len(predictions[0]), "predict")
+            with Use(self, "predict"), one_pass("predict", len(predictions[0]), verbose) as progress:
+                self.run_forward(inputs, predictions, rows, progress=progress)
+                progress.end_epoch({})
         if self.whole is self and self.spec.output_names is not None:
             return dict(zip(self.spec.output_names, predictions, strict=True))
         return predictions if len(predictions) > 1 else predictions[0]
