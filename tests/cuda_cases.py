@@ -14,7 +14,7 @@ from cuda_cases_recurrent import packed, recurrent_cases, turned
 from nnkit.layers.pool import by_channel
 from nnkit.layers.pool_cpu import max_forward as max_cpu
 from nnkit.layers.window import Span
-from nnkit.plan.build import COUNTERS, SUMS
+from nnkit.plan.layout import COUNTERS, SUMS
 from nnkit.prims.convolution import Convolution
 
 __all__ = ["CASES", "KernelCase"]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from helpers import Results, Rig, alone, parts
-from nnkit.plan.build import COUNTERS, SUMS, build, lay_out, shuffle_plan
+from nnkit.plan.build import build, shuffle_plan
 from nnkit.plan.launch import ARCHITECTURE
+from nnkit.plan.layout import COUNTERS, SUMS, lay_out
 from nnkit.runtime.cpu import Memory
 from nnkit.runtime.cuda import Device, DeviceTape
 from nnkit.runtime.device_memory import DeviceMemory

@@ -29,7 +29,7 @@ from nnkit import (
 )
 from nnkit.io.report import FormatError
 from nnkit.io.safetensors import Reader
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from test_native import (
     closed_case,
     conv_case,

@@ -11,7 +11,7 @@ import pytest
 
 import nnkit
 from nnkit import Dense, Dropout, Input, Network, Sequential
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.runtime import driver, ptx_store
 
 pytest.importorskip("numba_cuda", reason="needs nnkit[cuda-test]")

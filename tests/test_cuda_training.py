@@ -26,7 +26,7 @@ from nnkit import (
     Sequential,
 )
 from nnkit.graph import Adjacency
-from nnkit.plan.build import Sizes, build, lay_out
+from nnkit.plan.build import Sizes, build
 from nnkit.plan.launch import (
     ARCHITECTURE,
     CLUSTERS,
@@ -39,6 +39,7 @@ from nnkit.plan.launch import (
     shared_bytes,
     step_words,
 )
+from nnkit.plan.layout import lay_out
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.training.data import Data

@@ -93,7 +93,7 @@ def test_a_shuffled_order_is_a_permutation_that_epochs_change(n):
     orders = []
     for epoch in range(3):
         order = np.full(n, -1)
-        model.counters[nnkit.plan.build.COUNTERS["epoch"]] = epoch
+        model.counters[nnkit.plan.layout.COUNTERS["epoch"]] = epoch
         tape.bind({"order": order})
         tape.run()
         assert np.array_equal(np.sort(order), np.arange(n))

@@ -13,7 +13,8 @@ from nnkit.layers.dense import Dense
 from nnkit.layers.dropout import Dropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D, five, runs
 from nnkit.layers.noise import GaussianNoise
 from nnkit.network import Input, Sequential
-from nnkit.plan.build import COUNTERS, build, lay_out
+from nnkit.plan.build import build
+from nnkit.plan.layout import COUNTERS, lay_out
 
 
 class Steps(Rig):

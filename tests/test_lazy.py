@@ -32,7 +32,8 @@ from nnkit import (
 from nnkit.optimizers import CallableSchedule, CosineDecay, ExponentialDecay, PiecewiseConstantDecay, lazy
 from nnkit.optimizers.lazy import SPAN
 from nnkit.plan import build as build_module
-from nnkit.plan.build import COUNTERS, build, lay_out
+from nnkit.plan.build import build
+from nnkit.plan.layout import COUNTERS, lay_out
 from nnkit.prims import touched_cpu
 
 # Where gradients depend on the numbers, they differ, too; and a gradient near 0 makes Adam's m / sqrt(v) as sensitive as it is small itself.

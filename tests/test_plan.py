@@ -7,7 +7,8 @@ import nnkit
 from nnkit import Adam, Add, Dense, Input, Network, Sequential
 from nnkit.plan import passes
 from nnkit.plan.arena import lives
-from nnkit.plan.build import build, lay_out
+from nnkit.plan.build import build
+from nnkit.plan.layout import lay_out
 from nnkit.plan.plan import Buffer, Plan, Step
 
 

@@ -12,7 +12,8 @@ from helpers import Rig, assert_close, assert_same_bits, many_tasks
 from nnkit.layers.pool import MaxPooling2D, by_channel, stages
 from nnkit.layers.window import spans
 from nnkit.network import Input, Sequential
-from nnkit.plan.build import build, lay_out
+from nnkit.plan.build import build
+from nnkit.plan.layout import lay_out
 
 
 def rig(layer, shape, batch, **options):

@@ -9,7 +9,8 @@ import pytest
 import nnkit
 from helpers import Rig, assert_close
 from nnkit.network import Input, Sequential
-from nnkit.plan.build import build, lay_out
+from nnkit.plan.build import build
+from nnkit.plan.layout import lay_out
 
 
 def rig(layer, shape, batch, **options):

@@ -6,7 +6,8 @@ import pytest
 
 from nnkit.layers.reshape import Flatten, Reshape
 from nnkit.network import Input, Sequential
-from nnkit.plan.build import build, lay_out
+from nnkit.plan.build import build
+from nnkit.plan.layout import lay_out
 
 
 def test_no_steps():

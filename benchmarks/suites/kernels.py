@@ -12,7 +12,8 @@ import scipy.sparse
 import nnkit
 from nnkit.jit import Int, Matrix, kernel
 from nnkit.plan.arena import aligned
-from nnkit.plan.build import COUNTERS, Builder, Layout, lay_out
+from nnkit.plan.build import Builder
+from nnkit.plan.layout import COUNTERS, Layout, lay_out
 from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.prims.csr import CHUNK

@@ -18,7 +18,7 @@ import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.csr import CsrArrays, as_numbers, refuse_flags
-from nnkit.plan import build
+from nnkit.plan import layout as plan_layout
 from nnkit.plan.passes import split_into_tasks
 from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
 from nnkit.runtime.cpu import Memory, Tape
@@ -181,7 +181,7 @@ def external(name: str, array: np.ndarray) -> Buffer:
 
 def step_tape(mode: str, steps: Sequence[Step], threads: int | None, dtype: str = "float32") -> Tape:
     """A tape of steps that touch no memory but external arrays."""
-    layout = build.Layout(dtype=dtype, offsets={}, buffers={}, parameters={}, gradients={})
+    layout = plan_layout.Layout(dtype=dtype, offsets={}, buffers={}, parameters={}, gradients={})
     return Tape(split_into_tasks(Plan(mode=mode, batch=0, dtype=dtype, steps=tuple(steps))), Memory(layout), threads)
 
 
@@ -208,8 +208,8 @@ class SeedOrder:
 
     def __init__(self, n: int, seed: int, shuffle: bool) -> None:
         self.order = np.arange(n)
-        self.counters = np.zeros(len(build.COUNTERS), np.int64)
-        self.counters[build.COUNTERS["seed"]] = seed
+        self.counters = np.zeros(len(plan_layout.COUNTERS), np.int64)
+        self.counters[plan_layout.COUNTERS["seed"]] = seed
         self.tape: Tape | None = None
         if shuffle:
             step = Step("prims.random.shuffle", "", "feed", writes=(external("order", self.order),), reads=(external("counters", self.counters),))
@@ -220,7 +220,7 @@ class SeedOrder:
         if self.tape is None:
             return self.order
         order = np.empty_like(self.order)
-        self.counters[build.COUNTERS["epoch"]] = epoch
+        self.counters[plan_layout.COUNTERS["epoch"]] = epoch
         self.tape.bind({"order": order, "counters": self.counters})
         self.tape.run()
         return order

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnkit.io.native import restart_rows, tensors_of
 from nnkit.optimizers.schedules import Schedule
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.runtime.backend import backend_of
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from nnkit._version import __version__
 from nnkit.io.report import FormatError, Report, compare, source_names
 from nnkit.io.safetensors import Reader, write
 from nnkit.optimizers.schedules import Schedule
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.runtime.backend import backend_of
 from nnkit.spec import CLASSES, from_json, is_of_family, to_json, type_name
 from nnkit.spec import FORMAT as SPEC_FORMAT

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from nnkit.jit import Counters, Double, Doubles, Int, Matrix, Real, Vector, kernel
 from nnkit.layers.noise_cpu import BLOCK, block_like, draw_normals
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.reduce_cpu import run_sums
 from nnkit.prims.simd_cpu import address, part

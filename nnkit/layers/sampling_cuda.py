@@ -5,7 +5,7 @@ from __future__ import annotations
 from nnkit.cuda_jit import THREADS, data, kernel, routine, scratch, thread
 from nnkit.jit import Counters, Double, Doubles, Int, Matrix, Real, Vector
 from nnkit.layers.noise_cuda import DRAWN, draw_normals
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.prims.block_cuda import block_sum, row_share
 from nnkit.prims.pointwise_cuda import pointwise
 from nnkit.scalar import exp, expm1

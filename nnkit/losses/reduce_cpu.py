@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnkit.jit import Double, Doubles, Int, Vector, kernel
-from nnkit.plan.build import SUMS
+from nnkit.plan.layout import SUMS
 
 __all__ = ["accumulate", "report"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnkit.cuda_jit import THREADS, data, kernel, scratch, thread
 from nnkit.jit import Double, Doubles, Int, Vector
-from nnkit.plan.build import SUMS
+from nnkit.plan.layout import SUMS
 from nnkit.prims.block_cuda import block_sum
 
 __all__ = ["accumulate", "report"]

@@ -14,7 +14,7 @@ from nnkit.optimizers import rules_cpu as rules
 from nnkit.optimizers.base import PIECE, WIDTH
 from nnkit.optimizers.lazy import LONG, RECORD, SHORT, SPAN
 from nnkit.optimizers.rules_cpu import rate_of
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.simd_cpu import part, prefetch, run

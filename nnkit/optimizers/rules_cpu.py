@@ -16,7 +16,7 @@ import numpy as np
 
 from nnkit.jit import Counters, Double, Doubles, Int, Kernel, Vector, kernel, routine, scalar
 from nnkit.optimizers.base import PIECE, WIDTH
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.simd_cpu import part
 from nnkit.scalar import maximum, minimum, sqrt, whole_power

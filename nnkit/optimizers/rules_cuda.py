@@ -15,7 +15,7 @@ from nnkit.jit import Counters, Double, Doubles, Int, Vector
 from nnkit.optimizers import rules_cpu as cpu
 from nnkit.optimizers.base import PIECE, WIDTH
 from nnkit.optimizers.rules_cpu import rate_of
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.prims.block_cuda import AT_ONCE, block_sum, row_share, several, share, wholes
 from nnkit.prims.pointwise_cuda import pointwise
 from nnkit.scalar import maximum, minimum, sqrt

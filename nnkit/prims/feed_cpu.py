@@ -1,12 +1,12 @@
 """Kernels that bring the data set's rows into the arena, predictions out of it, and count.
 
-N rows of the batch, F features of a row. `counters` is laid out as plan.build.COUNTERS says.
+N rows of the batch, F features of a row. `counters` is laid out as plan.layout.COUNTERS says.
 """
 
 from __future__ import annotations
 
 from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals, kernel, routine
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, copy_masked, copy_whole, itemsize, lanes
 

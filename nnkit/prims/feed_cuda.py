@@ -7,7 +7,7 @@ from typing import Any
 
 from nnkit.cuda_jit import THREADS, data, kernel, routine, thread
 from nnkit.jit import Counters, Int, LabelMatrix, Matrix, Ordinals
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.prims.block_cuda import divided, row_share
 
 __all__ = ["POSITION", "advance", "copy_counters", "gather_labels", "gather_rows", "gathering", "scatter"]

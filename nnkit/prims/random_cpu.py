@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnkit.jit import Counters, Int, Ordinals, kernel
-from nnkit.plan.build import COUNTERS, STREAMS
+from nnkit.plan.layout import COUNTERS, STREAMS
 from nnkit.scalar import philox, place_below
 
 __all__ = ["shuffle"]

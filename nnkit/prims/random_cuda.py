@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnkit.cuda_jit import THREADS, barrier, data, kernel, thread
 from nnkit.jit import Counters, Int, Ordinals
-from nnkit.plan.build import COUNTERS, STREAMS
+from nnkit.plan.layout import COUNTERS, STREAMS
 from nnkit.scalar import philox, place_below
 
 __all__ = ["shuffle"]

@@ -13,8 +13,8 @@ from typing import Any
 
 import attrs
 
-from nnkit.plan.build import Layout
 from nnkit.plan.launch import ARCHITECTURE, LIBRARY
+from nnkit.plan.layout import Layout
 from nnkit.plan.plan import PERSISTENT, Plan, Step
 from nnkit.plan.products import check_precision
 from nnkit.runtime import cpu

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.plan.build import Layout
+from nnkit.plan.layout import Layout
 from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
 from nnkit.runtime import store
 from nnkit.runtime.threads import CELLS, STOP, TICKET, WAIT, ask_helpers, available_threads

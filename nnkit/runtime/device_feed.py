@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 from nnkit.runtime.cuda import Block, Device, DeviceTape, Location
 from nnkit.runtime.device_array import DeviceArray
 

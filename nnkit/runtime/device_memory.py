@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from nnkit.plan.build import Layout
+from nnkit.plan.layout import Layout
 from nnkit.plan.plan import CHIP, Buffer, Plan
 from nnkit.runtime import cpu
 from nnkit.runtime.cuda import Block, Device, DeviceTape

@@ -16,7 +16,8 @@ from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
 from nnkit.network import Container, Graph
 from nnkit.optimizers.base import Optimizer
-from nnkit.plan.build import COUNTERS, SUMS, Layout, Sizes, build, flush_plan, lay_out, numbered, shuffle_plan
+from nnkit.plan.build import Sizes, build, flush_plan, numbered, shuffle_plan
+from nnkit.plan.layout import COUNTERS, SUMS, Layout, lay_out
 from nnkit.plan.plan import Plan
 from nnkit.runtime import cpu
 from nnkit.runtime.backend import Backend

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.plan.build import COUNTERS, Sizes
+from nnkit.plan.build import Sizes
+from nnkit.plan.layout import COUNTERS
 from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, overridden
 from nnkit.training.data import Data, Kept
 from nnkit.training.feed import as_batch, as_whole, is_batches, split

@@ -13,8 +13,9 @@ from nnkit.io.report import Report, compare, source_names
 from nnkit.network import Container
 from nnkit.optimizers.base import Optimizer
 from nnkit.optimizers.schedules import Schedule
-from nnkit.plan.build import COUNTERS, SUMS, numbered_input
+from nnkit.plan.build import numbered_input
 from nnkit.plan.describe import summary_text
+from nnkit.plan.layout import COUNTERS, SUMS
 from nnkit.plan.plan import Plan
 from nnkit.runtime.backend import backend_of
 from nnkit.spec import article, is_of_family, nearest, received, resolve

@@ -10,7 +10,7 @@ import numpy as np
 from nnkit.derive import layers_matching, with_flags
 from nnkit.network import Container, own_name
 from nnkit.optimizers.schedules import Schedule
-from nnkit.plan.build import COUNTERS, LEARNING_RATES, lay_out
+from nnkit.plan.layout import COUNTERS, LEARNING_RATES, lay_out
 from nnkit.pretrained import pretrained_networks
 from nnkit.training.use import Use
 

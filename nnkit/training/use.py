@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnkit.plan.build import COUNTERS
+from nnkit.plan.layout import COUNTERS
 
 if TYPE_CHECKING:
     from nnkit.training.engine import Engine
