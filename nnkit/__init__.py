@@ -31,3 +31,4 @@ from nnkit.spec import to_json as to_json
 from nnkit.training.callbacks import *  # noqa: F403
 from nnkit.training.history import History as History
 from nnkit.training.model import *  # noqa: F403
+from nnkit.training.monitoring import *  # noqa: F403

@@ -9,17 +9,8 @@ import numpy as np
 import pytest
 
 import nnkit
-from nnkit.training.callbacks import (
-    Callback,
-    CSVLogger,
-    EarlyStopping,
-    LambdaCallback,
-    ModelCheckpoint,
-    ReduceLROnPlateau,
-    TerminateOnNaN,
-    as_callbacks,
-    needs_batches,
-)
+from nnkit.training.callbacks import Callback, CSVLogger, LambdaCallback, TerminateOnNaN, as_callbacks, needs_batches
+from nnkit.training.monitoring import EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 
 
 class FakeModel:
