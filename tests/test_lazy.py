@@ -31,7 +31,7 @@ from nnkit import (
 )
 from nnkit.optimizers import CallableSchedule, CosineDecay, ExponentialDecay, PiecewiseConstantDecay, lazy
 from nnkit.optimizers.lazy import SPAN
-from nnkit.plan import build as build_module
+from nnkit.plan import layout
 from nnkit.plan.build import build
 from nnkit.plan.layout import COUNTERS, lay_out
 from nnkit.prims import touched_cpu
@@ -60,7 +60,7 @@ DENSE = [Nadam(0.02), RMSprop(0.01, momentum=1.01), Adam(0.02, beta_1=0.9, beta_
 @pytest.fixture(autouse=True)
 def small_tables_too(monkeypatch):
     """The tables here are updated row by row although they are small."""
-    monkeypatch.setattr(build_module, "LEAST_ROWWISE", 1)
+    monkeypatch.setattr(layout, "LEAST_ROWWISE", 1)
 
 
 def names(optimizers):
