@@ -206,7 +206,8 @@ def test_of_equal_numbers_the_first_wins_and_nan_is_the_largest():
 FOLDED = [
     *[[Conv2D(17, 3, use_bias=use_bias, algorithm=algorithm), BatchNormalization(**fields), ReLU()]
       for use_bias in (True, False) for algorithm in ("taps", "direct", "few", "winograd4") for fields in ({}, {"scale": False}, {"center": False})],
-    [Conv2D(6, 1), BatchNormalization()], [DepthwiseConv2D(3, depth_multiplier=2), BatchNormalization()], [Dense(7), BatchNormalization()],
+    *[[layer, BatchNormalization()] for use_bias in (True, False) for layer in (
+        Conv2D(6, 1, use_bias=use_bias), DepthwiseConv2D(3, depth_multiplier=2, use_bias=use_bias), Dense(7, use_bias=use_bias))],
     [Conv2D(9, 3, algorithm="few"), BatchNormalization(), BatchNormalization(center=False)], [Dense(7), BatchNormalization(), BatchNormalization()],
     [SeparableConv2D(6, 3), BatchNormalization()], [Conv2D(6, 3), BatchNormalization(), Conv2D(5, 3), BatchNormalization()],
 ]

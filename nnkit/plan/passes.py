@@ -129,7 +129,8 @@ def _folded(plan: Plan, normalize: Step) -> Plan:
     between = _between(plan, weight, product)
     earlier = [step for step in plan.steps if _names(step.writes) & _names(moving.reads)]
     last = instead(product)
-    last = attrs.evolve(last, reads=tuple(shift if b == bias else b for b in last.reads), filters=(scaled, shift),
+    at = product.reads.index(bias)                       # the first: what a kernel does without may look the same
+    last = attrs.evolve(last, reads=(*last.reads[:at], shift, *last.reads[at + 1:]), filters=(scaled, shift),
                         writes=(normalize.writes[0].reshaped(*product.writes[0].shape),))
     moved = [*earlier, moving, fold, *map(instead, between), last]
     gone = {id(step) for step in (*earlier, moving, *between, normalize)}
