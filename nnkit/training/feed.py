@@ -279,7 +279,7 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
             raise TypeError(f"{rule} {_kind_of(value)}")
         if array.dtype.kind == "O" and all(isinstance(row, (list, tuple, np.ndarray)) for row in array.flat):
             raise ValueError(ragged)
-        if array.dtype.kind == "O" and not hint:
+        if array.dtype.kind == "O" and not hint and what.startswith(("x", "y", "sample_weight")):
             number_them = f"; if it holds nothing but numbers, pass np.asarray({what}, float)"
         raise TypeError(f"{rule} {KINDS.get(array.dtype.kind, 'records')} (dtype {array.dtype}){number_them}")
     return array
