@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from nnkit.cuda_jit import THREADS, Kernel, behind, both_sides, data, kernel, nothing, registers, routine, thread
 from nnkit.jit import Int, Matrix, Tensor3, Vector, Windows
 from nnkit.prims.block_cuda import divided, row_share
@@ -44,11 +46,16 @@ def reading(size: int) -> Any:
     """The routine that reads size x size places of an image."""
     @routine
     def read(found, source, at, step, h, w, H, W, like):
-        """found[size i + j] = the number at place (h + i, w + j), which is source[at + (i W + j) step]; 0 outside of the H x W places."""
+        """found[size i + j] = the number at place (h + i, w + j), which is source[at + (i W + j) step]; 0 outside of the H x W places.
+
+        Outside a number that is there is read and not used: without branches all of them are on their way at a time.
+        """
+        zero = like.dtype.type(0)
         for i in range(size):
             for j in range(size):
-                inside = 0 <= h + i < H and 0 <= w + j < W
-                found[size * i + j] = source[at + (i * W + j) * step] if inside else like.dtype.type(0)
+                inside = (np.uint32(h + i) < np.uint32(H)) & (np.uint32(w + j) < np.uint32(W))
+                value = source[at + (i * W + j) * step if inside else 0]
+                found[size * i + j] = value if inside else zero
     return read
 
 
