@@ -192,44 +192,27 @@ weight2, weight4 = weight_of(2), weight_of(4)
 
 # The products, by tiles as in matmul_cuda.py.
 
-def product_of(side: int) -> Kernel:
-    """The kernel that multiplies the matrices of two stacks by tiles of that size."""
-    make_tile: Any = tile_of(ARITHMETIC, side, True, False)
+def product_of(side: int, turned: bool) -> Kernel:
+    """The kernel that multiplies the matrices of two stacks by tiles of that size, the left ones transposed if `turned`."""
+    make_tile: Any = tile_of(ARITHMETIC, side, not turned, False)
 
     @kernel
     def product(task: Int, tasks: Int, y: Tensor3, a: Tensor3, b: Tensor3) -> None:
-        """y[k] = a[k] b[k]. Shapes: y [K, M, N], or [K, slices M, N]: the sums over slices of I, one behind the other; a [K, M, I], b [K, I, N].
+        """y[k] = a[k] b[k]. Shapes: y [K, M, N], or [K, slices M, N]: the sums over slices of I, one behind the other; a [K, M, I] or, turned,
+        [K, I, M], b [K, I, N].
 
         Task t covers the tiles t, t + tasks, ... of all. Writes y (=).
         """
-        stacks, rows, inner = a.shape
-        columns, none = b.shape[2], nothing(a)
+        stacks, inner, columns = b.shape
+        rows, leading, none = a.shape[2 if turned else 1], a.shape[2], nothing(a)
         slices = divided(y.shape[1], max(1, rows))[0]
         tiles = tiles_of(rows, columns, side) * slices
         for number in range(task, stacks * tiles, tasks):
             k, tile = divided(number, tiles)
-            make_tile(tile, slices, rows, columns, inner, behind(data(y), k * y.shape[1] * columns), behind(data(a), k * rows * inner), inner,
+            make_tile(tile, slices, rows, columns, inner, behind(data(y), k * y.shape[1] * columns), behind(data(a), k * rows * inner), leading,
                       behind(data(b), k * inner * columns), columns, none, none, y)
     return product
 
 
-def product_turned_of(side: int) -> Kernel:
-    """The same with the left factors transposed."""
-    make_tile: Any = tile_of(ARITHMETIC, side, False, False)
-
-    @kernel
-    def product_turned(task: Int, tasks: Int, y: Tensor3, a: Tensor3, b: Tensor3) -> None:
-        """y[k] = a[k]^T b[k]. Shapes: y [K, M, N] or [K, slices M, N], a [K, I, M], b [K, I, N]. Otherwise as `product`."""
-        stacks, inner, rows = a.shape
-        columns, none = b.shape[2], nothing(a)
-        slices = divided(y.shape[1], max(1, rows))[0]
-        tiles = tiles_of(rows, columns, side) * slices
-        for number in range(task, stacks * tiles, tasks):
-            k, tile = divided(number, tiles)
-            make_tile(tile, slices, rows, columns, inner, behind(data(y), k * y.shape[1] * columns), behind(data(a), k * rows * inner), rows,
-                      behind(data(b), k * inner * columns), columns, none, none, y)
-    return product_turned
-
-
-product_32, product_64, product_128 = map(product_of, (32, 64, 128))
-product_turned_32, product_turned_64, product_turned_128 = map(product_turned_of, (32, 64, 128))
+product_32, product_64, product_128 = (product_of(side, False) for side in (32, 64, 128))
+product_turned_32, product_turned_64, product_turned_128 = (product_of(side, True) for side in (32, 64, 128))
