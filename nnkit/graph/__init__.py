@@ -12,7 +12,7 @@ import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.blocks import GraphLoader
-from nnkit.graph.csr import CsrArrays, as_numbers, refuse_flags
+from nnkit.graph.csr import CsrArrays, as_members
 from nnkit.graph.links import EdgeSplit, LinkBatch, LinkLoader, sample_negatives, split_edges
 from nnkit.graph.sampling import GraphBatch, NeighborLoader
 from nnkit.training.feed import as_whole
@@ -56,6 +56,5 @@ def mask_of(indices: Any, nodes: int) -> np.ndarray:
         ValueError: one out of range; nodes below 1; a mask of numbers in place of indices.
     """
     mask = np.zeros(as_whole(nodes, 1, "nodes"), bool)
-    refuse_flags(indices, nodes, "indices")
-    mask[as_numbers(indices, nodes, "indices")] = True
+    mask[as_members(indices, nodes, "indices")] = True
     return mask

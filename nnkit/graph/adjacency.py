@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from nnkit.graph.csr import LIMIT, CsrArrays, as_numbers, locked, refuse_flags, refuse_outside
+from nnkit.graph.csr import LIMIT, CsrArrays, as_members, locked, refuse_outside
 from nnkit.training.feed import as_samples, as_whole
 
 __all__ = ["NORMALIZATIONS", "Adjacency"]
@@ -208,8 +208,7 @@ class Adjacency:
         Raises:
             TypeError, ValueError: no whole numbers, out of range, repeated; no nodes at all.
         """
-        refuse_flags(nodes, self.nodes, "nodes")
-        chosen = as_numbers(nodes, self.nodes, "nodes")
+        chosen = as_members(nodes, self.nodes, "nodes")
         number = np.full(self.nodes, -1, np.int32)
         number[chosen] = turn = np.arange(len(chosen), dtype=np.int32)
         if not len(chosen):

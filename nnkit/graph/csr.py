@@ -15,7 +15,7 @@ import numpy as np
 
 from nnkit.training.feed import KINDS
 
-__all__ = ["LIMIT", "CsrArrays", "as_numbers", "locked", "refuse_flags", "refuse_outside"]
+__all__ = ["LIMIT", "CsrArrays", "as_members", "as_numbers", "locked", "refuse_flags", "refuse_outside"]
 
 Triple: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -220,6 +220,12 @@ def as_numbers(value: Any, limit: int, what: str) -> np.ndarray:
         raise TypeError(f"{what} must hold whole numbers, received dtype {array.dtype}")
     refuse_outside(array, limit, what)
     return array.astype(np.int64)
+
+
+def as_members(value: Any, n: int, what: str) -> np.ndarray:
+    """Numbers of some of n, as `as_numbers`. Raises ValueError for a mask of numbers, too."""
+    refuse_flags(value, n, what)
+    return as_numbers(value, n, what)
 
 
 def refuse_flags(value: Any, n: int, what: str) -> None:

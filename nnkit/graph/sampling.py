@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
-from nnkit.graph.csr import CsrArrays, as_numbers, refuse_flags
+from nnkit.graph.csr import CsrArrays, as_members
 from nnkit.plan import layout as plan_layout
 from nnkit.plan.passes import split_into_tasks
 from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
@@ -153,8 +153,7 @@ def _as_seeds(nodes: Any, V: int) -> np.ndarray:
     """Distinct node numbers as int32."""
     if nodes is None:
         return np.arange(V, dtype=np.int32)
-    refuse_flags(nodes, V, "nodes")
-    seeds = as_numbers(nodes, V, "nodes")
+    seeds = as_members(nodes, V, "nodes")
     if not len(seeds):
         raise ValueError("nodes must name at least one node, received none")
     times = np.bincount(seeds)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.io.native import restart_rows, tensors_of
-from nnkit.optimizers.schedules import Schedule
+from nnkit.io.native import rate_of, restart_rows, tensors_of
 from nnkit.plan.layout import COUNTERS
 from nnkit.runtime.backend import backend_of
 
@@ -30,9 +29,7 @@ def apart(model: Model) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str
     runtime = model.runtime
     compiled = {name: getattr(model, name) for name in ("spec", "optimizer", "outputs", "dtype", "seed", "threads")}
     backend = {"name": runtime.name, "precision": runtime.precision, "blas": runtime.blas}
-    counted: dict[str, Any] = {name: int(model.counters[COUNTERS[name]]) for name in COUNTED}
-    if model.optimizer is not None and not isinstance(model.optimizer.learning_rate, Schedule):
-        counted["learning_rate"] = model.learning_rate
+    counted = {**{name: int(model.counters[COUNTERS[name]]) for name in COUNTED}, "learning_rate": rate_of(model)}
     return {**compiled, "backend": backend}, {name: np.array(value) for name, value in tensors_of(model).items()}, counted
 
 
@@ -48,6 +45,6 @@ def joined(compiled: Mapping[str, Any], arrays: Mapping[str, np.ndarray], counte
     for name in COUNTED:
         model.counters[COUNTERS[name]] = counted[name]
     restart_rows(model, counted["step"])
-    if "learning_rate" in counted:
+    if counted["learning_rate"] is not None:
         model.learning_rate = counted["learning_rate"]
     return model

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from nnkit.training.model import Model
 
 __all__ = [
-    "Saved", "check_name", "is_native", "load", "load_weights", "read_native", "read_tensors", "restart_rows", "save", "save_weights", "tensors_of",
+    "Saved", "check_name", "is_native", "load", "load_weights", "rate_of", "read_native", "read_tensors", "restart_rows", "save", "save_weights",
+    "tensors_of",
 ]
 
 FORMAT = 1
@@ -64,7 +65,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
                          "or the part's parameters, save_weights(path)")
     arrays = tensors_of(model)
     document = {**_head(), **described(model)}
-    document.update(step=int(model.counters[COUNTERS["step"]]), epoch=int(model.counters[COUNTERS["epoch"]]), learning_rate=_rate(model))
+    document.update(step=int(model.counters[COUNTERS["step"]]), epoch=int(model.counters[COUNTERS["epoch"]]), learning_rate=rate_of(model))
     if model.fitting is not None:
         from nnkit.io.resume import progress_of
 
@@ -90,21 +91,22 @@ def _head() -> dict[str, Any]:
     return {"format": FORMAT, "nnkit": __version__}
 
 
-def _parameters(model: Model) -> dict[str, np.ndarray]:
-    """Views of the parameters in the order of the graph."""
-    return {name: model.memory.view(model.layout.parameters[name]) for name in model.graph.parameters()}
+def _parameters(model: Model, edit: bool = False) -> dict[str, np.ndarray]:
+    """Views of the parameters in the order of the graph. edit: to write into."""
+    view = model.memory.edit if edit else model.memory.view
+    return {name: view(model.layout.parameters[name]) for name in model.graph.parameters()}
 
 
 def tensors_of(model: Model, edit: bool = False) -> dict[str, np.ndarray]:
     """Views of the parameters, and of the optimizer's states under the names that they have in a file. edit: to write into."""
     view = model.memory.edit if edit else model.memory.view
-    found = {name: view(model.layout.parameters[name]) for name in model.graph.parameters()}
+    found = _parameters(model, edit)
     for state in () if model.optimizer is None else model.optimizer.states():
         found |= {f"@optimizer/{state}/{name}": view(model.layout.piece(f"optimizer/{state}", name)) for name in model.layout.gradients}
     return found
 
 
-def _rate(model: Model) -> float | None:
+def rate_of(model: Model) -> float | None:
     """The learning rate where no schedule drives it."""
     optimizer = model.optimizer
     return None if optimizer is None or isinstance(optimizer.learning_rate, Schedule) else model.learning_rate

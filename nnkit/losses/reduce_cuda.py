@@ -20,11 +20,11 @@ def accumulate(task: Int, tasks: Int, sums: Doubles, rows: Vector, penalties: Do
     then a tree over the threads."""
     t, R = thread(), rows.size
     values, totals, more = data(rows), data(sums), data(penalties)
-    own, whole = 0.0, t + max(0, R - t) // (TOGETHER * THREADS) * (TOGETHER * THREADS)
+    own, whole = 0.0, R // (TOGETHER * THREADS) * (TOGETHER * THREADS)
     for r in range(t, whole, TOGETHER * THREADS):
         for u in range(TOGETHER):
             own += values[r + u * THREADS]
-    for r in range(whole, R, THREADS):
+    for r in range(whole + t, R, THREADS):
         own += values[r]
     total = block_sum(own, scratch(sums))
     if t == 0:

@@ -28,7 +28,7 @@ from nnkit.plan.launch import (
 from nnkit.plan.plan import Buffer, Plan, Step
 
 __all__ = [
-    "BLOCKS", "PRECISIONS", "SHORTEST", "by_library", "check_precision", "microseconds", "size_products", "slices_worth", "tile_side",
+    "BLOCKS", "PRECISIONS", "SHORTEST", "by_library", "check_precision", "chunks", "microseconds", "size_products", "slices_worth", "tile_side",
 ]
 
 PRECISIONS = {"float32": "", **{end[1:]: end for end in CORES}}          # and the end of the kernels' names
@@ -152,14 +152,14 @@ def tile_side(rows: int, columns: int, depth: int, sides: Sequence[int], stacks:
 def slices_worth(tiles: int, depth: int, area: int, elements: int, shortest: int = SHORTEST, cores: bool = False) -> tuple[float, int]:
     """(estimated microseconds, slices) of so many sums over `depth` by tiles of `area` elements: in as many slices as take least, none of them
     short. cores: on tensor cores."""
-    counts = {_whole(depth, slices) for slices in range(1, max(1, min(BLOCKS, depth // shortest)) + 1)}
+    counts = {chunks(depth, slices)[1] for slices in range(1, max(1, min(BLOCKS, depth // shortest)) + 1)}
     return min((microseconds(tiles, slices, depth, area, elements, cores), slices) for slices in counts)
 
 
-def _whole(depth: int, slices: int) -> int:
-    """How many slices there are if all but the last are as long as `matmul_cuda.slice_bounds` makes them."""
-    chunk = -(-depth // (slices * DEPTH)) * DEPTH
-    return max(1, -(-depth // max(1, chunk)))
+def chunks(length: int, slices: int) -> tuple[int, int]:
+    """(how long the slices of a sum are but for the last one, how many there are) where so many are wanted: as `matmul_cuda.slice_bounds` has it."""
+    chunk = max(1, -(-length // (slices * DEPTH))) * DEPTH
+    return chunk, max(1, -(-length // chunk))
 
 
 def microseconds(tiles: int, slices: int, depth: int, area: int, elements: int, cores: bool = False) -> float:

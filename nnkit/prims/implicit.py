@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnkit.plan.launch import DEPTH, MOST_TASKS, PATCHES, SHARED_BYTES, TAPS, TILED_FLOPS, patch_bytes, strip
 from nnkit.plan.passes import image_tasks
-from nnkit.plan.products import BLOCKS, SHORTEST, slices_worth
+from nnkit.plan.products import BLOCKS, SHORTEST, chunks, slices_worth
 from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
@@ -102,9 +102,7 @@ class Implicit:
 
 def slices_of(places: int, wanted: int) -> tuple[int, int]:
     """(places of a slice but for the last one, how many slices): not many more than wanted, none of them short."""
-    slices = max(1, min(wanted, places // SHORTEST_PLACES))
-    chunk = max(1, -(-places // (slices * DEPTH))) * DEPTH
-    return chunk, max(1, -(-places // chunk))
+    return chunks(places, max(1, min(wanted, places // SHORTEST_PLACES)))
 
 
 class Channels:

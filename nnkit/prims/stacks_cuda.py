@@ -59,32 +59,31 @@ def reading(size: int) -> Any:
     return read
 
 
-def filling(m: int) -> Any:
-    """The routine that makes V."""
-    K, place, read = (m + 2) ** 2, tile_place(m), reading(m + 2)
-    transform, tile = both_sides(matrices(m)[2]), registers(K)
+def spreading(m: int, matrix: Any) -> Any:
+    """The routine that transforms the tiles of images: V of x, or E of dy."""
+    size, K = len(matrix[0]), len(matrix) ** 2
+    transform, square, tile, place, read = both_sides(matrix), registers(size * size), registers(K), tile_place(m), reading(size)
 
     @routine
-    def fill(task, tasks, transformed, x, windows):
-        """The task's share of the pairs of a tile and a channel."""
-        H, W, before_h, before_w, C = windows[1], windows[2], windows[13], windows[14], windows[18]
-        vs, xs, total = data(transformed), data(x), transformed.shape[1]
-        found, made = tile(x), tile(x)
+    def spread(task, tasks, transformed, images, H, W, before_h, before_w, C, windows):
+        """The task's share of the pairs of a tile and a channel. A tile has its first place so far before that of the output's tile."""
+        stack, source, total = data(transformed), data(images), transformed.shape[1]
+        found, made = square(images), tile(images)
         start, stop = row_share(total, tasks, task)
         for e in range(start + thread(), stop, THREADS):
             t, c = divided(e, C)
             image, h, w = place(t, windows)
             h, w = h - before_h, w - before_w
-            read(found, xs, ((image * H + h) * W + w) * C + c, C, h, w, H, W, x)
+            read(found, source, ((image * H + h) * W + w) * C + c, C, h, w, H, W, images)
             transform(made, found)
             for k in range(K):
-                vs[k * total + e] = made[k]
-    return fill
+                stack[k * total + e] = made[k]
+    return spread
 
 
 def factors_of(m: int) -> Kernel:
     """The kernel that makes U and V."""
-    K, fill = (m + 2) ** 2, filling(m)
+    K, spread = (m + 2) ** 2, spreading(m, matrices(m)[2])
     transform, window, tile = both_sides(matrices(m)[1]), registers(9), registers(K)
 
     @kernel
@@ -105,14 +104,13 @@ def factors_of(m: int) -> Kernel:
             transform(made, found)
             for k in range(K):
                 us[k * C * O + e] = made[k]
-        fill(task, tasks, inputs, x, windows)
+        spread(task, tasks, inputs, x, windows[1], windows[2], windows[13], windows[14], C, windows)
     return factors
 
 
 def weight_factors_of(m: int) -> Kernel:
     """The kernel that makes V and E."""
-    K, place, read, fill = (m + 2) ** 2, tile_place(m), reading(m), filling(m)
-    transform, tile, square = both_sides(transposed(matrices(m)[0])), registers(K), registers(m * m)
+    spread, spread_gradients = spreading(m, matrices(m)[2]), spreading(m, transposed(matrices(m)[0]))
 
     @kernel
     def weight_factors(task: Int, tasks: Int, inputs: Matrix, gradients: Matrix, x: Matrix, dy: Matrix, windows: Windows) -> None:
@@ -120,18 +118,8 @@ def weight_factors_of(m: int) -> Kernel:
 
         Task t covers its share of the pairs of a tile and a channel, and of those of a tile and a filter. Writes inputs and gradients (=).
         """
-        P, Q, O = windows[16], windows[17], windows[19]
-        es, dys, total = data(gradients), data(dy), gradients.shape[1]
-        found, made = square(dy), tile(dy)
-        start, stop = row_share(total, tasks, task)
-        for e in range(start + thread(), stop, THREADS):
-            t, o = divided(e, O)
-            image, p, q = place(t, windows)
-            read(found, dys, ((image * P + p) * Q + q) * O + o, O, p, q, P, Q, dy)
-            transform(made, found)
-            for k in range(K):
-                es[k * total + e] = made[k]
-        fill(task, tasks, inputs, x, windows)
+        spread_gradients(task, tasks, gradients, dy, windows[16], windows[17], 0, 0, windows[19], windows)
+        spread(task, tasks, inputs, x, windows[1], windows[2], windows[13], windows[14], windows[18], windows)
     return weight_factors
 
 

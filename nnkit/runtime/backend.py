@@ -65,8 +65,7 @@ class Backend:
 
         for step in plan.steps:
             if not (step.kernel.startswith(LIBRARY) or ptx_store.has_kernel(step.kernel)):
-                of = f"layer {step.layer!r}" if step.layer else "training"
-                raise ValueError(f"backend 'cuda' has no kernel {step.kernel!r} yet, which {of} needs: use backend 'cpu'")
+                raise ValueError(f"backend 'cuda' has no kernel {step.kernel!r} yet, which {_whose(step)} needs: use backend 'cpu'")
             _check_sizes(step)
             if step.kernel in USER_KERNELS:
                 self._check_formula(step.kernel, plan.dtype)
@@ -87,9 +86,12 @@ def _check_sizes(step: Step) -> None:
     digits = 31 if step.kernel.startswith(SIGNED) else 32
     for buffer in step.buffers:
         if buffer.size >= 2 ** digits and buffer.role != "external" and buffer.role not in PERSISTENT:
-            of = f"layer {step.layer!r}" if step.layer else "training"
             raise ValueError(f"backend 'cuda': arrays of a batch must have fewer than 2^{digits} numbers for {step.kernel!r}, received shape "
-                             f"{buffer.shape} for {of}: use a smaller batch")
+                             f"{buffer.shape} for {_whose(step)}: use a smaller batch")
+
+
+def _whose(step: Step) -> str:
+    return f"layer {step.layer!r}" if step.layer else "training"
 
 
 def backend_of(name: Any, action: str, precision: str = "float32", blas: bool = False) -> Backend:

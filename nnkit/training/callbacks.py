@@ -112,10 +112,10 @@ def needs_validation(key: str, logs: Mapping[str, Any]) -> bool:
     return key.startswith("val_") and not any(other.startswith("val_") for other in logs)
 
 
-def validates(model: Any) -> bool:
-    """Whether the fit that is running has data for validation."""
+def awaits_validation(key: str, logs: Mapping[str, Any], model: Any) -> bool:
+    """Whether a key that is not logged is one of validation, which the fit that is running does in some epochs alone."""
     fitting = getattr(model, "fitting", None)
-    return fitting is not None and fitting.validation is not None
+    return needs_validation(key, logs) and fitting is not None and fitting.validation is not None
 
 
 class TerminateOnNaN(Callback):
@@ -208,7 +208,7 @@ class CSVLogger(Callback):
         self._replace()
         writer = csv.writer(self._file, delimiter=self.separator, lineterminator="\n")
         if not self._columns:
-            later = [f"val_{key}" for key in logs if key != "learning_rate"] if needs_validation("val_loss", logs) and validates(self.model) else []
+            later = [f"val_{key}" for key in logs if key != "learning_rate"] if awaits_validation("val_loss", logs, self.model) else []
             self._columns = ["epoch", *logs, *later]
             writer.writerow(self._columns)
         unknown = [key for key in logs if key not in self._columns]

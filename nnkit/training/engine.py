@@ -187,9 +187,15 @@ class Engine:
     def batch(self, given: Any, check_finite: bool = False) -> Data:
         """One batch of an iterable, checked: (x, y), (x, y, sample_weight), or what a loader of `nnkit.graph` gives."""
         if isinstance(given, (GraphBatch, LinkBatch)):
-            x = by_kind(self.graph, given.x, given.adjacency, given.pairs if isinstance(given, LinkBatch) else None)
-            return self.data(x, given.y, check_finite=check_finite, mask=None if isinstance(given, LinkBatch) else given.mask)
+            x, mask = self.of_loader(given)
+            return self.data(x, given.y, check_finite=check_finite, mask=mask)
         return self.data(*as_batch(given), check_finite=check_finite)
+
+    def of_loader(self, given: GraphBatch | LinkBatch) -> tuple[tuple[Any, ...], np.ndarray | None]:
+        """The inputs of what a loader gave, in the network's order, and which samples count, where not all do."""
+        if isinstance(given, LinkBatch):
+            return by_kind(self.graph, given.x, given.adjacency, given.pairs), None
+        return by_kind(self.graph, given.x, given.adjacency), given.mask
 
     def check_batch(self, n: int, action: str) -> None:
         """Refuse a batch that has not as many samples as the Inputs say. Raises ValueError."""
@@ -315,10 +321,9 @@ class Engine:
 
     def batch_inputs(self, given: Any) -> tuple[tuple[Any, ...], np.ndarray | None]:
         """The inputs of one batch of an iterable, checked, and which of its samples count, where not all do."""
-        if isinstance(given, GraphBatch):
-            return self.inputs(by_kind(self.graph, given.x, given.adjacency)), given.mask
-        if isinstance(given, LinkBatch):
-            return self.inputs(by_kind(self.graph, given.x, given.adjacency, given.pairs)), None
+        if isinstance(given, (GraphBatch, LinkBatch)):
+            x, mask = self.of_loader(given)
+            return self.inputs(x), mask
         return self.inputs(given[0] if isinstance(given, tuple) and given else given), None
 
     # What comes out.

@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from nnkit.spec import boolean, choice, integer, nearest, real
-from nnkit.training.callbacks import Callback, Logs, needs_validation, validates
+from nnkit.training.callbacks import Callback, Logs, awaits_validation, needs_validation
 
 __all__ = ["EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau"]
 
@@ -62,7 +62,7 @@ class _Monitoring(Callback):
 
     def _waits(self, logs: Mapping[str, float]) -> bool:
         """Whether the value is one of validation that this epoch has not, since there is validation in some epochs alone."""
-        return needs_validation(self.monitor, logs) and validates(self.model)
+        return awaits_validation(self.monitor, logs, self.model)
 
     def _value(self, logs: Mapping[str, float]) -> float:
         name = type(self).__name__
@@ -287,7 +287,7 @@ class ModelCheckpoint(_Monitoring):
             path = self.path.format(**known)
         except KeyError as error:
             key = str(error.args[0])
-            reason = ("there is no validation after this epoch (validation_freq)" if needs_validation(key, known) and validates(self.model)
+            reason = ("there is no validation after this epoch (validation_freq)" if awaits_validation(key, known, self.model)
                       else _not_logged(key, known))
             raise ValueError(f"ModelCheckpoint: path names {key!r}, which is not logged: {reason}") from None
         (self.model.save_weights if self.save_weights_only else self.model.save)(path)
