@@ -569,13 +569,15 @@ def draw_graph(pick: Pick) -> DrawnGraph:
 class Results:
     """predictions and loss in inference; gradients by name, that of the input as "x"; parameters after each update.
 
-    The other library may give fewer updates, and fewer parameters, where its training follows another formula.
+    The other library may give fewer updates, and fewer parameters, where its training follows another formula. It gives its outputs in training as
+    well, those that each update began with.
     """
 
     predictions: np.ndarray
     loss: float
     gradients: Mapping[str, np.ndarray]
     trained: Sequence[Mapping[str, np.ndarray]]
+    outputs: Sequence[np.ndarray] = ()
 
 
 @functools.lru_cache(maxsize=512)

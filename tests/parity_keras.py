@@ -183,12 +183,14 @@ def run(drawn: Drawn) -> Results:
         predictions, loss = keras.ops.convert_to_numpy(y), float(keras.ops.convert_to_numpy(loss))
         if not drawn.updates:
             return Results(predictions, loss, {}, [])
-        gradients, trained = network.gradients(x, t, w), []
-        network.set(drawn.parameters())
+        gradients, trained, outputs = network.gradients(x, t, w), [drawn.parameters()], []
         for x, t, w in batches:
+            network.set(trained[-1])
+            outputs.append(keras.ops.convert_to_numpy(network.model(keras.ops.convert_to_tensor(x), training=True)))
+            network.set(trained[-1])                     # moving statistics moved
             network.model.train_on_batch(x, t, sample_weight=network.weights(w))
             trained.append(network.values())
-        return Results(predictions, loss, gradients, trained)
+        return Results(predictions, loss, gradients, trained[1:], outputs)
     finally:
         keras.config.set_floatx(before)
 

@@ -412,15 +412,16 @@ class Network:
             run.penalize(self.parameters[name], self.declared[name].regularizer)
         return rows.mean() + sum(run.penalties)
 
-    def gradients(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None) -> dict[str, Tensor]:
-        """By name, that of the input as "x". Training mode: moving statistics move."""
+    def gradients(self, x: np.ndarray, t: np.ndarray, w: np.ndarray | None) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """The output, and gradients by name, that of the input as "x". Training mode: moving statistics move."""
         run = Pass(training=True)
         inputs = torch.tensor(x, requires_grad=True)
-        loss = self.loss(self.forward(inputs, run), t, w, run)
+        y = self.forward(inputs, run)
+        loss = self.loss(y, t, w, run)
         sources = [inputs, *(self.parameters[name] for name in self.trainable)]
         # A softmax of one class, for one, does not depend on its input.
         found = torch.autograd.grad(loss, sources, allow_unused=True, materialize_grads=True)
-        return dict(zip(["x", *self.trainable], found, strict=True))
+        return y.detach().numpy(), dict(zip(["x", *self.trainable], found, strict=True))
 
     def values(self) -> dict[str, np.ndarray]:
         return {name: values.detach().numpy().copy() for name, values in self.parameters.items()}
@@ -440,18 +441,19 @@ def run(drawn: Drawn) -> Results:
     if not drawn.updates:
         return Results(y.detach().numpy(), loss, {}, [])
     if not agrees(drawn.optimizer) or not network.trainable:
-        gradients = network.gradients(x, t, w)
+        output, gradients = network.gradients(x, t, w)
         moved = {name: values for name, values in network.values().items() if name not in network.trainable}
-        return Results(y.detach().numpy(), loss, arrays(gradients), [moved])
-    trained, first = [], None
+        return Results(y.detach().numpy(), loss, arrays(gradients), [moved], [output])
+    trained, outputs, first = [], [], None
     trainer = Trainer(drawn.optimizer, [network.parameters[name] for name in network.trainable])
     for batch in batches:
-        gradients = network.gradients(*batch)
+        output, gradients = network.gradients(*batch)
         first = first or {name: tensor.clone() for name, tensor in gradients.items()}        # clip_grad_value_ writes into them
         trainer.update([gradients[name] for name in network.trainable])
         trained.append(network.values())
+        outputs.append(output)
     assert first is not None
-    return Results(y.detach().numpy(), loss, arrays(first), trained)
+    return Results(y.detach().numpy(), loss, arrays(first), trained, outputs)
 
 
 def run_layer(layer: Any, x: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
