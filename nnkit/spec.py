@@ -170,8 +170,13 @@ def _name_unknown_fields(cls: type[Spec]) -> None:
 
 def _hint(cls: type[Spec], name: str, known: Sequence[str]) -> str:
     """The tail of the message about an unknown field."""
-    if cls.family in ("layer", "activation") and name in ("input_shape", "input_dim", "input_length", "batch_input_shape"):
-        return "the shape of the data is declared by the Input that comes first, as in Input((20,))"
+    if cls.family in ("layer", "activation"):
+        if name in ("input_shape", "input_dim", "input_length", "batch_input_shape"):
+            return "the shape of the data is declared by the Input that comes first, as in Input((20,))"
+        if name == "dtype":
+            return "a model computes in one, nnkit.compile(..., dtype='float64'), and an Embedding makes its Input one of whole numbers"
+        if name == "data_format":
+            return "channels are the last axis; np.moveaxis(x, 1, -1) puts them there"
     return nearest(name, known)
 
 

@@ -246,6 +246,20 @@ def test_wrong_fields_are_refused(make, message):
         make()
 
 
+def test_verbose_says_what_was_done(capsys):
+    """In lines of their own; nothing by default."""
+    values = losses(3, 1, 2, 2, 2)
+    train(FakeModel(), EarlyStopping(patience=3, restore_best_weights=True, verbose=1), values)
+    assert capsys.readouterr().out == ("epoch 5: training stops, val_loss was best in epoch 2: 1\n"
+                                       "the weights of epoch 2 are back, val_loss: 1\n")
+    train(FakeModel(), ReduceLROnPlateau(patience=2, verbose=1), values)
+    assert capsys.readouterr().out == "epoch 4: the learning rate goes from 1 to 0.1\n"
+    for silent in (EarlyStopping(patience=3, restore_best_weights=True), ReduceLROnPlateau(patience=2)):
+        train(FakeModel(), silent, values)
+    train(FakeModel(), EarlyStopping(patience=1, verbose=1), losses(math.nan, math.nan))
+    assert capsys.readouterr().out == "epoch 2: training stops, val_loss was best in epoch 1: never a number\n"
+
+
 # TerminateOnNaN.
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

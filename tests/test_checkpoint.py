@@ -362,13 +362,15 @@ def test_names_of_files(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["b-1-2", "b-2-1", "b-2-3", "run-01-1", "run-02-1"]      # batches 2, 4 and 6 of 3 an epoch
 
 
-def test_save_best_only_and_weights_only(tmp_path):
+def test_save_best_only_and_weights_only(tmp_path, capsys):
     values = iter([3.0, 1.0, 2.0, 1.0, 0.5])
-    best = ModelCheckpoint(tmp_path / "{epoch}", monitor="score", mode="min", save_best_only=True, save_weights_only=True)
+    best = ModelCheckpoint(tmp_path / "{epoch}", monitor="score", mode="min", save_best_only=True, save_weights_only=True, verbose=1)
     score = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(score=next(values)))
     new_model().fit(*new_data(), epochs=5, verbose=0, callbacks=[score, best])
     assert sorted(os.listdir(tmp_path)) == ["1", "2", "5"]
     assert best.best == 0.5
+    assert capsys.readouterr().out == "".join(f"epoch {epoch}: saved {tmp_path / epoch}, score: {score}\n"
+                                              for epoch, score in (("1", "3"), ("2", "1"), ("5", "0.5")))
     assert new_model().load_weights(tmp_path / "5").complete
     with pytest.raises(ValueError, match=r"it was not saved while a model was trained$"):
         new_model().fit(*new_data(), verbose=0, resume=tmp_path / "5")

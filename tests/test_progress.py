@@ -218,6 +218,19 @@ def test_real_line_goes_to_the_terminal(streams, clock, error, output, shown):
     assert both[1 - shown].getvalue() == ""
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_of_its_own_above_the_progress_line(streams, clock, terminal):
+    """tqdm takes its line away, and draws it again below."""
+    pytest.importorskip("tqdm")
+    error, output = streams(terminal, terminal)
+    with Progress(2, 4, 1) as progress:
+        progress.begin_epoch(0)
+        module.say("the rate goes from 1 to 0.1")
+        if terminal:
+            assert re.split(r"[\r\n]", error.getvalue())[-1].startswith("epoch 1/2: ")
+    assert output.getvalue() == "the rate goes from 1 to 0.1\n"
+
+
 @pytest.mark.parametrize(("value", "text"), [
     (0.0, "0.0000"), (0.12345, "0.1235"), (-0.5, "-0.5000"), (1e-3, "0.0010"), (9.9e-4, "9.900e-04"), (99999.0, "99999.0000"), (1e5, "1.000e+05"),
     (math.nan, "nan"), (math.inf, "inf"),

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 import nnkit
-from nnkit import Adam, Dense, Dropout, GlorotUniform, Input, LeakyReLU, Sequential, from_json, metrics, to_json
+from nnkit import Adam, Dense, Dropout, Flatten, GlorotUniform, Input, LeakyReLU, Sequential, from_json, metrics, to_json
 from nnkit.initializers import Initializer, RandomInitializer
 from nnkit.metrics.base import Metric
 from nnkit.metrics.classification import Hits
@@ -87,6 +87,10 @@ def test_a_wrong_field_is_refused(make, message):
     (lambda: Dense(2, unit=3), "Dense has no field 'unit': did you mean 'units'?"),
     (lambda: Dense(2, input_dim=3), "Dense has no field 'input_dim': the shape of the data is declared by the Input that comes first, "
                                     "as in Input((20,))"),
+    (lambda: Input((5,), dtype="int32"), "Input has no field 'dtype': a model computes in one, nnkit.compile(..., dtype='float64'), and an Embedding "
+                                         "makes its Input one of whole numbers"),
+    (lambda: Flatten(data_format="channels_first"), "Flatten has no field 'data_format': channels are the last axis; np.moveaxis(x, 1, -1) puts "
+                                                    "them there"),
     (lambda: LeakyReLU(alpha=0.1), "LeakyReLU has no field 'alpha': known are learning_rate_factor, name, negative_slope, trainable"),
     (lambda: Adam(rate=0.1, decay=0), "Adam has no field 'rate': known are amsgrad, beta_1, beta_2, clipnorm, clipvalue, epsilon, "
                                       "global_clipnorm, learning_rate, row_updates, weight_decay"),

@@ -13,6 +13,7 @@ import numpy as np
 
 from nnkit.spec import boolean, choice, integer, nearest, real
 from nnkit.training.callbacks import Callback, Logs, awaits_validation, needs_validation
+from nnkit.training.progress import say
 
 __all__ = ["EarlyStopping", "ModelCheckpoint", "ReduceLROnPlateau"]
 
@@ -31,6 +32,10 @@ def _not_logged(key: str, logs: Mapping[str, Any]) -> str:
     if needs_validation(key, logs):
         return f"needs validation_data or validation_split; without them the keys are {', '.join(sorted(logs))}"
     return nearest(key, logs)
+
+
+def _shown(value: float | None) -> str:
+    return "never a number" if value is None else f"{value:.6g}"
 
 
 def _state(default: Any) -> Any:
@@ -103,6 +108,7 @@ class EarlyStopping(_Monitoring):
         monitor: logged key to follow, "val_loss" by default.
         min_delta: least change that counts as an improvement, at least 0, default 0.
         patience: epochs without improvement, at least 0, default 0.
+        verbose: 1 to print when training is stopped and when weights go back, 0 (default) for silence.
         mode: "min", "max", or "auto" (default): by the name of the key, where its direction is known.
         baseline: value to beat (by min_delta); until it is, better epochs count towards patience too, though none of them stops. Default None.
         restore_best_weights: default False.
@@ -122,6 +128,7 @@ class EarlyStopping(_Monitoring):
     monitor: str = attrs.field(default="val_loss", validator=_is_text)
     min_delta: float = real(default=0.0, low=0.0)
     patience: int = integer(default=0, low=0)
+    verbose: int = integer(default=0, low=0)
     mode: str = choice("auto", "min", "max", default="auto")
     baseline: float | None = real(default=None, none=True)
     restore_best_weights: bool = boolean(default=False)
@@ -154,11 +161,15 @@ class EarlyStopping(_Monitoring):
         elif self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
+            if self.verbose:
+                say(f"epoch {epoch + 1}: training stops, {self.monitor} was best in epoch {self.best_epoch + 1}: {_shown(self.best)}")
 
     def on_train_end(self, logs: Logs) -> None:
         """Put the best weights back."""
         if self._weights is not None:
             self.model.set_parameters(self._weights)
+            if self.verbose:
+                say(f"the weights of epoch {self.best_epoch + 1} are back, {self.monitor}: {_shown(self.best)}")
             self._weights = None                         # a copy of a large network is not kept for nothing
 
     def state(self) -> dict[str, Any]:
@@ -199,6 +210,7 @@ class ModelCheckpoint(_Monitoring):
         save_best_only: save only where the monitored value is better than ever; default False. Within an epoch losses and metrics of validation are
             not known.
         save_weights_only: save the parameters alone, from which no run can go on; default False.
+        verbose: 1 to print what is saved, 0 (default) for silence.
 
     Attributes:
         best: the best value of those that save_best_only has seen, None before there was one.
@@ -214,6 +226,7 @@ class ModelCheckpoint(_Monitoring):
     mode: str = choice("auto", "min", "max", default="auto", kw_only=True)
     save_best_only: bool = boolean(default=False, kw_only=True)
     save_weights_only: bool = boolean(default=False, kw_only=True)
+    verbose: int = integer(default=0, low=0, kw_only=True)
     best: float | None = _state(None)
     _due: bool = attrs.field(init=False, default=False, repr=False)
 
@@ -291,6 +304,8 @@ class ModelCheckpoint(_Monitoring):
                       else _not_logged(key, known))
             raise ValueError(f"ModelCheckpoint: path names {key!r}, which is not logged: {reason}") from None
         (self.model.save_weights if self.save_weights_only else self.model.save)(path)
+        if self.verbose:
+            say(f"epoch {known['epoch']}: saved {path}" + f", {self.monitor}: {_shown(self.best)}" * self.save_best_only)
 
 
 @attrs.define(eq=False, slots=False)
@@ -304,6 +319,7 @@ class ReduceLROnPlateau(_Monitoring):
         monitor: logged key to follow, "val_loss" by default.
         factor: greater than 0 and less than 1, default 0.1.
         patience: epochs without improvement, at least 0 (which counts as 1), default 10.
+        verbose: 1 to print when the rate is reduced, 0 (default) for silence.
         mode: "min", "max", or "auto" (default): by the name of the key, where its direction is known.
         min_delta: least change that counts as an improvement, at least 0, default 1e-4.
         cooldown: epochs to wait after a reduction, at least 0, default 0.
@@ -319,6 +335,7 @@ class ReduceLROnPlateau(_Monitoring):
     monitor: str = attrs.field(default="val_loss", validator=_is_text)
     factor: float = real(default=0.1, low=0.0, high=1.0, low_open=True, high_open=True)
     patience: int = integer(default=10, low=0)
+    verbose: int = integer(default=0, low=0)
     mode: str = choice("auto", "min", "max", default="auto")
     min_delta: float = real(default=1e-4, low=0.0)
     cooldown: int = integer(default=0, low=0)
@@ -352,3 +369,5 @@ class ReduceLROnPlateau(_Monitoring):
             if self.wait >= self.patience and rate > self.min_lr:
                 self.model.learning_rate = max(rate * self.factor, self.min_lr)
                 self.cooldown_counter, self.wait = self.cooldown, 0
+                if self.verbose:
+                    say(f"epoch {epoch + 1}: the learning rate goes from {rate:g} to {self.model.learning_rate:g}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self, TextIO
 
-__all__ = ["QUIET", "Progress", "one_pass", "resolve_verbose"]
+__all__ = ["QUIET", "Progress", "one_pass", "resolve_verbose", "say"]
 
 INTERVAL = 0.2                                           # seconds between two updates of what is shown
 # Short enough for a loss, a metric and both of the validation in about 115 columns; a narrower terminal cuts the end.
@@ -153,6 +153,15 @@ def one_pass(title: str, samples: int | None, verbose: Any) -> Progress:
     progress = Progress(1, samples, verbose, title)
     progress.begin_epoch(0)
     return progress
+
+
+def say(line: str) -> None:
+    """Print a line of its own, above a progress line that is being drawn."""
+    bar = _bar_class()
+    if bar is None:
+        print(line, flush=True)
+    else:
+        bar.write(line)
 
 
 def _text(logs: Mapping[str, float]) -> str:
