@@ -12,10 +12,11 @@ from cases_activation import ELEMENTWISE
 from helpers import Rig, assert_close
 from nnkit.layers.activation_cpu import sigmoid_forward, silu_backward
 from nnkit.layers.dense import Dense
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.prims.simd_cpu import STREAMED
 from nnkit.runtime import store
 from nnkit.spec import from_json, resolve, to_json
+from nnkit.tensors import Input
 
 INF, NAN = math.inf, math.nan
 BUILT_IN = [spec for spec in ELEMENTWISE if not isinstance(spec, act.UserActivation)]

@@ -10,7 +10,7 @@ import naive_optimizer
 import nnkit
 from helpers import assert_same_bits, debug_mode, many_tasks
 from nnkit.layers.dense import Dense
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.optimizers import (
     SGD,
     Adadelta,
@@ -33,6 +33,7 @@ from nnkit.plan.plan import Plan
 from nnkit.runtime import cpu
 from nnkit.runtime.cpu import Memory, Tape
 from nnkit.spec import CLASSES, from_json, resolve, to_json
+from nnkit.tensors import Input
 
 # The update of Keras 3.15 (float64, JAX backend) after five steps from w = (1, -2), b = 0.5 with dLoss/dw = (w_0, 3 w_1), dLoss/db = 2 (b - 1).
 KERAS = [

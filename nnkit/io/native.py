@@ -31,7 +31,7 @@ from nnkit.training.outputs import resolve_outputs
 
 if TYPE_CHECKING:
     from nnkit.io.weights import Weights
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
     from nnkit.training.model import Model
 
 __all__ = [

@@ -113,7 +113,7 @@ class Layer(Spec):
 
         Every call of one layer uses the same parameters. Raises TypeError and ValueError where it cannot take the inputs.
         """
-        from nnkit.network import call
+        from nnkit.tensors import call
 
         return call(self, inputs)
 

@@ -83,7 +83,7 @@ class Bidirectional(Layer):
 
     def _both(self) -> list[tuple[str, Recurrent]]:
         """The two layers, each with what its parameters' names begin with."""
-        from nnkit.network import own_name
+        from nnkit.tensors import own_name
 
         return [(f"{way}_{own_name(layer)}/", layer) for way, layer in (("forward", self.layer), ("backward", self.other))]
 

@@ -22,7 +22,7 @@ from nnkit.prims.csr import Csr, GraphBuffer
 if TYPE_CHECKING:
     from nnkit.jit import Kernel
     from nnkit.losses.base import Loss
-    from nnkit.network import Graph, Node
+    from nnkit.nodes import Graph, Node
     from nnkit.optimizers.base import Optimizer
     from nnkit.regularizers import ActivityRegularizer, Regularizer
 

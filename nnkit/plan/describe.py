@@ -9,7 +9,7 @@ from nnkit.plan.arena import in_arena
 from nnkit.plan.plan import CHIP, Buffer, Plan, Step
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["dot", "summary_text", "table"]
 

@@ -16,7 +16,7 @@ from nnkit.training.graphs import Checked, as_graph_inputs, as_mask, input_array
 from nnkit.training.outputs import Output, per_name
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["Data", "Kept", "as_inputs", "output_arrays"]
 

@@ -20,7 +20,7 @@ from nnkit.training.feed import as_indices, as_samples
 
 if TYPE_CHECKING:
     from nnkit.layers.base import Form
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["SparseRows", "Surroundings", "as_graph_inputs", "as_mask", "by_kind", "input_arrays", "samples_of", "sizes_of", "smallest_sizes"]
 

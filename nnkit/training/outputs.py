@@ -16,7 +16,7 @@ from nnkit.metrics import Metric, resolve_metric
 from nnkit.spec import article, is_of_family, nearest, received, resolve
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["Output", "per_name", "resolve_outputs"]
 
