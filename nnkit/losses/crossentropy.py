@@ -113,7 +113,7 @@ class ClassLoss(Loss):
         name = logits if self.from_logits else f"losses.crossentropy.{self.label}"
 
         def fused(part: str) -> dict[str, str]:
-            return {} if self.from_logits else {"layers.activation.softmax_forward": f"{logits}_{part}"}
+            return {} if self.from_logits else {"layers.softmax.softmax_forward": f"{logits}_{part}"}
         g.step(f"{name}_forward", [rows, kept, scale], [y2, t2, w, *more], scratch=[g.scratch(part, R) for part in self.scratch], scalars=scalars,
                rows=R, flops=ENTRY_FLOPS * R * C, logits=fused("forward"))
 

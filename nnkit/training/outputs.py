@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from nnkit.layers.activation import Softmax
 from nnkit.layers.base import Shape
+from nnkit.layers.softmax import Softmax
 from nnkit.losses.base import Loss, PointwiseLoss
 from nnkit.metrics import Metric, resolve_metric
 from nnkit.spec import article, is_of_family, nearest, received, resolve
