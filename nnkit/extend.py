@@ -38,7 +38,8 @@ from nnkit.losses.base import Loss, PointwiseLoss, as_rows
 from nnkit.losses.custom import pointwise_kernels, register_loss
 from nnkit.metrics.base import Metric, alike, mean_of, weighted_sums
 from nnkit.network import Network
-from nnkit.plan.build import Builder, numbered_input
+from nnkit.plan.build import numbered_input
+from nnkit.plan.builder import Builder
 from nnkit.plan.layout import SUMS
 from nnkit.plan.passes import work_tasks
 from nnkit.plan.plan import Buffer

@@ -26,7 +26,7 @@ from nnkit.optimizers import (
 )
 from nnkit.optimizers import rules_cpu as rules
 from nnkit.optimizers.base import PIECE, WIDTH
-from nnkit.plan.build import Builder
+from nnkit.plan.builder import Builder
 from nnkit.plan.layout import COUNTERS, lay_out
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Plan

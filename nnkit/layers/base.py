@@ -13,7 +13,7 @@ from nnkit.spec import Spec, base
 
 if TYPE_CHECKING:
     from nnkit.initializers import Initializer
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
     from nnkit.regularizers import Regularizer
 

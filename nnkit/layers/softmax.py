@@ -10,7 +10,7 @@ from nnkit.layers.base import Shape
 from nnkit.spec import base, integer, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["LogSoftmax", "Softmax"]

@@ -13,7 +13,7 @@ from nnkit.layers.recurrent import Recurrent, with_state
 from nnkit.spec import is_of_family, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["Bidirectional", "TimeDistributed"]

@@ -13,7 +13,7 @@ from nnkit.spec import base, boolean, integer, real, spec
 from nnkit.training.feed import as_labels, as_samples
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "KLDivergence", "SparseCategoricalCrossentropy"]

@@ -14,7 +14,7 @@ from nnkit.spec import Spec, base, choice, real
 if TYPE_CHECKING:
     import numpy as np
 
-    from nnkit.plan.build import Builder, Touched
+    from nnkit.plan.builder import Builder, Touched
     from nnkit.plan.layout import Layout
 
 __all__ = ["Optimizer"]

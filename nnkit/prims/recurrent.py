@@ -10,7 +10,7 @@ import attrs
 from nnkit.plan.passes import work_tasks
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["ACTIVATIONS", "Cell", "Pass", "Way"]

@@ -13,7 +13,8 @@ import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.csr import CsrArrays, refuse_flags
-from nnkit.plan.build import Sizes, numbered_input
+from nnkit.plan.build import numbered_input
+from nnkit.plan.builder import Sizes
 from nnkit.prims.csr import form_name
 from nnkit.runtime.device_array import DeviceArray
 from nnkit.training.feed import as_indices, as_samples
