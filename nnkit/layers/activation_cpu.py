@@ -11,25 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from nnkit.floats import by_type, constant, copysign, fabs, fma, polynomial
 from nnkit.jit import Int, Kernel, Matrix, Real, kernel, routine, scalar
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import block_like
 from nnkit.prims.simd_cpu import LINE, STREAMED, address, copy_past, fence, itemsize, part
-from nnkit.scalar import (
-    EXP_BOTTOM,
-    by_type,
-    constant,
-    copysign,
-    exp,
-    exp_below,
-    exp_normal,
-    expm1_below,
-    fabs,
-    fma,
-    normal_cdf,
-    normal_pdf,
-    polynomial,
-)
+from nnkit.scalar import EXP_BOTTOM, exp, exp_below, exp_normal, expm1_below, normal_cdf, normal_pdf
 from nnkit.scalar import gelu as gelu_of
 from nnkit.scalar import sigmoid as sigmoid_of
 from nnkit.scalar import softplus as softplus_of
