@@ -19,8 +19,6 @@ from nnkit.initializers import *  # noqa: F403
 from nnkit.io.native import load as load
 from nnkit.layers import *  # noqa: F403
 from nnkit.losses import *  # noqa: F403
-from nnkit.network import GraphInput as GraphInput
-from nnkit.network import Input as Input
 from nnkit.network import Network as Network
 from nnkit.network import Sequential as Sequential
 from nnkit.optimizers import *  # noqa: F403
@@ -28,6 +26,8 @@ from nnkit.pretrained import Pretrained as Pretrained
 from nnkit.regularizers import *  # noqa: F403
 from nnkit.spec import from_json as from_json
 from nnkit.spec import to_json as to_json
+from nnkit.tensors import GraphInput as GraphInput
+from nnkit.tensors import Input as Input
 from nnkit.training.callbacks import *  # noqa: F403
 from nnkit.training.history import History as History
 from nnkit.training.model import *  # noqa: F403

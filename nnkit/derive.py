@@ -9,8 +9,10 @@ from typing import Any
 import attrs
 
 from nnkit.layers.base import Layer, Shape
-from nnkit.network import Container, Graph, Input, Network, Ref, unique_names
+from nnkit.network import Container, Network, unique_names
+from nnkit.nodes import Graph, Ref
 from nnkit.spec import is_of_family, nearest
+from nnkit.tensors import Input
 
 __all__ = ["layers_matching", "part", "with_flags"]
 

@@ -37,8 +37,9 @@ from nnkit.layers.base import Layer, Parameter, Shape
 from nnkit.losses.base import Loss, PointwiseLoss, as_rows
 from nnkit.losses.custom import pointwise_kernels, register_loss
 from nnkit.metrics.base import Metric, alike, mean_of, weighted_sums
-from nnkit.network import Input, Network
-from nnkit.plan.build import Builder, numbered_input
+from nnkit.network import Network
+from nnkit.plan.build import numbered_input
+from nnkit.plan.builder import Builder
 from nnkit.plan.layout import SUMS
 from nnkit.plan.passes import work_tasks
 from nnkit.plan.plan import Buffer
@@ -47,6 +48,7 @@ from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.simd_cpu import address, part
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import boolean, child, choice, integer, real, shape_of, spec
+from nnkit.tensors import Input
 from nnkit.training.model import compile
 
 __all__ = [

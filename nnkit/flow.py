@@ -12,7 +12,7 @@ import attrs
 
 if TYPE_CHECKING:
     from nnkit.layers.base import Form
-    from nnkit.network import Graph, Node
+    from nnkit.nodes import Graph, Node
 
 __all__ = ["Flow", "flow_of"]
 

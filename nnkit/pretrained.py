@@ -19,7 +19,8 @@ import numpy as np
 from nnkit.spec import Spec, is_of_family, spec
 
 if TYPE_CHECKING:
-    from nnkit.network import Container, Graph
+    from nnkit.network import Container
+    from nnkit.nodes import Graph
 
 __all__ = ["Pretrained", "data_folder", "pretrained_networks", "weights_field"]
 

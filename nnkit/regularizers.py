@@ -15,7 +15,7 @@ from nnkit.prims.reduce import Tiling
 from nnkit.spec import SHORTHANDS, Spec, base, real, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["L1", "L1L2", "L2", "ActivityRegularizer", "KLSparsity", "Regularizer"]

@@ -313,7 +313,10 @@ FORMAT = 1
 
 
 def to_json(value: Spec, indent: int | None = None) -> str:
-    """The spec as JSON text: {"format": 1, "spec": {"type": type name, field: value, ...}}. `from_json` reads it back as an equal spec."""
+    """The spec as JSON text: {"format": 1, "spec": {"type": type name, field: value, ...}}. `from_json` reads it back as an equal spec.
+
+    indent: spaces by which nested lines are moved in; None (default): all in one line. Raises ValueError for a spec that holds a Python function.
+    """
     return json.dumps({"format": FORMAT, "spec": _converter().unstructure(value)}, indent=indent)
 
 

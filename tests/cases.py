@@ -19,7 +19,8 @@ import numpy as np
 
 from nnkit.layers.base import Layer
 from nnkit.losses.base import Loss
-from nnkit.network import Container, Input, Sequential
+from nnkit.network import Container, Sequential
+from nnkit.tensors import Input
 
 __all__ = ["Case", "LossCase", "all_cases", "all_loss_cases", "one_hot", "probabilities"]
 

@@ -16,7 +16,8 @@ from nnkit.layers import (
     Reshape,
     SimpleRNN,
 )
-from nnkit.network import Input, Network
+from nnkit.network import Network
+from nnkit.tensors import Input
 
 
 def indices(limit):

@@ -6,7 +6,8 @@ from scipy import sparse
 from cases import Case
 from nnkit.graph import Adjacency
 from nnkit.layers import GAT, GIN, Add, Dense, Dropout, EdgeDot, GlobalGraphPooling, GraphConv, GraphSAGE
-from nnkit.network import GraphInput, Input, Network
+from nnkit.network import Network
+from nnkit.tensors import GraphInput, Input
 
 
 def undirected(rng, V):

@@ -3,7 +3,8 @@
 from cases import Case
 from nnkit.layers.dense import Dense
 from nnkit.layers.merge import Add, Average, Concatenate, Dot, Maximum, Minimum, Multiply, Subtract
-from nnkit.network import Input, Network
+from nnkit.network import Network
+from nnkit.tensors import Input
 
 
 def merged(id, layer, *shapes, **options):

@@ -8,8 +8,9 @@ from nnkit.layers.merge import Add, Average, Concatenate, Dot, Maximum, Multiply
 from nnkit.layers.norm import BatchNormalization, LayerNormalization
 from nnkit.layers.prelu import PReLU
 from nnkit.layers.reshape import Flatten, Reshape
-from nnkit.network import Input, Network, Sequential
+from nnkit.network import Network, Sequential
 from nnkit.regularizers import L1L2, L2
+from nnkit.tensors import Input
 
 
 def shared_twice():

@@ -3,7 +3,8 @@
 from cases import Case
 from nnkit.initializers import RandomNormal
 from nnkit.layers import GRU, LSTM, Dense, SimpleRNN
-from nnkit.network import Input, Network
+from nnkit.network import Network
+from nnkit.tensors import Input
 
 
 def with_start(layer, states, shape=(4, 3)):

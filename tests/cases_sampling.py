@@ -5,7 +5,8 @@ from nnkit.layers.dense import Dense
 from nnkit.layers.noise import GaussianNoise
 from nnkit.layers.sampling import Sampling
 from nnkit.models import vae
-from nnkit.network import Input, Network
+from nnkit.network import Network
+from nnkit.tensors import Input
 
 
 def alone(shape, layer):

@@ -3,7 +3,8 @@
 from cases import Case
 from cases_embedding import holes, indices, padded
 from nnkit.layers import GRU, LSTM, BatchNormalization, Bidirectional, Conv1D, Dense, Embedding, Flatten, Masking, SimpleRNN, TimeDistributed
-from nnkit.network import Input, Network
+from nnkit.network import Network
+from nnkit.tensors import Input
 
 
 def with_start():

@@ -77,14 +77,14 @@ def activations() -> Iterator[KernelCase]:
         for shape in ((5, 3), (3, 77), (2, 32)):
             y = rng.uniform(0.01, 1, shape)
             y /= y.sum(1, keepdims=True)
-            yield KernelCase(f"{name}-forward-{shape[1]}", f"layers.activation.{name}_forward", (empty(*shape), 5 * normal(*shape)))
-            yield KernelCase(f"{name}-backward-{shape[1]}", f"layers.activation.{name}_backward", (empty(*shape), normal(*shape), np.log(y)))
+            yield KernelCase(f"{name}-forward-{shape[1]}", f"layers.softmax.{name}_forward", (empty(*shape), 5 * normal(*shape)))
+            yield KernelCase(f"{name}-backward-{shape[1]}", f"layers.softmax.{name}_backward", (empty(*shape), normal(*shape), np.log(y)))
         for shape in ((5, 3, 7), (3, 11, 101), (1, 1, 1)):
             rows = empty(shape[0], shape[2])
             y = np.log(rng.uniform(0.01, 1, shape))
-            yield KernelCase(f"{name}-axis-forward-{shape[1]}", f"layers.activation.{name}_axis_forward",
+            yield KernelCase(f"{name}-axis-forward-{shape[1]}", f"layers.softmax.{name}_axis_forward",
                              (empty(*shape), 5 * normal(*shape), rows, rows))
-            yield KernelCase(f"{name}-axis-backward-{shape[1]}", f"layers.activation.{name}_axis_backward", (empty(*shape), normal(*shape), y, rows))
+            yield KernelCase(f"{name}-axis-backward-{shape[1]}", f"layers.softmax.{name}_axis_backward", (empty(*shape), normal(*shape), y, rows))
 
 
 POINTWISE_LOSSES = ("crossentropy.binary_crossentropy", "crossentropy.binary_crossentropy_logits", "crossentropy.kl_divergence",

@@ -8,8 +8,8 @@ from typing import Any
 import attrs
 import numpy as np
 
+from nnkit.prims.gates_cpu import any_of, any_slope
 from nnkit.prims.recurrent import ACTIVATIONS
-from nnkit.prims.recurrent_cpu import any_of, any_slope
 
 __all__ = ["WalkCase", "packed", "recurrent_cases", "turned", "walk"]
 

@@ -18,7 +18,8 @@ from nnkit.graph import Adjacency, CsrArrays
 from nnkit.losses.base import Loss
 from nnkit.network import Container
 from nnkit.plan import passes
-from nnkit.plan.build import Sizes, build, numbered, numbered_input
+from nnkit.plan.build import build, numbered, numbered_input
+from nnkit.plan.builder import Sizes
 from nnkit.plan.layout import COUNTERS, SUMS, lay_out
 from nnkit.plan.plan import Buffer, Plan
 from nnkit.prims.csr import form_name

@@ -78,14 +78,6 @@ def softsign(spec, parameters, x, training=False):
     return x / (1 + np.abs(x))
 
 
-def softmax(spec, parameters, x, training=False):
-    return special.softmax(x, axis=spec.axis) if x.size else x
-
-
-def log_softmax(spec, parameters, x, training=False):
-    return special.log_softmax(x, axis=spec.axis) if x.size else x
-
-
 def user_activation(spec, parameters, x, training=False):
     f = REGISTERED[spec.function].f
     return np.array([f(value) for value in x.flat]).reshape(x.shape)

@@ -19,8 +19,9 @@ from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Shape
 from nnkit.layers.merge import broadcast_shape
 from nnkit.losses.base import Loss
-from nnkit.network import Container, Tensor
+from nnkit.network import Container
 from nnkit.optimizers.base import Optimizer
+from nnkit.tensors import Tensor
 
 __all__ = ["Declared", "Drawn", "DrawnGraph", "GraphResults", "Results", "draw", "draw_graph", "over_places", "pick", "run_nnkit", "run_nnkit_graph"]
 

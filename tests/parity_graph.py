@@ -20,7 +20,7 @@ from scipy import sparse
 import nnkit
 from nnkit.graph import Adjacency
 from nnkit.layers import GAT, GIN, GlobalGraphPooling, GraphConv, GraphSAGE
-from nnkit.network import GraphInput
+from nnkit.tensors import GraphInput
 from parity_draw import Generator, chance, number, pick
 
 __all__ = ["GRAPHS", "DrawnOnGraph", "draw_on_graph", "in_nnkit", "in_pyg"]

@@ -12,10 +12,12 @@ from cases_activation import ELEMENTWISE
 from helpers import Rig, assert_close
 from nnkit.layers.activation_cpu import sigmoid_forward, silu_backward
 from nnkit.layers.dense import Dense
-from nnkit.network import Input, Sequential
+from nnkit.layers.softmax import LogSoftmax, Softmax
+from nnkit.network import Sequential
 from nnkit.prims.simd_cpu import STREAMED
 from nnkit.runtime import store
 from nnkit.spec import from_json, resolve, to_json
+from nnkit.tensors import Input
 
 INF, NAN = math.inf, math.nan
 BUILT_IN = [spec for spec in ELEMENTWISE if not isinstance(spec, act.UserActivation)]
@@ -99,7 +101,7 @@ def test_derivative_at_a_bend_is_that_of_the_outer_piece(spec, x, slope):
 
 def test_every_built_in_is_tested():
     elementwise = {cls for name in act.__all__ if isinstance(cls := getattr(act, name), type)}
-    others = {act.ActivationFunction, act.Activation, act.UserActivation, act.Softmax, act.LogSoftmax}
+    others = {act.ActivationFunction, act.Activation, act.UserActivation}
     assert elementwise - others == {type(spec) for spec in BUILT_IN} == {type(spec) for spec in LIMITS}
 
 
@@ -109,7 +111,7 @@ def test_every_built_in_is_tested():
     ("selu", act.SELU()), ("celu", act.CELU(1.0)), ("gelu", act.GELU(approximate=False)), ("silu", act.SiLU()), ("swish", act.SiLU()),
     ("mish", act.Mish()), ("sigmoid", act.Sigmoid()), ("hard_sigmoid", act.HardSigmoid()), ("hard_silu", act.HardSiLU()),
     ("hard_swish", act.HardSiLU()), ("tanh", act.Tanh()), ("softplus", act.Softplus()), ("softsign", act.Softsign()),
-    ("exponential", act.Exponential()), ("softmax", act.Softmax(axis=-1)), ("log_softmax", act.LogSoftmax(axis=-1)),
+    ("exponential", act.Exponential()), ("softmax", Softmax(axis=-1)), ("log_softmax", LogSoftmax(axis=-1)),
 ])
 def test_names_stand_for_what_keras_means_by_them(name, spec):
     assert resolve("activation", name) == spec
@@ -121,14 +123,6 @@ def test_names_stand_for_what_keras_means_by_them(name, spec):
     (lambda: act.ELU(alpha=-0.5), "ELU: alpha must be a finite number at least 0, received -0.5"),
     (lambda: act.CELU(alpha=0), "CELU: alpha must be a finite number greater than 0, received 0.0"),
     (lambda: act.GELU(approximate="tanh"), "GELU: approximate must be True or False, received 'tanh'"),
-    (lambda: act.Softmax(axis=0).output_shape((3,)), "Softmax: axis must name an axis other than the batch of an input of 2 axes, "
-                                                  "batch included, received 0"),
-    (lambda: act.Softmax(axis=-3).output_shape((3, 4)), "Softmax: axis must name an axis other than the batch of an input of 3 axes, "
-                                                     "batch included, received -3"),
-    (lambda: act.LogSoftmax().output_shape(()), "LogSoftmax: axis must name an axis other than the batch of an input of 1 axes, batch "
-                                               "included, received -1"),
-    (lambda: act.Activation(act.Softmax(axis=2)).output_shape((3,)), "Softmax: axis must name an axis other than the batch of an input of 2 "
-                                                                     "axes, batch included, received 2"),
 ])
 def test_refusals(make, message):
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
@@ -155,45 +149,6 @@ def test_large_results_written_past_the_caches(dtype):
         expected = over(kernel, 0, 1, 100, *reads)
         for shift, tasks in ((0, 1), (3, 2), (16, 7), (29, 32)):
             np.testing.assert_array_equal(over(kernel, shift, tasks, R, *reads), expected, strict=True)
-
-
-# Softmax.
-
-def rows(spec, x, dtype="float32", dy=None):
-    rig = Rig(Sequential((Input(x.shape[1:]), spec)), {}, len(x), dtype=dtype, debug=False)
-    return rig.run(np.asarray(x, dtype), np.zeros_like(x, dtype) if dy is None else dy)
-
-
-@pytest.mark.parametrize("spec", [act.Softmax(), act.LogSoftmax(), act.Softmax(axis=1), act.LogSoftmax(axis=1)], ids=repr)
-@pytest.mark.parametrize("C", [3, 16, 17, 50])
-def test_softmax_of_large_and_infinite_numbers(spec, C):
-    """A common large number changes nothing; -inf has probability 0; NaN, or inf, makes its line NaN and no other one."""
-    rng = np.random.default_rng(C)
-    x = np.round(rng.standard_normal((5, C, 3)) * 64) / 64                        # exact when 1024 is added, in float32
-    x = x if spec.axis == 1 else np.moveaxis(x, 1, 2)
-    expected = naive.forward(spec, {}, x)
-    assert_close(rows(spec, x + 1024).y, expected, 2e-6)                          # sums of up to 50 terms, logarithms of size 5
-    lines = np.moveaxis(x, spec.axis, -1).copy()
-    lines[0, 0, 1], lines[1, 2, 0], lines[2, 1, 2] = -INF, NAN, INF
-    y = np.moveaxis(rows(spec, np.moveaxis(lines, -1, spec.axis)).y, spec.axis, -1)
-    y = np.exp(y) if isinstance(spec, act.LogSoftmax) else y
-    assert y[0, 0, 1] == 0
-    assert abs(y[0, 0].sum() - 1) < 1e-5                                          # exp of a logarithm of size 10: 10 roundings of 6e-8, and the sum's
-    bad = np.zeros((5, 3), bool)
-    bad[1, 2] = bad[2, 1] = True
-    assert np.isnan(y[bad]).all()
-    assert np.isfinite(y[~bad]).all()
-
-
-@pytest.mark.parametrize("spec", [act.Softmax(), act.LogSoftmax()], ids=repr)
-def test_softmax_does_not_depend_on_the_layout(spec):
-    """The last axis and another one: two kernels, the same numbers but for the order of a sum."""
-    rng = np.random.default_rng(5)
-    x, dy = rng.standard_normal((4, 7, 13)), rng.standard_normal((4, 7, 13))
-    last = rows(spec, x, "float64", dy)
-    other = rows(type(spec)(axis=1), np.ascontiguousarray(np.moveaxis(x, 1, 2)), "float64", np.ascontiguousarray(np.moveaxis(dy, 1, 2)))
-    assert_close(np.moveaxis(other.y, 1, 2), last.y, 1e-13)
-    assert_close(np.moveaxis(other.dx, 1, 2), last.dx, 1e-13)
 
 
 # A user's own.

@@ -297,4 +297,5 @@ def test_every_public_class_has_a_reference_and_a_case(package, family):
     seen = {type(spec) for case in CASES for spec in specs_within(case.network)} | {type(case.loss) for case in LOSS_CASES}
     assert not [name for name, cls in classes.items() if naive.reference(cls) is None], "without a reference in tests/naive_*.py"
     assert not [name for name, cls in classes.items() if cls not in seen], "without a row in tests/cases_*.py"
+    assert not [name for name, cls in classes.items() if getattr(nnkit, name, None) is not cls], "without a line in the catalogue, __init__.py"
     assert all(is_of_family(case.loss, "loss") for case in LOSS_CASES)

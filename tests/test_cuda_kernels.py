@@ -149,6 +149,31 @@ def test_walks_by_clusters_are_right_for_real_sizes(layer, way, schedule):
         np.testing.assert_allclose(array, wanted, rtol=2e-6, atol=2e-6 * np.abs(wanted).max(initial=0))
 
 
+# Kernels, or whole files of them, that the CPU alone has: what a GPU does in another way (docs/cuda.md).
+CPU_ALONE = {
+    "graph.links", "graph.sampling",                     # loaders of batches
+    "optimizers.lazy", "optimizers.closed", "optimizers.replay", "prims.touched.distinct", "prims.touched.add_up",      # tables are swept as a whole
+    "prims.direct", "prims.winograd", "prims.taps", "prims.pooled", "prims.depthwise.depthwise_forward", "prims.depthwise.depthwise_weight",
+    "prims.matmul.pack", "prims.matmul.pack_gates", "prims.matmul.pack_transposed", "prims.matmul.pack_gates_transposed", "prims.matmul.transpose",
+    "layers.dense.dense_forward_slices", "layers.dense.dense_backward_input", "layers.dense.dense_backward_columns",     # nothing is packed or turned
+    "prims.recurrent.recurrent_weight", "prims.recurrent.recurrent_input",               # products over all steps; and through time it goes by walks:
+    *(f"layers.recurrent.{cell}{kind}_{way}" for cell in ("simple_rnn", "lstm", "gru") for kind in ("", "_any") for way in ("forward", "backward")),
+}
+
+
+def test_every_other_kernel_of_the_cpu_has_a_twin():
+    found = set()
+    for path in sorted(PACKAGE.rglob("*_cpu.py")):
+        family = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("_cpu")
+        kernels = {name for name, value in vars(importlib.import_module(f"nnkit.{family}_cpu")).items() if isinstance(value, jit.Kernel)}
+        if path.with_name(path.name.replace("_cpu", "_cuda")).exists():
+            twins = importlib.import_module(f"nnkit.{family}_cuda")
+            found |= {f"{family}.{name}" for name in kernels if not hasattr(twins, name)}
+        elif kernels:
+            found.add(family)
+    assert found == CPU_ALONE
+
+
 def test_every_kernel_has_a_case():
     copying = {"prims.chip.bring", "prims.chip.gather_rows", "prims.chip.gather_labels", "prims.chip.arrive"}      # see test_cuda_chip.py
     assert {name for name, _ in all_kernels()} == {case.kernel for case in CASES} | copying

@@ -26,7 +26,8 @@ from nnkit import (
     Sequential,
 )
 from nnkit.graph import Adjacency
-from nnkit.plan.build import Sizes, build
+from nnkit.plan.build import build
+from nnkit.plan.builder import Sizes
 from nnkit.plan.launch import (
     ARCHITECTURE,
     CLUSTERS,

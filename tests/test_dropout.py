@@ -12,9 +12,10 @@ from naive_dropout import draw_mask, draw_noise
 from nnkit.layers.dense import Dense
 from nnkit.layers.dropout import Dropout, SpatialDropout1D, SpatialDropout2D, SpatialDropout3D, five, runs
 from nnkit.layers.noise import GaussianNoise
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.plan.build import build
 from nnkit.plan.layout import COUNTERS, lay_out
+from nnkit.tensors import Input
 
 
 class Steps(Rig):

@@ -35,7 +35,7 @@ from nnkit.extend import (
 from nnkit.jit import Kernel
 from nnkit.layers import activation
 from nnkit.losses import custom
-from nnkit.plan.build import Builder
+from nnkit.plan.builder import Builder
 from nnkit.plan.layout import lay_out
 from nnkit.runtime import compilers, store
 from nnkit.spec import CLASSES, SHORTHANDS, resolve

@@ -29,12 +29,13 @@ from nnkit import (
     Sequential,
     TimeDistributed,
 )
-from nnkit.optimizers import CallableSchedule, CosineDecay, ExponentialDecay, PiecewiseConstantDecay, lazy
+from nnkit.optimizers import CallableSchedule, CosineDecay, ExponentialDecay, Optimizer, PiecewiseConstantDecay, lazy
 from nnkit.optimizers.lazy import SPAN
 from nnkit.plan import layout
 from nnkit.plan.build import build
 from nnkit.plan.layout import COUNTERS, lay_out
 from nnkit.prims import touched_cpu
+from nnkit.spec import CLASSES
 
 # Where gradients depend on the numbers, they differ, too; and a gradient near 0 makes Adam's m / sqrt(v) as sensitive as it is small itself.
 FEEDBACK = 1e-3
@@ -71,6 +72,11 @@ every_closed = pytest.mark.parametrize("optimizer", CLOSED, ids=names(CLOSED))
 every_rule = pytest.mark.parametrize("optimizer", CLOSED + DENSE, ids=names(CLOSED + DENSE))
 every_way = pytest.mark.parametrize("way", ["closed", "replay"])
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def test_every_optimizer_is_tried():
+    public = {cls for name, cls in vars(nnkit).items() if CLASSES.get(name) is cls and issubclass(cls, Optimizer)}
+    assert public == {type(optimizer) for optimizer in CLOSED + DENSE}
 
 
 def updated(optimizer, way):

@@ -23,11 +23,12 @@ from nnkit.losses import (
 )
 from nnkit.losses.crossentropy_cpu import valid_share
 from nnkit.losses.reduce_cpu import accumulate, report
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.plan.build import build
 from nnkit.plan.layout import lay_out
 from nnkit.regularizers import L2
 from nnkit.spec import resolve
+from nnkit.tensors import Input
 
 EXACT = 1e-12               # float64, few roundings
 

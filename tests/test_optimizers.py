@@ -10,7 +10,7 @@ import naive_optimizer
 import nnkit
 from helpers import assert_same_bits, debug_mode, many_tasks
 from nnkit.layers.dense import Dense
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.optimizers import (
     SGD,
     Adadelta,
@@ -26,13 +26,14 @@ from nnkit.optimizers import (
 )
 from nnkit.optimizers import rules_cpu as rules
 from nnkit.optimizers.base import PIECE, WIDTH
-from nnkit.plan.build import Builder
+from nnkit.plan.builder import Builder
 from nnkit.plan.layout import COUNTERS, lay_out
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Plan
 from nnkit.runtime import cpu
 from nnkit.runtime.cpu import Memory, Tape
 from nnkit.spec import CLASSES, from_json, resolve, to_json
+from nnkit.tensors import Input
 
 # The update of Keras 3.15 (float64, JAX backend) after five steps from w = (1, -2), b = 0.5 with dLoss/dw = (w_0, 3 w_1), dLoss/db = 2 (b - 1).
 KERAS = [

@@ -13,7 +13,7 @@ from scipy import sparse
 import nnkit
 from nnkit.graph import Adjacency
 from nnkit.layers import GAT, GIN, GraphConv, GraphSAGE
-from nnkit.network import GraphInput
+from nnkit.tensors import GraphInput
 from parity_graph import GRAPHS, DrawnOnGraph, draw_on_graph, in_nnkit, in_pyg
 from sweeps import BLOCKS, sweep
 

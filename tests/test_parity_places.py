@@ -9,7 +9,8 @@ import pytest
 import cases_pool
 import cases_resample
 from helpers import Rig
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
+from nnkit.tensors import Input
 from parity_draw import over_places, pick
 
 ROWS = [case for case in cases_pool.CASES + cases_resample.CASES if len(case.layers) == 1 and 0 not in case.shape]

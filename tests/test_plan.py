@@ -6,7 +6,7 @@ import pytest
 import nnkit
 from nnkit import Adam, Add, Dense, Input, Network, Sequential
 from nnkit.plan import passes
-from nnkit.plan.arena import lives
+from nnkit.plan.arena import in_arena, lives
 from nnkit.plan.build import build
 from nnkit.plan.layout import lay_out
 from nnkit.plan.plan import Buffer, Plan, Step
@@ -160,6 +160,25 @@ def test_a_plan_prints_its_steps_bytes_and_graph():
     assert graph.startswith("digraph plan {")
     assert graph.count("[label=\"dense_forward") == 3
     assert graph.rstrip().endswith("}")
+
+
+def test_a_plan_prints_every_array_and_where_it_lies():
+    """Scratch memory, too; a dash stands for an array that is not there, which has no bytes and no place."""
+    reader = [Input((7,)), nnkit.Embedding(11, 5, mask_zero=True), nnkit.LSTM(3), Dense(1, activation="sigmoid", use_bias=False)]
+    images = [Input((9, 8, 2)), nnkit.Conv2D(4, 3, activation="relu"), nnkit.MaxPooling2D(2), nnkit.BatchNormalization(), nnkit.Flatten(), Dense(1)]
+    for layers in (CLASSIFIER, reader, images):
+        plan = plan_of(layers, loss="mse")
+        lines = str(plan).splitlines()[2:-1]
+        for step, line in zip(plan.steps, lines, strict=True):
+            words = line.split()
+            for buffer in step.buffers:
+                if buffer.size:
+                    assert any(word.startswith(f"{buffer.name}[") for word in words)
+                else:
+                    assert buffer.role == "external" or "-" in words
+            places = [f"{plan.offsets[plan.storage(buffer.name)]:#x}" for buffer in step.writes + step.scratch if buffer.size and in_arena(buffer)]
+            assert [word for word in words if word.startswith("0x")] == places
+        assert "[0" not in "".join(lines)
 
 
 def test_a_view_of_another_size_is_refused():

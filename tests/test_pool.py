@@ -11,9 +11,10 @@ import nnkit
 from helpers import Rig, assert_close, assert_same_bits, many_tasks
 from nnkit.layers.pool import MaxPooling2D, by_channel, stages
 from nnkit.layers.window import spans
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.plan.build import build
 from nnkit.plan.layout import lay_out
+from nnkit.tensors import Input
 
 
 def rig(layer, shape, batch, **options):

@@ -8,9 +8,10 @@ import pytest
 
 import nnkit
 from helpers import Rig, assert_close
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.plan.build import build
 from nnkit.plan.layout import lay_out
+from nnkit.tensors import Input
 
 
 def rig(layer, shape, batch, **options):

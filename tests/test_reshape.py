@@ -5,9 +5,10 @@ import re
 import pytest
 
 from nnkit.layers.reshape import Flatten, Reshape
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.plan.build import build
 from nnkit.plan.layout import lay_out
+from nnkit.tensors import Input
 
 
 def test_no_steps():

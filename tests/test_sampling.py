@@ -12,7 +12,7 @@ from helpers import Rig, assert_close, assert_derivative, assert_same_bits, many
 from naive_sampling import divergence, draw_normals
 from nnkit import Dense, GaussianNoise, Input, Network, Sampling
 from nnkit.layers.sampling_cpu import kl_divergence
-from nnkit.plan.build import PENALTY_BLOCK
+from nnkit.plan.builder import PENALTY_BLOCK
 from nnkit.plan.layout import COUNTERS
 
 

@@ -6,7 +6,7 @@ import nnkit
 from nnkit import L2, Adam, Input, Network
 from nnkit.datasets import made_citation_graph
 from nnkit.layers import GAT, GIN, GraphConv, GraphSAGE
-from nnkit.network import GraphInput
+from nnkit.tensors import GraphInput
 
 NODES, CLASSES, FEATURES = 2708, 7, 1433
 PENALTY = L2(2.5e-4)

@@ -12,7 +12,7 @@ import scipy.sparse
 import nnkit
 from nnkit.jit import Int, Matrix, kernel
 from nnkit.plan.arena import aligned
-from nnkit.plan.build import Builder
+from nnkit.plan.builder import Builder
 from nnkit.plan.layout import COUNTERS, Layout, lay_out
 from nnkit.plan.passes import optimise, work_tasks
 from nnkit.plan.plan import Buffer, Plan, Step

@@ -5,8 +5,8 @@ from __future__ import annotations
 from nnkit.graph.sampling import COUNTERS, STREAMS
 from nnkit.graph.sampling_cpu import below
 from nnkit.jit import Int, LabelMatrix, Labels, Ordinals, kernel, routine
+from nnkit.philox import philox
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.scalar import philox
 
 __all__ = ["draw_negatives"]
 

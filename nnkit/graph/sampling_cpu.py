@@ -14,10 +14,10 @@ import numpy as np
 
 from nnkit.graph.sampling import CHUNK, COUNTERS, STREAMS
 from nnkit.jit import Doubles, Int, Labels, Matrix, Ordinals, kernel, routine
+from nnkit.philox import philox
 from nnkit.prims.feed_cpu import copy_row
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, itemsize, part, prefetch_run
-from nnkit.scalar import philox
 
 __all__ = [
     "below", "draw_neighbors", "find_places", "gather", "merge_repeated", "number_found", "number_seeds", "sort_rows", "sum_counts", "take_counts",

@@ -21,7 +21,7 @@ from nnkit.layers.norm import BatchNormalization, LayerNormalization
 from nnkit.layers.reshape import Flatten, Reshape
 from nnkit.layers.window import Spatial
 from nnkit.layers.wrappers import TimeDistributed
-from nnkit.network import Graph, Node, Ref
+from nnkit.nodes import Graph, Node, Ref
 
 __all__ = ["Flow", "flow_of"]
 

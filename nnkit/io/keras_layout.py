@@ -15,7 +15,7 @@ from nnkit.io.report import SHOWN, source_name
 from nnkit.layers.base import Shape
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["FileLayer", "Weight", "from_keras"]
 

@@ -11,7 +11,7 @@ import attrs
 from nnkit.layers.base import Layer, Shape, snake_case
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph, Node
+    from nnkit.nodes import Graph, Node
 
 __all__ = ["NETWORKS", "OwnLayer", "base_name", "key_of", "own_layers"]
 

@@ -1,7 +1,7 @@
 """The native format: a whole model in one safetensors file, `.nnkit`. docs/format.md writes it down for other programs.
 
 Parameters stand under their own names ("dense/kernel"), everything else under names that begin with @, which no layer's name can. What is no array is
-one JSON document in the metadata, under "nnkit".
+one JSON document in the metadata, under "nnkit": document.py.
 
 A file is data: whatever it says is checked before it is used, and a network that it declares is made only once it is known that the file holds its
 parameters. So a file makes nobody allocate more than what it holds.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +18,20 @@ import attrs
 import numpy as np
 
 from nnkit._version import __version__
+from nnkit.io.document import FORMAT, KEY, document_of, fault_of, short, text_of
 from nnkit.io.report import FormatError, Report, compare, source_names
 from nnkit.io.safetensors import Reader, write
 from nnkit.optimizers.schedules import Schedule
 from nnkit.plan.layout import COUNTERS
 from nnkit.runtime.backend import backend_of
-from nnkit.spec import CLASSES, from_json, is_of_family, to_json, type_name
 from nnkit.spec import FORMAT as SPEC_FORMAT
+from nnkit.spec import from_json, is_of_family, to_json, type_name
 from nnkit.training.feed import as_whole
 from nnkit.training.outputs import resolve_outputs
 
 if TYPE_CHECKING:
     from nnkit.io.weights import Weights
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
     from nnkit.training.model import Model
 
 __all__ = [
@@ -39,17 +39,9 @@ __all__ = [
     "tensors_of",
 ]
 
-FORMAT = 1
 FOREIGN = {".keras": "Keras", ".h5": "Keras", ".hdf5": "Keras", ".pt": "PyTorch", ".pth": "PyTorch", ".onnx": "ONNX"}
-KEY = "nnkit"                                            # of the document in the metadata
 ITEMS = {"float32": "F32", "float64": "F64"}
 
-LONGEST_TEXT = 4096                                      # letters of a string in the document; longer ones stand as arrays
-# Bounds on what a document may ask for: JSON without its strings, and how deep it is; layers and calls of them, each counted once more for every
-# network that it is nested in, since each of these looks at all that is inside.
-LONGEST_DOCUMENT, DEEPEST, MOST_LAYERS = 1 << 21, 64, 1 << 15
-LONGEST_REASON = 2000                                     # letters of a message
-STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
 MOST_COUNTED = 1 << 62
 
 FROM_FILE: Any = type("FromFile", (), {"__repr__": lambda self: "<what the file says>"})()
@@ -129,48 +121,8 @@ def recorded(value: Any) -> Any:
 
 
 def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
-    kept = _without_texts(document, arrays)
-    text = json.dumps(kept, separators=(",", ":"), allow_nan=False)
-    if (fault := _excess(text)) or (fault := _excess_layers(kept)):
-        raise ValueError(f"save: {fault}")
+    text = text_of(document, arrays)                     # which adds the document's long strings to the arrays
     write(path, arrays, {KEY: text})
-
-
-def _without_texts(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The document with {"@text": n} in place of its long strings, which become arrays @text/n."""
-    if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        name = f"@text/{sum(name.startswith('@text/') for name in arrays)}"
-        arrays[name] = np.frombuffer(value.encode(), np.uint8)
-        return {"@text": name}
-    if isinstance(value, dict):
-        return {key: _without_texts(item, arrays) for key, item in value.items()}
-    return [_without_texts(item, arrays) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _excess(text: str) -> str | None:
-    """What is too much about a document before it is parsed."""
-    structure = len(text) - sum(found.end() - found.start() for found in STRING.finditer(text))
-    return None if structure <= LONGEST_DOCUMENT else f"the declaration has {structure} letters besides names, and may have {LONGEST_DOCUMENT}"
-
-
-def _excess_layers(document: Any) -> str | None:
-    """The same once it is parsed. Without recursion: how deep it is shows here."""
-    stack: list[tuple[Any, int, int]] = [(document, 1, 1)]
-    layers = 0
-    while stack:
-        value, depth, times = stack.pop()
-        if depth > DEEPEST:
-            return f"the declaration of the network is nested more than {DEEPEST} levels deep"
-        if isinstance(value, dict):
-            inside = times + ("layers" in value)
-            counted = [value[key] for key in ("layers", "calls", "outputs") if isinstance(value.get(key), list)]
-            layers += inside * sum(map(len, counted))
-            stack += [(item, depth + 1, inside) for item in value.values()]
-        elif isinstance(value, list):
-            stack += [(item, depth + 1, times) for item in value]
-        if layers > MOST_LAYERS:
-            return f"the network has more than {MOST_LAYERS // 4} layers, those of nested networks counted once more for every level"
-    return None
 
 
 # Reading.
@@ -188,7 +140,7 @@ class Saved:
         """Open a file and check its document as a whole. Raises OSError; FormatError for anything but a file of this or an earlier format."""
         reader = Reader(path)
         try:
-            return cls(os.fspath(path), reader, _document(reader, os.fspath(path)))
+            return cls(os.fspath(path), reader, document_of(reader, os.fspath(path)))
         except BaseException:
             reader.close()
             raise
@@ -201,7 +153,7 @@ class Saved:
 
     def fault(self, reason: object) -> FormatError:
         """The error of a file that cannot be loaded."""
-        return _fault(self.path, reason)
+        return fault_of(self.path, reason)
 
     def get(self, *keys: str) -> Any:
         """What the document says, None where it says nothing."""
@@ -214,17 +166,17 @@ class Saved:
         """A whole number of at least 0. Raises FormatError for anything else."""
         value = self.get(*keys)
         if type(value) is not int or not 0 <= value < high:
-            raise self.fault(f"{'.'.join(keys)} must be a whole number of at least 0, received {_short(value)}")
+            raise self.fault(f"{'.'.join(keys)} must be a whole number of at least 0, received {short(value)}")
         return value
 
     def spec(self, record: Any, family: str, what: str) -> Any:
         """The spec of a record of the document. Raises FormatError for one that is none."""
         if isinstance(record, dict) and "python" in record:
-            raise self.fault(f"it was saved with {what} {_short(record['python'])}, a Python function, which no file holds: "
+            raise self.fault(f"it was saved with {what} {short(record['python'])}, a Python function, which no file holds: "
                              f"pass {what.split()[-1]}= to nnkit.load")
         found = self.guarded(lambda: from_json(json.dumps({"format": SPEC_FORMAT, "spec": record})))
         if not is_of_family(found, family):
-            raise self.fault(f"{what} must be a spec of that kind, received {_short(found)}")
+            raise self.fault(f"{what} must be a spec of that kind, received {short(found)}")
         return found
 
     def guarded(self, make: Callable[[], Any]) -> Any:
@@ -316,7 +268,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
             raise saved.fault("it holds parameters alone: compile the network and take them by load_weights")
         dtype, seed = saved.get("dtype"), saved.whole("seed")
         if not isinstance(dtype, str) or dtype not in ITEMS:
-            raise saved.fault(f"dtype must be 'float32' or 'float64', received {_short(dtype)}")
+            raise saved.fault(f"dtype must be 'float32' or 'float64', received {short(dtype)}")
         runtime.check_products(dtype)
         spec = saved.spec(saved.get("spec"), "network", "the network")
         kept = saved.get("optimizer")
@@ -350,7 +302,7 @@ def _outputs(saved: Saved, graph: Graph, loss: Any, metrics: Any, loss_weights: 
     """Losses, weights and metrics of the outputs: from the file, or what was passed."""
     records = saved.get("outputs")
     if not isinstance(records, list) or [record.get("name") for record in records if isinstance(record, dict)] != list(graph.output_names):
-        raise saved.fault(f"outputs must be a record for each of the outputs {_short(graph.output_names)}")
+        raise saved.fault(f"outputs must be a record for each of the outputs {short(graph.output_names)}")
     if loss is FROM_FILE:
         loss = [None if record.get("loss") is None else saved.spec(record["loss"], "loss", "the loss") for record in records]
         if loss_weights is FROM_FILE:
@@ -366,77 +318,8 @@ def _outputs(saved: Saved, graph: Graph, loss: Any, metrics: Any, loss_weights: 
 def _metrics(saved: Saved, record: Mapping[str, Any]) -> list[Any]:
     records = record.get("metrics")
     if not isinstance(records, list):
-        raise saved.fault(f"metrics of an output must be a list, received {_short(records)}")
+        raise saved.fault(f"metrics of an output must be a list, received {short(records)}")
     return [saved.spec(own, "metric", "the metrics") for own in records]
-
-
-def _document(reader: Reader, path: str) -> dict[str, Any]:
-    """The document of a file, checked as far as that goes without knowing specs."""
-    if KEY not in reader.metadata:
-        raise _fault(path, "it is a safetensors file that nnkit did not write, and says nothing of a network; load_weights reads such files")
-    text = reader.metadata[KEY]
-    if fault := _excess(text):
-        raise _fault(path, fault)
-    try:
-        document = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise _fault(path, f"what it says of itself is no JSON: {type(error).__name__ if isinstance(error, RecursionError) else error}") from None
-    number = document.get("format") if isinstance(document, dict) else None
-    if type(number) is not int or number < 1:
-        raise _fault(path, f"what it says of itself must be a JSON object with a format of at least 1, received {_short(number)}")
-    if number > FORMAT:
-        writer = _short(document.get("nnkit"))
-        raise _fault(path, f"it is of format {number}, written by nnkit {writer}, and this nnkit, {__version__}, reads formats up to {FORMAT}")
-    if fault := _excess_layers(document) or _unknown_type(document):
-        raise _fault(path, fault)
-    return _with_texts(document, reader, path, set())
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-def _unknown_type(document: Mapping[str, Any]) -> str | None:
-    """What is wrong with the types of the specs in a document, fit's progress apart."""
-    stack = [value for key, value in document.items() if key != "fit"]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, dict):
-            if "type" in value and not (isinstance(name := value["type"], str) and name in CLASSES):
-                return f"unknown spec type {_short(name)}: where it is a layer, loss or metric of one's own, import the module that declares it first"
-            stack += value.values()
-        elif isinstance(value, list):
-            stack += value
-    return None
-
-
-def _with_texts(value: Any, reader: Reader, path: str, taken: set[str]) -> Any:
-    """The document with its long strings in place; taken: those that have been."""
-    if isinstance(value, dict):
-        if value.keys() == {"@text"}:
-            entry = reader.entries.get(value["@text"]) if isinstance(value["@text"], str) else None
-            if entry is None or entry.dtype != "U8" or not entry.name.startswith("@text/") or entry.name in taken:
-                raise _fault(path, f"the text {_short(value['@text'])} must be an array of dtype U8 and stand in one place")
-            taken.add(entry.name)
-            try:
-                return reader.read(entry.name).tobytes().decode()
-            except UnicodeDecodeError:
-                raise _fault(path, f"the text {entry.name!r} is no UTF-8") from None
-        return {key: _with_texts(item, reader, path, taken) for key, item in value.items()}
-    return [_with_texts(item, reader, path, taken) for item in value] if isinstance(value, list) else value
-
-
-def _fault(path: str, reason: object) -> FormatError:
-    return FormatError(f"{path!r} cannot be loaded: {_clipped(str(reason) or type(reason).__name__, LONGEST_REASON)}")
-
-
-def _clipped(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length - 3]}..."
-
-
-def _short(value: Any) -> str:
-    """repr for a message."""
-    return _clipped(repr(value), 80)
 
 
 # Weights alone.

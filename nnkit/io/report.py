@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["FormatError", "Report", "compare", "source_name", "source_names"]
 

@@ -26,7 +26,7 @@ from nnkit.layers.norm import BatchNormalization, LayerNormalization
 from nnkit.layers.prelu import PReLU
 from nnkit.layers.recurrent import GRU, LSTM, SimpleRNN
 from nnkit.layers.wrappers import Bidirectional, TimeDistributed
-from nnkit.network import Graph, Node
+from nnkit.nodes import Graph, Node
 
 __all__ = ["from_torch"]
 
@@ -162,7 +162,7 @@ def _gru(layer: GRU) -> Modules | None:
 
 def _bidirectional(layer: Bidirectional) -> Modules | None:
     """One module; the tensors of the layer that goes backwards end in _reverse."""
-    from nnkit.network import own_name
+    from nnkit.tensors import own_name
 
     rows: dict[str, Row] = {}
     for way, inner in (("forward", layer.layer), ("backward", layer.other)):

@@ -12,7 +12,7 @@ import numpy as np
 from nnkit.io.report import FormatError
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["Weights", "has_torch_names", "kind_of", "read_weights"]
 

@@ -17,6 +17,7 @@ from nnkit.layers import (
     resample,
     reshape,
     sampling,
+    softmax,
     wrappers,
 )
 from nnkit.layers.activation import *  # noqa: F403
@@ -35,6 +36,7 @@ from nnkit.layers.recurrent import *  # noqa: F403
 from nnkit.layers.resample import *  # noqa: F403
 from nnkit.layers.reshape import *  # noqa: F403
 from nnkit.layers.sampling import *  # noqa: F403
+from nnkit.layers.softmax import *  # noqa: F403
 from nnkit.layers.wrappers import *  # noqa: F403
 
 __all__ = [
@@ -54,5 +56,6 @@ __all__ = [
     *resample.__all__,
     *reshape.__all__,
     *sampling.__all__,
+    *softmax.__all__,
     *wrappers.__all__,
 ]

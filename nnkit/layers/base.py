@@ -13,7 +13,7 @@ from nnkit.spec import Spec, base
 
 if TYPE_CHECKING:
     from nnkit.initializers import Initializer
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
     from nnkit.regularizers import Regularizer
 
@@ -113,7 +113,7 @@ class Layer(Spec):
 
         Every call of one layer uses the same parameters. Raises TypeError and ValueError where it cannot take the inputs.
         """
-        from nnkit.network import call
+        from nnkit.tensors import call
 
         return call(self, inputs)
 

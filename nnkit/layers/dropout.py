@@ -12,7 +12,7 @@ from nnkit.prims.csr import Csr
 from nnkit.spec import base, integer, real, shape_of, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"]

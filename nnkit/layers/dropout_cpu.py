@@ -15,10 +15,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, Counters, Double, Int, Matrix, Real, array_view, kernel, routine
+from nnkit.philox import philox
 from nnkit.plan.layout import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, part
-from nnkit.scalar import philox
 
 __all__ = ["dropout_apply", "dropout_mask", "dropout_spread", "relu_dropout_backward"]
 

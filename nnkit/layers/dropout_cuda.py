@@ -11,9 +11,9 @@ import numpy as np
 from nnkit.cuda_jit import THREADS, barrier, data, kernel, registers, routine, scratch, thread
 from nnkit.jit import Counters, Double, Int, Matrix, Real
 from nnkit.layers.dropout_cpu import WORD, threshold
+from nnkit.philox import philox
 from nnkit.plan.layout import COUNTERS
 from nnkit.prims.block_cuda import divided, row_share
-from nnkit.scalar import philox
 
 __all__ = ["dropout_apply", "dropout_mask", "dropout_spread", "relu_dropout_backward"]
 

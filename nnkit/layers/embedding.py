@@ -13,7 +13,7 @@ from nnkit.regularizers import Regularizer
 from nnkit.spec import boolean, child, integer, real, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["Embedding", "Masking"]

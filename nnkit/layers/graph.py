@@ -22,7 +22,7 @@ from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import base, boolean, child, choice, integer, real, shape_of, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["GAT", "GIN", "EdgeDot", "GlobalGraphPooling", "GraphConv", "GraphSAGE"]

@@ -15,7 +15,7 @@ from nnkit.layers.norm import sample_axis
 from nnkit.spec import base, boolean, integer, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Subtract"]

@@ -8,7 +8,7 @@ from nnkit.layers.base import Layer
 from nnkit.spec import integer, real, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["GaussianNoise"]

@@ -14,10 +14,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnkit.jit import I64, Counters, Int, Matrix, Real, array_view, kernel, routine
+from nnkit.philox import normal_pair, philox, uniform
 from nnkit.plan.layout import COUNTERS
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.simd_cpu import address, part
-from nnkit.scalar import normal_pair, philox, uniform
 
 __all__ = ["gaussian_noise_forward"]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from nnkit.cuda_jit import THREADS, barrier, data, kernel, routine, scratch, thread
 from nnkit.jit import Counters, Int, Matrix, Real
+from nnkit.philox import normal_pair, philox, uniform
 from nnkit.plan.layout import COUNTERS
 from nnkit.prims.block_cuda import row_share
-from nnkit.scalar import normal_pair, philox, uniform
 
 __all__ = ["DRAWN", "draw_normals", "gaussian_noise_forward"]
 

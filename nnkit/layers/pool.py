@@ -19,7 +19,7 @@ from nnkit.prims.reduce import PIECE, TILE
 from nnkit.spec import base, boolean, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = [

@@ -16,7 +16,7 @@ from nnkit.regularizers import Regularizer
 from nnkit.spec import child, shape_of, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["PReLU"]

@@ -18,7 +18,7 @@ from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import article, base, boolean, child, integer, real, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["GRU", "LSTM", "Recurrent", "SimpleRNN"]

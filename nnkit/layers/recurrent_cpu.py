@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from nnkit.jit import Int, Matrix, kernel, routine
+from nnkit.prims.gates_cpu import ANY, STANDARD, add_product, in_place
 from nnkit.prims.matmul_cpu import row_share
-from nnkit.prims.recurrent_cpu import ACTIVATION, AFTER, ANY, GATE, STANDARD, add_product, clear, copy_run, in_place, recurrent
+from nnkit.prims.recurrent_cpu import ACTIVATION, AFTER, GATE, clear, copy_run, recurrent
 from nnkit.prims.simd_cpu import run
 
 __all__ = [
@@ -107,7 +108,7 @@ def gru(act: Callable[..., Any], act_slope: Callable[..., Any], sig: Callable[..
         add_product(r, rows, units, m, panels, 1)
         open_gate(v, shape[GATE], g)
         open_gate(r, shape[GATE], g)
-        if shape[AFTER]:
+        if shape[AFTER]:                                 # s = p R + b', u = act(x W + b + r s); b' is the bias's sixth run
             if bias.size:
                 for row in range(rows):
                     copy_run(s, row * units, bias, 5 * units, units)
@@ -116,7 +117,7 @@ def gru(act: Callable[..., Any], act_slope: Callable[..., Any], sig: Callable[..
             add_product(s, rows, units, m, panels, 2)
             for k in range(u.size):
                 u[k] = act(u[k] + r[k] * s[k], shape[ACTIVATION], a)
-        else:
+        else:                                            # s = r p, u = act(x W + b + s R)
             for k in range(s.size):
                 s[k] = r[k] * m[k]
             add_product(u, rows, units, s, panels, 2)

@@ -14,9 +14,9 @@ from typing import Any
 from nnkit.cuda_jit import THREADS, data, kernel, routine, thread
 from nnkit.jit import Int, Matrix
 from nnkit.prims.block_cuda import divided, row_share
+from nnkit.prims.gates_cpu import ANY, STANDARD
 from nnkit.prims.recurrent_before_cuda import backward_twice_kernel, forward_twice_kernel
 from nnkit.prims.recurrent_cluster_cuda import backward_cluster_kernel, forward_cluster_kernel
-from nnkit.prims.recurrent_cpu import ANY, STANDARD
 from nnkit.prims.recurrent_cuda import backward_kernel, forward_kernel
 from nnkit.prims.recurrent_step_cuda import ACTIVATION, GATE
 

@@ -15,7 +15,7 @@ from nnkit.plan.passes import image_tasks
 from nnkit.spec import base, choice, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = [

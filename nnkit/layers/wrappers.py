@@ -13,7 +13,7 @@ from nnkit.layers.recurrent import Recurrent, with_state
 from nnkit.spec import is_of_family, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["Bidirectional", "TimeDistributed"]
@@ -83,7 +83,7 @@ class Bidirectional(Layer):
 
     def _both(self) -> list[tuple[str, Recurrent]]:
         """The two layers, each with what its parameters' names begin with."""
-        from nnkit.network import own_name
+        from nnkit.tensors import own_name
 
         return [(f"{way}_{own_name(layer)}/", layer) for way, layer in (("forward", self.layer), ("backward", self.other))]
 

@@ -12,7 +12,7 @@ from nnkit.spec import Spec, base
 from nnkit.training.feed import as_samples
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["Loss", "PointwiseLoss"]

@@ -13,7 +13,7 @@ from nnkit.spec import base, boolean, integer, real, spec
 from nnkit.training.feed import as_labels, as_samples
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "KLDivergence", "SparseCategoricalCrossentropy"]
@@ -113,7 +113,7 @@ class ClassLoss(Loss):
         name = logits if self.from_logits else f"losses.crossentropy.{self.label}"
 
         def fused(part: str) -> dict[str, str]:
-            return {} if self.from_logits else {"layers.activation.softmax_forward": f"{logits}_{part}"}
+            return {} if self.from_logits else {"layers.softmax.softmax_forward": f"{logits}_{part}"}
         g.step(f"{name}_forward", [rows, kept, scale], [y2, t2, w, *more], scratch=[g.scratch(part, R) for part in self.scratch], scalars=scalars,
                rows=R, flops=ENTRY_FLOPS * R * C, logits=fused("forward"))
 

@@ -11,7 +11,7 @@ from nnkit.losses.base import Loss, PointwiseLoss, as_rows, refuse_outside
 from nnkit.spec import base, spec
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["CategoricalHinge", "Hinge", "SquaredHinge"]

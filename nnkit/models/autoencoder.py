@@ -8,8 +8,9 @@ from typing import Any
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer
 from nnkit.layers.dense import Dense
-from nnkit.network import Input, Network
+from nnkit.network import Network
 from nnkit.regularizers import ActivityRegularizer
+from nnkit.tensors import Input
 from nnkit.training.feed import as_whole
 
 __all__ = ["as_sizes", "autoencoder", "dense", "dense_stack"]

@@ -7,8 +7,9 @@ from typing import Any
 
 from nnkit.layers.graph import GraphConv
 from nnkit.models.autoencoder import as_sizes
-from nnkit.network import GraphInput, Input, Network
+from nnkit.network import Network
 from nnkit.regularizers import Regularizer
+from nnkit.tensors import GraphInput, Input
 from nnkit.training.feed import as_whole
 
 __all__ = ["gcn"]

@@ -9,7 +9,8 @@ from nnkit.layers.dense import Dense
 from nnkit.layers.pool import AveragePooling2D, MaxPooling2D
 from nnkit.layers.reshape import Flatten
 from nnkit.models.published import as_image_shape
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
+from nnkit.tensors import Input
 from nnkit.training.feed import as_whole
 
 __all__ = ["lenet"]

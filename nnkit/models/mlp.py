@@ -10,7 +10,8 @@ from nnkit.layers.dense import Dense
 from nnkit.layers.dropout import Dropout
 from nnkit.layers.norm import BatchNormalization
 from nnkit.models.autoencoder import as_sizes
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
+from nnkit.tensors import Input
 from nnkit.training.feed import as_whole
 
 __all__ = ["mlp"]

@@ -13,8 +13,9 @@ from nnkit.layers.merge import Add
 from nnkit.layers.norm import BatchNormalization
 from nnkit.layers.pool import MaxPooling2D
 from nnkit.models.published import GLOBAL, Published, as_image_shape, check_pooling, classifier
-from nnkit.network import Input, Network
+from nnkit.network import Network
 from nnkit.pretrained import Pretrained
+from nnkit.tensors import Input
 
 __all__ = ["resnet"]
 

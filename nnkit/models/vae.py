@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.sampling import Sampling
 from nnkit.models.autoencoder import as_sizes, dense, dense_stack
-from nnkit.network import Input, Network
+from nnkit.network import Network
+from nnkit.tensors import Input
 from nnkit.training.feed import as_whole
 
 __all__ = ["vae"]

@@ -11,8 +11,9 @@ from nnkit.layers.dense import Dense
 from nnkit.layers.pool import MaxPooling2D
 from nnkit.layers.reshape import Flatten
 from nnkit.models.published import GLOBAL, Published, as_image_shape, check_pooling, classifier
-from nnkit.network import Input, Sequential
+from nnkit.network import Sequential
 from nnkit.pretrained import Pretrained
+from nnkit.tensors import Input
 
 __all__ = ["vgg16"]
 

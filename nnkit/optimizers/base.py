@@ -14,7 +14,7 @@ from nnkit.spec import Spec, base, choice, real
 if TYPE_CHECKING:
     import numpy as np
 
-    from nnkit.plan.build import Builder, Touched
+    from nnkit.plan.builder import Builder, Touched
     from nnkit.plan.layout import Layout
 
 __all__ = ["Optimizer"]
@@ -28,7 +28,7 @@ WIDTH = 64                  # partial sums of a piece that run side by side
 class Optimizer(Spec):
     """Base of all optimizers.
 
-    learning_rate: positive number, schedule, or function of the number of finished updates.
+    learning_rate: positive number, schedule, or function of the number of finished updates; default 0.001.
     weight_decay: decoupled: before the rule, w -= lr weight_decay w, for all trainable parameters; at least 0; None (default) for none.
     clipnorm: the gradient of each parameter (a whole array) is scaled down to this norm where it is longer: g clipnorm / max(|g|, clipnorm).
     clipvalue: each entry of a gradient is cut to [-clipvalue, clipvalue]. global_clipnorm: all gradients together are scaled down to this norm.

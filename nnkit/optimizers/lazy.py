@@ -1,4 +1,5 @@
-"""Row-wise updates: of a table of which a batch reads few rows, only those rows are updated. Kernels: lazy_cpu.py.
+"""Row-wise updates: of a table of which a batch reads few rows, only those rows are updated. Kernels: lazy_cpu.py, and by
+the way in which rows catch up closed_cpu.py and replay_cpu.py.
 
 Under most rules a row moves without a gradient, too: momentum goes on, running means fade, weights decay. So each row keeps the number of the
 update up to which it is current, and catches up before it is read. How, says `Optimizer.row_updates`:
@@ -23,7 +24,7 @@ from nnkit.plan.passes import work_tasks
 
 if TYPE_CHECKING:
     from nnkit.optimizers.base import Optimizer
-    from nnkit.plan.build import Builder, Touched
+    from nnkit.plan.builder import Builder, Touched
     from nnkit.plan.plan import Buffer
 
 __all__ = ["RECORD", "SHORT", "SPAN", "Missed", "history", "lower_missed", "lower_rows", "lower_tick", "powers", "rounded"]
@@ -104,11 +105,11 @@ def lower_missed(optimizer: Optimizer, g: Builder, name: str, rows: Buffer, coun
     tasks = work_tasks(10 * most * p.shape[1], 2 * (1 + len(states)) * most * p.nbytes // max(1, p.shape[0]), most=-(-most // FEWEST_ROWS))
     reads = [rows, count, g.state("@history")]
     if optimizer.by_rows(layout.dtype) == "replay":
-        g.step(f"optimizers.lazy.{optimizer.rule}_replay", updates=[p, *states, last], reads=[*reads, g.state("counters")], tasks=tasks)
+        g.step(f"optimizers.replay.{optimizer.rule}_replay", updates=[p, *states, last], reads=[*reads, g.state("counters")], tasks=tasks)
         return
     missed = optimizer.missed(layout.dtype)
     assert missed is not None
-    g.step(f"optimizers.lazy.{missed.formula}_missed", updates=[p, *states, last], reads=[*reads, g.state("@powers"), g.state("counters")],
+    g.step(f"optimizers.closed.{missed.formula}_missed", updates=[p, *states, last], reads=[*reads, g.state("@powers"), g.state("counters")],
            scalars=[getattr(optimizer, "epsilon", 0.0)], tasks=tasks, flops=10 * most * p.shape[1])
 
 
@@ -122,11 +123,11 @@ def lower_tick(optimizer: Optimizer, g: Builder, ahead: int) -> None:
     counters = g.state("counters")
     if optimizer.by_rows(dtype) == "replay":
         family = optimizer.rule.partition("_")[0]
-        g.step(f"optimizers.lazy.{family}_record", updates=[table, counters], reads=coming, scalars=scalars)
+        g.step(f"optimizers.replay.{family}_record", updates=[table, counters], reads=coming, scalars=scalars)
         return
     missed = optimizer.missed(dtype)
     assert missed is not None
-    g.step(f"optimizers.lazy.{missed.amount}_tick", updates=[table, counters], reads=[g.state("@coefficients"), *coming],
+    g.step(f"optimizers.closed.{missed.amount}_tick", updates=[table, counters], reads=[g.state("@coefficients"), *coming],
            scalars=[*scalars, missed.columns])
 
 

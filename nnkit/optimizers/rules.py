@@ -153,7 +153,7 @@ class Adam(Optimizer):
         return (self.beta_1, self.beta_2, self.epsilon)
 
     def missed(self, dtype: str) -> Missed | None:
-        """w -= m sum_s alpha_s beta_1^s / (beta_2^(s/2) sqrt(v) + epsilon), as a series in x = 1 - beta_2^(s/2): see lazy_cpu.adam_4.
+        """w -= m sum_s alpha_s beta_1^s / (beta_2^(s/2) sqrt(v) + epsilon), as a series in x = 1 - beta_2^(s/2): see closed_cpu.adam_4.
 
         What is left out behind j terms is at most sum_s alpha_s beta_1^s x^j / (1 - x) of such terms; it must be below the rounding of the sum.
         """

@@ -34,8 +34,8 @@ LEAST_ROWS = 4                                           # of a block, where a b
 FORWARD, WEIGHT, INPUT = (f"layers.dense.dense_{name}" for name in ("forward", "backward_weight", "backward_input_whole"))
 GATHERS = ("prims.feed.gather_rows", "prims.feed.gather_labels")
 # Kernels that may read and write shared memory: all but those that copy to it on their own.
-ALLOWED = ("layers.activation.", "layers.dropout.", "layers.noise.", "layers.norm.layer_norm_", "layers.merge.", "losses.", "prims.feed.",
-           "prims.pointwise.")
+ALLOWED = ("layers.activation.", "layers.dropout.", "layers.noise.", "layers.norm.layer_norm_", "layers.merge.", "layers.softmax.", "losses.",
+           "prims.feed.", "prims.pointwise.")
 
 
 def spare_counters(plan: Plan) -> Plan:

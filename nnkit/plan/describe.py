@@ -9,11 +9,11 @@ from nnkit.plan.arena import in_arena
 from nnkit.plan.plan import CHIP, Buffer, Plan, Step
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["dot", "summary_text", "table"]
 
-COLUMNS = ("step", "group", "phase", "layer", "kernel", "writes", "reads", "tasks", "FLOPs", "bytes", "arena")
+COLUMNS = ("step", "group", "phase", "layer", "kernel", "writes", "reads", "scratch", "tasks", "FLOPs", "bytes", "arena")
 
 
 def columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
@@ -28,22 +28,25 @@ def quantity(value: int) -> str:
 
 
 def shape_text(buffer: Buffer) -> str:
-    """name[shape]."""
+    """name[shape]; n: as many rows as the caller's array has. A dash for an array that is not there, such as the bias of a layer without one."""
+    if not buffer.size and buffer.role != "external":
+        return "-"
     return f"{buffer.name}[{'x'.join('n' if d == 0 and buffer.role == 'external' else str(d) for d in buffer.shape)}]"
 
 
-def place(plan: Plan, step: Step) -> str:
-    """Where in the arena, or on chip, the first written buffer lies, and whose memory it takes over."""
-    for buffer in step.writes:
-        if in_arena(buffer) or buffer.role in CHIP:
+def places(plan: Plan, step: Step) -> str:
+    """Where in the arena, or on chip, what the step writes lies, then its scratch; and whose memory it takes over."""
+    found = []
+    for buffer in step.writes + step.scratch:
+        if buffer.size and (in_arena(buffer) or buffer.role in CHIP):
             storage = plan.storage(buffer.name)
-            found = f"chip {plan.chip[storage]:#x}" if buffer.role in CHIP else f"{plan.offsets.get(storage, 0):#x}"
-            return found + (f" in place of {storage}" if storage != buffer.name else "")
-    return ""
+            at = f"chip {plan.chip[storage]:#x}" if buffer.role in CHIP else f"{plan.offsets.get(storage, 0):#x}"
+            found.append(at + (f" in place of {storage}" if storage != buffer.name else ""))
+    return " ".join(found)
 
 
 def table(plan: Plan) -> str:
-    """Every step with its kernel, buffers, tasks, cost and place, then the totals. Of a plan for a device with its launch and its lane in that."""
+    """Every step with its kernel, buffers, tasks, cost and places, then the totals. Of a plan for a device with its launch and its lane in that."""
     groups = "launches" if plan.lanes else "groups"
     rows: list[Sequence[str]] = [tuple("launch.lane" if plan.lanes and name == "group" else name for name in COLUMNS)]
     for group, (start, stop) in enumerate(plan.group_bounds()):
@@ -52,14 +55,14 @@ def table(plan: Plan) -> str:
             lane = f".{sum(start < first <= index for first in plan.lanes)}" if plan.lanes else ""
             rows.append((str(index), f"{group}{lane}", step.phase, step.layer, step.kernel.rpartition(".")[2],
                          " ".join(map(shape_text, step.writes + step.updates)), " ".join(map(shape_text, step.reads)),
-                         str(step.tasks), quantity(step.flops), quantity(step.nbytes), place(plan, step)))
+                         " ".join(map(shape_text, step.scratch)), str(step.tasks), quantity(step.flops), quantity(step.nbytes), places(plan, step)))
     saved = plan.separate_bytes - plan.arena_bytes
     external = f"; arrays of the caller {plan.external_bytes:,} bytes" if plan.external_bytes else ""
     share = f" ({saved / plan.separate_bytes:.0%} saved by sharing)" if plan.separate_bytes else ""
     chip = f"; shared memory of a block {plan.chip_bytes:,} bytes" if plan.chip_bytes else ""
     return "\n".join([
         f"plan {plan.mode}, batch {plan.batch}, {plan.dtype}: {len(plan.steps)} steps in {len(plan.groups)} {groups}",
-        *columns(rows, right=frozenset({0, 1, 7, 8, 9})),
+        *columns(rows, right=frozenset({0, 1, 8, 9, 10})),
         f"FLOPs per step {plan.flops:,}; arena {plan.arena_bytes:,} bytes{share}{chip}{external}",
     ])
 
@@ -76,7 +79,7 @@ def dot(plan: Plan) -> str:
         lines.append("  }")
     for index, step in enumerate(plan.steps):
         for buffer in step.reads + step.updates:
-            if buffer.name in writer:
+            if buffer.name in writer and buffer.size:
                 lines.append(f"  s{writer[buffer.name]} -> s{index} [label=\"{shape_text(buffer)} {buffer.nbytes:,} B\"];")
         for buffer in step.writes + step.updates:
             writer[buffer.name] = index

@@ -12,7 +12,7 @@ from nnkit.plan.arena import aligned
 from nnkit.plan.plan import ALIGNMENT, ITEMSIZE, Buffer
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
     from nnkit.optimizers.base import Optimizer
 
 __all__ = ["COUNTERS", "LEARNING_RATES", "LEAST_ROWWISE", "STREAMS", "SUMS", "Layout", "Run", "lay_out"]

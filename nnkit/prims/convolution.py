@@ -27,7 +27,7 @@ import attrs
 from nnkit.layers.window import Span
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["ALGORITHMS", "BLOCK", "CHAIN", "TILE_STEP", "Convolution"]

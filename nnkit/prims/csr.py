@@ -18,7 +18,7 @@ from nnkit.prims.reduce import sum_rows
 
 if TYPE_CHECKING:
     from nnkit.layers.base import Form
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
 
 __all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "largest_neighbours"]
 

@@ -10,7 +10,7 @@ from nnkit.prims.direct import CHAIN_PLACES, SLICES, unit_rows, units
 from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["ROWS", "Depthwise"]

@@ -16,7 +16,7 @@ from nnkit.plan.products import BLOCKS, SHORTEST, chunks, slices_worth
 from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
     from nnkit.prims.convolution import Convolution
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nnkit.plan.passes import work_tasks
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["PACK_BYTES", "PACK_ROWS", "right_factor", "right_factor_transposed"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nnkit.jit import Counters, Int, Ordinals, kernel
+from nnkit.philox import philox, place_below
 from nnkit.plan.layout import COUNTERS, STREAMS
-from nnkit.scalar import philox, place_below
 
 __all__ = ["shuffle"]
 

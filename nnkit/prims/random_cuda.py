@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nnkit.cuda_jit import THREADS, barrier, data, kernel, thread
 from nnkit.jit import Counters, Int, Ordinals
+from nnkit.philox import philox, place_below
 from nnkit.plan.layout import COUNTERS, STREAMS
-from nnkit.scalar import philox, place_below
 
 __all__ = ["shuffle"]
 

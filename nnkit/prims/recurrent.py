@@ -10,12 +10,12 @@ import attrs
 from nnkit.plan.passes import work_tasks
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["ACTIVATIONS", "Cell", "Pass", "Way"]
 
-# Kernels of activations whose derivative follows from their value, in the order of `recurrent_cpu.any_of`.
+# Kernels of activations whose derivative follows from their value, in the order of `gates_cpu.any_of`.
 ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid", "leaky_relu", "elu", "selu", "softplus", "softsign", "exponential")
 
 BLOCK_BYTES = 2 ** 18                                    # of the gates of a block of steps: they stay in the second-level cache

@@ -21,7 +21,7 @@ from nnkit.plan.passes import work_tasks
 from nnkit.plan.plan import Buffer, Step
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
 
 __all__ = ["STRIP", "Tiling", "sum_rows", "sum_rows_steps", "sum_slices", "tile_fold"]
 

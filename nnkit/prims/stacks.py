@@ -18,7 +18,7 @@ from nnkit.prims.convolution import Convolution
 from nnkit.prims.winograd import Winograd, tiles
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["Stacks", "stacks_for"]

@@ -8,7 +8,7 @@ from nnkit.plan.passes import image_tasks, work_tasks
 from nnkit.prims.matmul import right_factor, right_factor_transposed
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
     from nnkit.prims.convolution import Convolution
 

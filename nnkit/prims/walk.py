@@ -16,7 +16,7 @@ from nnkit.plan.plan import ITEMSIZE
 from nnkit.prims.recurrent import Way
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["Walk", "Walked"]

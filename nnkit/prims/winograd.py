@@ -22,7 +22,7 @@ from nnkit.prims.convolution import BLOCK, CHAIN, TILE_STEP, Convolution
 from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
-    from nnkit.plan.build import Builder
+    from nnkit.plan.builder import Builder
     from nnkit.plan.plan import Buffer
 
 __all__ = ["FILTER_GROUP", "PAIRS", "SKEW", "Winograd", "matrices", "product_of", "tiles", "transposed"]

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from nnkit.plan.build import Sizes, numbered
+from nnkit.plan.build import numbered
+from nnkit.plan.builder import Sizes
 from nnkit.spec import article, nearest
 from nnkit.training.feed import as_indices, as_samples, as_weights, class_weights, same_length
 from nnkit.training.graphs import Checked, as_graph_inputs, as_mask, input_arrays, samples_of, sizes_of
 from nnkit.training.outputs import Output, per_name
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["Data", "Kept", "as_inputs", "output_arrays"]
 

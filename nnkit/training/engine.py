@@ -14,9 +14,11 @@ import numpy as np
 from nnkit.graph import GraphBatch, LinkBatch
 from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
-from nnkit.network import Container, Graph
+from nnkit.network import Container
+from nnkit.nodes import Graph
 from nnkit.optimizers.base import Optimizer
-from nnkit.plan.build import Sizes, build, flush_plan, numbered, shuffle_plan
+from nnkit.plan.build import build, flush_plan, numbered, shuffle_plan
+from nnkit.plan.builder import Sizes
 from nnkit.plan.layout import COUNTERS, SUMS, Layout, lay_out
 from nnkit.plan.plan import Plan
 from nnkit.runtime import cpu

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnkit.plan.build import Sizes
+from nnkit.plan.builder import Sizes
 from nnkit.plan.layout import COUNTERS
 from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, overridden
 from nnkit.training.data import Data, Kept

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from nnkit.network import Graph, Ref
+from nnkit.nodes import Graph, Ref
 from nnkit.plan.build import lowered
 from nnkit.plan.plan import PERSISTENT
 from nnkit.training.data import Data

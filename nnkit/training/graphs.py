@@ -13,14 +13,15 @@ import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.csr import CsrArrays, refuse_flags
-from nnkit.plan.build import Sizes, numbered_input
+from nnkit.plan.build import numbered_input
+from nnkit.plan.builder import Sizes
 from nnkit.prims.csr import form_name
 from nnkit.runtime.device_array import DeviceArray
 from nnkit.training.feed import as_indices, as_samples
 
 if TYPE_CHECKING:
     from nnkit.layers.base import Form
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["SparseRows", "Surroundings", "as_graph_inputs", "as_mask", "by_kind", "input_arrays", "samples_of", "sizes_of", "smallest_sizes"]
 

@@ -59,6 +59,7 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
         blas: whether large products of Dense on a GPU are NVIDIA's cuBLASLt's (needs the extra nnkit[cuda-blas]).
 
     Raises:
+        TypeError: spec is no network.
         ValueError: an unknown name, a loss that does not fit the output, a layer that the backend does not have or a formula that it cannot
             compile, or another wrong argument.
         RuntimeError: for "cuda" and `blas`, without the extra or a GPU.
@@ -332,7 +333,10 @@ class Model(Engine):
 
     def train_on_batch(self, x: Any, y: Any, *, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None,
                        check_finite: bool = False, mask: Any = None) -> dict[str, float]:
-        """One update on one batch; returns its loss and metrics before the update. mask: which samples count, as for `fit`."""
+        """One update on one batch; returns its loss and metrics before the update. sample_weight, class_weight, check_finite, mask: as for `fit`.
+
+        Raises as `fit` does.
+        """
         self.needed_optimizer("train_on_batch")
         self.need_loss("train_on_batch")
         data = self.data(x, y, sample_weight, class_weight, check_finite, mask)
@@ -352,7 +356,7 @@ class Model(Engine):
 
         inputs: also the gradient by the input, as "x"; of several inputs as "x", "x1", ..., 0 where no loss depends on one. That by a sparse matrix
         or a graph is by its entries' values (of a graph the weights of its edges), in their order. Dropout draws the mask that the next update would
-        draw. mask: which samples count, as for `fit`.
+        draw. sample_weight, mask: as for `fit`. Raises as `fit` does, but needs no optimizer.
         """
         self.need_loss("gradients")
         data = self.data(x, y, sample_weight, mask=mask)
@@ -373,9 +377,11 @@ class Model(Engine):
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, verbose: int | str = 0, sample_weight: Any = None,
                  check_finite: bool = False, mask: Any = None) -> dict[str, float]:
-        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}. mask: which samples count, as for `fit`.
+        """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}.
 
-        x alone may be batches, as for `fit`. verbose: as for `fit`, 1 a progress line, 2 a line at the end; default 0, quiet.
+        x alone may be batches, as for `fit`. batch_size: samples that are computed at a time, at least 1, default 256; not for batches.
+        sample_weight, check_finite, mask: as for `fit`. verbose: as for `fit`, 1 a progress line, 2 a line at the end; default 0, quiet.
+        Raises as `fit` does, but needs no optimizer.
         """
         batch_size = as_whole(batch_size, 1, "batch_size")
         self.need_loss("evaluate")
@@ -398,7 +404,8 @@ class Model(Engine):
 
         x may be batches, from an iterable or a function that returns one: x alone, or tuples (x, y, ...) as for `fit`, of which the first is taken;
         or a loader of `nnkit.graph`, of whose nodes those that count are predicted. The rows are in the order in which they come.
-        verbose: as for `fit`, 1 a progress line, 2 a line at the end; default 0, quiet.
+        batch_size: samples that are computed at a time, at least 1, default 256; not for batches. verbose: as for `fit`, 1 a progress line, 2 a line
+        at the end; default 0, quiet. Raises ValueError, TypeError for data that does not fit, RuntimeError while another thread uses the model.
         """
         batch_size = as_whole(batch_size, 1, "batch_size")
         if is_batches(x):

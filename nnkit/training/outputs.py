@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from nnkit.layers.activation import Softmax
 from nnkit.layers.base import Shape
+from nnkit.layers.softmax import Softmax
 from nnkit.losses.base import Loss, PointwiseLoss
 from nnkit.metrics import Metric, resolve_metric
 from nnkit.spec import article, is_of_family, nearest, received, resolve
 
 if TYPE_CHECKING:
-    from nnkit.network import Graph
+    from nnkit.nodes import Graph
 
 __all__ = ["Output", "per_name", "resolve_outputs"]
 

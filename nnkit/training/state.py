@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nnkit.derive import layers_matching, with_flags
-from nnkit.network import Container, own_name
+from nnkit.network import Container
 from nnkit.optimizers.schedules import Schedule
 from nnkit.plan.layout import COUNTERS, LEARNING_RATES, lay_out
 from nnkit.pretrained import pretrained_networks
+from nnkit.tensors import own_name
 from nnkit.training.use import Use
 
 if TYPE_CHECKING:
