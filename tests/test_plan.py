@@ -1,5 +1,7 @@
 """The plan: passes, liveness, what it prints."""
 
+import re
+
 import attrs
 import pytest
 
@@ -154,7 +156,8 @@ def test_the_number_of_tasks_depends_on_shapes_and_groups_are_split_alike():
 def test_a_plan_prints_its_steps_bytes_and_graph():
     plan = plan_of(CLASSIFIER)
     text = str(plan)
-    for word in ("dense_forward", "dense/kernel[20x64]", "adam_update", "in place of dense/y", f"{plan.flops:,}", f"{plan.arena_bytes:,} bytes"):
+    for word in ("layers.dense.dense_forward", "dense/kernel[20x64]", "optimizers.rules.adam_update", "in place of dense/y", f"{plan.flops:,}",
+                 f"{plan.arena_bytes:,} bytes"):
         assert word in text
     graph = plan.to_dot()
     assert graph.startswith("digraph plan {")
@@ -179,6 +182,15 @@ def test_a_plan_prints_every_array_and_where_it_lies():
             places = [f"{plan.offsets[plan.storage(buffer.name)]:#x}" for buffer in step.writes + step.scratch if buffer.size and in_arena(buffer)]
             assert [word for word in words if word.startswith("0x")] == places
         assert "[0" not in "".join(lines)
+
+
+def test_the_graph_of_a_plan_knows_who_writes_what():
+    """Of the LSTM's arguments some are not there: they bear the name of its input, which the Embedding writes."""
+    plan = plan_of([Input((7,)), nnkit.Embedding(11, 5), nnkit.LSTM(3), Dense(1)], loss="mse")
+    writer = next(index for index, step in enumerate(plan.steps) if step.kernel.endswith("embedding_forward"))
+    edges = re.findall(r"s(\d+) -> s(\d+) \[label=\"embedding/y\[", plan.to_dot())
+    assert {int(start) for start, _ in edges} == {writer}
+    assert {plan.steps[int(stop)].kernel.rpartition(".")[2] for _, stop in edges} == {"lstm_forward", "recurrent_weight"}
 
 
 def test_a_view_of_another_size_is_refused():

@@ -53,7 +53,7 @@ def table(plan: Plan) -> str:
         for index in range(start, stop):
             step = plan.steps[index]
             lane = f".{sum(start < first <= index for first in plan.lanes)}" if plan.lanes else ""
-            rows.append((str(index), f"{group}{lane}", step.phase, step.layer, step.kernel.rpartition(".")[2],
+            rows.append((str(index), f"{group}{lane}", step.phase, step.layer, step.kernel,
                          " ".join(map(shape_text, step.writes + step.updates)), " ".join(map(shape_text, step.reads)),
                          " ".join(map(shape_text, step.scratch)), str(step.tasks), quantity(step.flops), quantity(step.nbytes), places(plan, step)))
     saved = plan.separate_bytes - plan.arena_bytes
@@ -82,7 +82,8 @@ def dot(plan: Plan) -> str:
             if buffer.name in writer and buffer.size:
                 lines.append(f"  s{writer[buffer.name]} -> s{index} [label=\"{shape_text(buffer)} {buffer.nbytes:,} B\"];")
         for buffer in step.writes + step.updates:
-            writer[buffer.name] = index
+            if buffer.size:                              # one that is not there bears another's name
+                writer[buffer.name] = index
     return "\n".join([*lines, "}"])
 
 
