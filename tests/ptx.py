@@ -814,7 +814,7 @@ COMPUTE: dict[str, Callable[..., Any]] = {
     "mov": lambda x: x, "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": _quotient,
     "rem": lambda x, y: x - _quotient(x, y) * y,
     "fma": _fused, "mad": lambda x, y, z: x * y + z, "neg": lambda x: -x, "abs": np.abs,
-    "copysign": lambda x, y: np.copysign(y, x), "popc": lambda x: np.bitwise_count(x), "min": np.minimum, "max": np.maximum,
+    "copysign": lambda x, y: np.copysign(y, x), "popc": lambda x: sum((x >> x.dtype.type(bit)) & x.dtype.type(1) for bit in range(8 * x.itemsize)), "min": np.minimum, "max": np.maximum,
     "and": lambda x, y: x & y, "or": lambda x, y: x | y, "xor": lambda x, y: x ^ y, "not": lambda x: ~x, "shl": _shift(True), "shr": _shift(False),
     "rcp": lambda x: x.dtype.type(1) / x, "sqrt": np.sqrt, "selp": lambda x, y, choice: np.where(choice, x, y), "bfi": _insert,
 }

@@ -315,7 +315,7 @@ def test_a_mask_of_seeds():
 
 
 def test_bad_input():
-    x, A = np.ones((5, 2)), scipy.sparse.eye_array(5, format="csr")
+    x, A = np.ones((5, 2)), scipy.sparse.csr_array(np.eye(5))
 
     def wrong(message, *arguments, error=ValueError, **options):
         refused(message, NeighborLoader, *(arguments or (x, A)), error=error, **options)
