@@ -161,9 +161,10 @@ class SparseCategoricalCrossentropy(ClassLoss):
     """CategoricalCrossentropy with class labels: l = -log(y[t] / sum y), or with logits z, l = log sum exp(z) - z[t].
 
     from_logits: the output is z, not softmax(z); default False. On top of a softmax the plan takes the logits form by itself.
-    ignore_class: rows with this label, like masked ones, count neither in the loss nor in the mean over rows, and have no gradient; default None.
+    ignore_class: rows with this label, like masked ones, count neither in the loss nor in the mean over rows nor in metrics, and have no gradient;
+    default None.
     Output: (..., C), C at least 2. Targets: whole numbers 0 to C - 1 (or ignore_class) of the output's shape without its last axis, which may
-    stand as 1; others are refused (ValueError). As Keras 3, whose mean, too, is over the rows that are left.
+    stand as 1; others are refused (ValueError). As Keras 3, whose mean, too, is over the rows that are left; its metrics count the others as wrong.
     """
 
     ignore_class: int | None = integer(default=None, none=True)
@@ -171,6 +172,10 @@ class SparseCategoricalCrossentropy(ClassLoss):
     def classes(self, output_shape: Shape) -> int | None:
         """The last axis; a label that is ignored may lie beside them."""
         return super().classes(output_shape) if self.ignore_class is None else None
+
+    def counted(self, targets: np.ndarray) -> np.ndarray | None:
+        """Those whose label is not ignored."""
+        return None if self.ignore_class is None else targets != self.ignore_class
 
     def target(self, output_shape: Shape) -> tuple[Shape, str]:
         """A label for each row."""

@@ -356,10 +356,10 @@ class Engine:
         return {name: float(self.sums[place] / samples) if samples else float("nan") for name, place in places.items()}
 
     def metric_values(self, pieces: Sequence[tuple[Targets, Kept | None]]) -> dict[str, float]:
-        """The metrics of pieces of one data set, by label. Time steps that are masked do not count."""
+        """The metrics of pieces of one data set, by label. Time steps that are masked and labels that the loss ignores do not count."""
         found = {}
         for position, output in enumerate(self.outputs):
-            own = [kept.counted(position, t) for targets, kept in pieces if kept is not None and (t := targets[position]) is not None]
+            own = [output.counted(*kept.counted(position, t)) for targets, kept in pieces if kept is not None and (t := targets[position]) is not None]
             for label, metric in zip(output.labels(), output.metrics, strict=True):
                 sums: Any
                 if metric.additive or len(own) == 1:
