@@ -22,7 +22,7 @@ from nnkit.plan.plan import Plan
 from nnkit.runtime import cpu
 from nnkit.runtime.backend import Backend
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
-from nnkit.training.feed import as_batch
+from nnkit.training.feed import as_batch, is_labelled
 from nnkit.training.fitting import Fitting, piece_of
 from nnkit.training.graphs import by_kind, input_arrays, samples_of, sizes_of, smallest_sizes
 from nnkit.training.outputs import Output, resolve_outputs
@@ -264,8 +264,8 @@ class Engine:
         self.settle()
         return kept
 
-    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False, progress: Progress = QUIET) -> dict[str, float]:
-        """`evaluate` on batches: the loss is the mean over all samples of all batches."""
+    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False, progress: Progress = QUIET, what: str = "x") -> dict[str, float]:
+        """`evaluate` on batches: the loss is the mean over all samples of all batches. what: the argument in messages."""
         sums = self.sums.copy()
         pieces: list[tuple[Targets, Kept | None]] = []
         done = 0
@@ -273,7 +273,10 @@ class Engine:
             try:
                 self.sums[:] = 0
                 for given in batches:
-                    data = self.batch(given, check_finite)
+                    try:
+                        data = self.batch(given, check_finite)
+                    except (TypeError, ValueError) as error:
+                        raise error if what == "x" else type(error)(f"{what}: {error}") from None
                     kept = self.room_for_metrics(data.n, data.counted)
                     tape = self.tape("evaluate", data.n, kept is not None, sizes=data.sizes)
                     self.counters[POSITION] = 0
@@ -285,7 +288,7 @@ class Engine:
             finally:
                 self.sums[:] = sums
         if not pieces:
-            raise ValueError("evaluate: x must give at least one batch, received none")
+            raise ValueError(f"{'evaluate: ' if what == 'x' else ''}{what} must give at least one batch, received none")
         return {**logs, **self.metric_values(pieces)}
 
     def evaluate_data(self, data: Data, batch_size: int, progress: Progress = QUIET) -> dict[str, float]:
@@ -324,7 +327,7 @@ class Engine:
         if isinstance(given, (GraphBatch, LinkBatch)):
             x, mask = self.of_loader(given)
             return self.inputs(x), mask
-        return self.inputs(given[0] if isinstance(given, tuple) and given else given), None
+        return self.inputs(given[0] if is_labelled(given, self.graph.input_shapes) else given), None
 
     # What comes out.
 
@@ -359,7 +362,8 @@ class Engine:
         """The metrics of pieces of one data set, by label. Time steps that are masked and labels that the loss ignores do not count."""
         found = {}
         for position, output in enumerate(self.outputs):
-            own = [output.counted(*kept.counted(position, t)) for targets, kept in pieces if kept is not None and (t := targets[position]) is not None]
+            own = [output.counted(*kept.counted(position, t)) for targets, kept in pieces
+                   if kept is not None and (t := targets[position]) is not None]
             for label, metric in zip(output.labels(), output.metrics, strict=True):
                 sums: Any
                 if metric.additive or len(own) == 1:

@@ -17,8 +17,8 @@ from nnkit.runtime.device_array import DeviceArray
 from nnkit.spec import article
 
 __all__ = [
-    "as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "as_whole", "batches_of", "class_weights", "is_batches", "same_length",
-    "split",
+    "as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "as_whole", "batches_of", "class_weights", "is_batches", "is_labelled",
+    "same_length", "split",
 ]
 
 BLOCK = 1 << 18                                          # elements looked at together: the check of a memmap needs no second copy in memory
@@ -228,6 +228,20 @@ def as_batch(batch: Any, what: str = "a batch") -> tuple[Any, Any, Any]:
         return (*batch, None) if len(batch) == 2 else tuple(batch)  # type: ignore[return-value]
     received = f"{article(type(batch).__name__)} of length {len(batch)}" if isinstance(batch, (tuple, list)) else _kind_of(batch)
     raise TypeError(f"{what} must be (x, y) or (x, y, sample_weight), received {received}")
+
+
+def is_labelled(batch: Any, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a batch for `predict` is (x, ...), not x alone: every tuple is; of lists, which a DataLoader of PyTorch makes of batches and which are
+    samples or inputs, too, those whose first entry is a whole x for inputs of these shapes, and no sample and no single input."""
+    if not isinstance(batch, list) or not 1 <= len(batch) <= 3:
+        return isinstance(batch, tuple) and len(batch) > 0
+    first = batch[0]
+    if isinstance(first, Mapping):
+        return True
+    if len(shapes) > 1:
+        return isinstance(first, (list, tuple)) and len(first) == len(shapes) and all(hasattr(part, "shape") for part in first)
+    axes = len(getattr(first, "shape", ()))
+    return axes > len(shapes[0]) or (shapes[0] == (1,) and axes == 1 and len(first) != 1)
 
 
 def as_whole(value: Any, low: int, what: str) -> int:

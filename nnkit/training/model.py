@@ -292,7 +292,8 @@ class Model(Engine):
             verbose: 0 quiet, 1 a progress line, 2 a line per epoch, "auto" 1 on a terminal and in a notebook, else 0.
             callbacks: see `nnkit.Callback`.
             validation_split: fraction of the samples, taken from the end before shuffling, to evaluate after each epoch.
-            validation_data: (x, y) or (x, y, sample_weight) to evaluate after each epoch (each `validation_freq` epochs).
+            validation_data: (x, y) or (x, y, sample_weight) to evaluate after each epoch (each `validation_freq` epochs); or batches, as x alone may
+                be, but not in a list.
             shuffle: draw a new order of the samples for each epoch.
             class_weight: weight of each class's samples in training, {label: weight}; classes that are not listed weigh 1. sample_weight: weight of
                 each sample, those of validation_split too.
@@ -396,7 +397,7 @@ class Model(Engine):
     def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH, verbose: int | str = 0) -> Any:
         """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them.
 
-        x may be batches, from an iterable or a function that returns one: x alone, or tuples (x, y, ...) as for `fit`, of which the first is taken;
+        x may be batches, from an iterable or a function that returns one: x alone, or (x, y, ...) as for `fit`, of which the first is taken;
         or a loader of `nnkit.graph`, of whose nodes those that count are predicted. The rows are in the order in which they come.
         verbose: as for `fit`, 1 a progress line, 2 a line at the end; default 0, quiet.
         """
