@@ -211,6 +211,52 @@ def test_a_data_loader_of_pytorch_gives_lists():
         np.testing.assert_array_equal(two.predict(iter([batch])), wanted)
 
 
+def test_a_large_seed_is_one_for_every_use(tmp_path):
+    x, y = data(12)
+    model = compiled(Sequential([Input((6,)), Dropout(0.5), Dense(1, activation="sigmoid")]), seed=2**63 - 1)
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "a.nnkit")
+    again = nnkit.load(tmp_path / "a.nnkit")
+    assert again.seed == 2**63 - 1
+    assert model.fit(x, y, verbose=0).history == again.fit(x, y, verbose=0).history
+    refused("seed must be a whole number below 2**63, received 9223372036854775808", compiled, seed=2**63)
+
+
+def test_dtypes_in_the_forms_that_numpy_has():
+    for dtype in (np.float64, np.dtype("float64"), np.dtype(float)):
+        assert compiled(dtype=dtype).dtype == "float64"
+    assert compiled(dtype=np.float32).dtype == "float32"
+    refused("compile: dtype must be 'float32' or 'float64', received <class 'numpy.float16'>", compiled, dtype=np.float16)
+    refused("compile: dtype must be 'float32' or 'float64', received <class 'float'>", compiled, dtype=float)
+    refused("compile: dtype must be 'float32' or 'float64', received dtype('int64')", compiled, dtype=np.dtype("int64"))
+
+
+@pytest.mark.parametrize(("name", "advice"), [
+    ("optimizer", "the model was compiled with it: nnkit.compile makes another model, which takes over what this one has learnt by copy_parameters"),
+    ("seed", "the model was compiled with it: nnkit.compile makes another model, which takes over what this one has learnt by copy_parameters"),
+    ("trainable", "nothing looks at it: freeze and unfreeze say which layers are trained"),
+    ("lr", "nothing looks at it: the learning rate is model.learning_rate"),
+    ("stop_trainig", "nothing looks at it: did you mean 'stop_training'?")])
+def test_attributes_that_would_be_set_in_vain(name, advice):
+    model = compiled()
+    refused(f"Model: {name} cannot be set, {advice}", setattr, model, name, 1, error=AttributeError)
+    assert not hasattr(model, name) or getattr(model, name) != 1
+    model.notes = "a note of the user's"
+    model.learning_rate = 0.5
+    model.freeze("dense")
+    assert model.learning_rate == 0.5
+    assert model.submodel(outputs="dense").spec == model.spec
+
+
+def test_rows_of_unequal_length_as_targets():
+    x = np.zeros((3, 6))
+    ragged = [[0], [1, 0], [1]]
+    for spec, loss in ((SPEC, "binary_crossentropy"), (SOFTMAX, "categorical_crossentropy"), (SOFTMAX, "sparse_categorical_crossentropy"),
+                       (Sequential([Input((6,)), nnkit.Reshape((2, 3)), nnkit.Softmax()]), "sparse_categorical_crossentropy")):
+        for changes in ({}, {"mask": [True, False, True]}):
+            refused("y must be a rectangular array, received rows of unequal length", compiled(spec, loss).evaluate, x, ragged, **changes)
+
+
 def test_parameters_of_no_names_are_refused():
     model = compiled()
     values = list(model.parameters.values())

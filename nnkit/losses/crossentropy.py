@@ -10,7 +10,7 @@ import numpy as np
 from nnkit.layers.base import Shape
 from nnkit.losses.base import ENTRY_FLOPS, Loss, PointwiseLoss, as_rows, refuse_outside
 from nnkit.spec import base, boolean, integer, real, spec
-from nnkit.training.feed import as_labels, as_samples
+from nnkit.training.feed import as_labels, as_samples, shape_of_given
 
 if TYPE_CHECKING:
     from nnkit.plan.build import Builder
@@ -21,7 +21,7 @@ __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "KLDivergence", "Spa
 
 def _refuse_labels(y: Any, output_shape: Shape, label: str) -> None:
     """Raise ValueError where targets have the shape of class labels."""
-    shape = np.shape(y) if not hasattr(y, "shape") else tuple(y.shape)
+    shape = shape_of_given(y)
     if output_shape and output_shape[-1] > 1 and shape[1:] in (output_shape[:-1], (*output_shape[:-1], 1)):
         expected = ", ".join(["samples", *map(str, output_shape)])
         raise ValueError(f"y must have shape ({expected}) for {label}, received {shape}: class labels need the loss sparse_categorical_crossentropy")
@@ -186,7 +186,7 @@ class SparseCategoricalCrossentropy(ClassLoss):
         places, classes = output_shape[:-1], output_shape[-1]
         if not places:
             return as_labels(y, classes, "y", self.ignore_class)
-        shape = np.shape(y) if not hasattr(y, "shape") else tuple(y.shape)
+        shape = shape_of_given(y)
         if shape[1:] == output_shape and classes > 1:
             expected = ", ".join(["samples", *map(str, places)])
             raise ValueError(f"y must have shape ({expected}), received {shape}: one-hot rows need the loss categorical_crossentropy")

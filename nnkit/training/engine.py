@@ -22,12 +22,12 @@ from nnkit.plan.plan import Plan
 from nnkit.runtime import cpu
 from nnkit.runtime.backend import Backend
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
-from nnkit.training.feed import as_batch, is_labelled
 from nnkit.training.fitting import Fitting, piece_of
 from nnkit.training.graphs import by_kind, input_arrays, samples_of, sizes_of, smallest_sizes
 from nnkit.training.outputs import Output, resolve_outputs
 from nnkit.training.progress import QUIET, Progress
-from nnkit.training.state import initialise, prepare_rates
+from nnkit.training.source import as_batch, is_labelled
+from nnkit.training.state import COMPILED, initialise, prepare_rates, refuse_in_vain
 from nnkit.training.use import Use
 
 __all__ = ["Engine", "Predictions", "Targets"]
@@ -65,6 +65,13 @@ class Engine:
         self._parameters = {name: self.memory.view(self.layout.parameters[name]) for name in graph.parameters()}
         if whole is None:
             initialise(self, draw)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what may be set; see `refuse_in_vain`."""
+        known = vars(self)
+        if "_parameters" in known and (name not in known or name in COMPILED):   # made, and none of the names that change as it works
+            refuse_in_vain(self, name)
+        super().__setattr__(name, value)
 
     @property
     def loss(self) -> Loss | None:

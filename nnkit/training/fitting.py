@@ -13,11 +13,11 @@ from nnkit.plan.build import Sizes
 from nnkit.plan.layout import COUNTERS
 from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, overridden
 from nnkit.training.data import Data, Kept
-from nnkit.training.feed import as_batch, as_whole, is_batches, split
+from nnkit.training.feed import as_whole, split
 from nnkit.training.frozen import Folder, split_model
 from nnkit.training.history import History
 from nnkit.training.progress import Progress, resolve_verbose
-from nnkit.training.source import Source
+from nnkit.training.source import Source, as_batch, is_batches
 from nnkit.training.state import prepare_rates
 
 if TYPE_CHECKING:

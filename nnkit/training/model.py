@@ -21,12 +21,13 @@ from nnkit.runtime.backend import backend_of
 from nnkit.spec import article, is_of_family, nearest, received, resolve
 from nnkit.training.callbacks import Callback
 from nnkit.training.engine import Engine
-from nnkit.training.feed import as_whole, batches_of, is_batches
+from nnkit.training.feed import as_seed, as_whole
 from nnkit.training.fitting import Fitting
 from nnkit.training.graphs import Surroundings, samples_of, sizes_of
 from nnkit.training.history import History
 from nnkit.training.outputs import resolve_outputs
 from nnkit.training.progress import one_pass
+from nnkit.training.source import batches_of, is_batches
 from nnkit.training.state import change_flags, copy_into, set_rates, start_optimizer
 from nnkit.training.use import Use
 
@@ -36,7 +37,7 @@ EVALUATION_BATCH = 256
 
 
 def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: Any = None, metrics: Any = (), loss_weights: Any = None,
-            backend: str = "cpu", dtype: str = "float32", seed: int = 0, threads: int | None = None, precision: str = "float32",
+            backend: str = "cpu", dtype: Any = "float32", seed: int = 0, threads: int | None = None, precision: str = "float32",
             blas: bool = False) -> Model:
     """A `Model` of the declared network, with its parameters initialised from `seed`.
 
@@ -50,8 +51,9 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
         loss_weights: for several outputs the factors of their losses in the sum that is trained for, all greater than 0; a dict by output name
             or a list. Default 1. Reported losses of single outputs do not carry them.
         backend: "cpu", or "cuda" for the first NVIDIA GPU of the machine (needs the extra nnkit[cuda]).
-        dtype: "float32" or "float64", of parameters and arithmetic.
-        seed: of initial parameters, the order of samples, dropout and noise. The same seed gives the same bits, for any number of threads.
+        dtype: "float32" or "float64" (or NumPy's dtypes of these names), of parameters and arithmetic.
+        seed: of initial parameters, the order of samples, dropout and noise; from 0 to 2**63 - 1. The same seed gives the same bits, for any
+            number of threads.
         threads: most threads of the CPU that a step may use; None for as many as there are processors (or NUMBA_NUM_THREADS, which also is the
             most). On a GPU it does not matter.
         precision: of large products on a GPU, of Dense and convolutions: "float32"; "tf32" or "bfloat16" round their factors to that and use tensor
@@ -76,16 +78,23 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
         raise TypeError(f"compile: spec must be a network such as Sequential, received {spec!r}")
     runtime = backend_of(backend, "compile", precision, bool(blas))
     optimizer = resolved_optimizer(optimizer)
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
+    dtype = resolved_dtype(dtype)
     runtime.check_products(dtype)
-    seed = as_whole(seed, 0, "seed")
+    seed = as_seed(seed)
     threads = None if threads is None else as_whole(threads, 1, "threads")
     graph = spec.graph()
     outputs = resolve_outputs(graph, loss, loss_weights, metrics)
     model = Model(spec, graph, optimizer, outputs, dtype, seed, threads, runtime)  # type: ignore[arg-type]
     model.check_backend()
     return model
+
+
+def resolved_dtype(dtype: Any) -> str:
+    """The name of a dtype, which NumPy may know in another form. Raises ValueError."""
+    for name in ("float32", "float64"):
+        if dtype == name or dtype is np.dtype(name).type or (isinstance(dtype, np.dtype) and dtype == name):
+            return name
+    raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
 
 
 def resolved_optimizer(optimizer: Any) -> Optimizer | None:
@@ -226,11 +235,11 @@ class Model(Engine):
         >>> model.spec
         Sequential((Input((4,)), Dense(3, trainable=False), Dense(2)))
         """
-        change_flags(self, "freeze", dict.fromkeys(layers or ("*",), (False, None)))
+        change_flags(self, "freeze", [(name, False, None) for name in layers or ("*",)])
 
     def unfreeze(self, *layers: str) -> None:
         """Train layers again that were frozen; see `freeze`. Their states of the optimizer begin anew, at the present count of updates."""
-        change_flags(self, "unfreeze", dict.fromkeys(layers or ("*",), (True, None)))
+        change_flags(self, "unfreeze", [(name, True, None) for name in layers or ("*",)])
 
     def set_learning_rate_factors(self, factors: Mapping[str, float]) -> None:
         """Let layers learn at a rate of their own: factor times the optimizer's. Keys name layers as in `freeze`; later ones count.
@@ -242,7 +251,9 @@ class Model(Engine):
         >>> model.spec
         Sequential((Input((4,)), Dense(3, learning_rate_factor=0.1), Dense(2)))
         """
-        change_flags(self, "set_learning_rate_factors", {pattern: (None, factor) for pattern, factor in factors.items()})
+        if not isinstance(factors, Mapping):
+            raise TypeError(f"set_learning_rate_factors: factors must be a dict of numbers by layer, received {article(type(factors).__name__)}")
+        change_flags(self, "set_learning_rate_factors", [(pattern, None, factor) for pattern, factor in factors.items()])
 
     def reset_optimizer(self) -> None:
         """The optimizer as before its first update: its states, the count of updates, and with it the learning rate."""

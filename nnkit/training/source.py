@@ -1,13 +1,14 @@
-"""Where batches come from that are no arrays: an iterable that can be gone through again and again, or a function that returns one."""
+"""Batches that users pass in place of arrays: from an iterable that can be gone through again and again, or a function that returns one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from nnkit.training.feed import batches_of
+from nnkit.spec import article
+from nnkit.training.feed import kind_of
 
-__all__ = ["Source"]
+__all__ = ["Source", "as_batch", "batches_of", "is_batches", "is_labelled"]
 
 
 class Source:
@@ -40,3 +41,41 @@ class Source:
         """Go on from another place; without one, or where it counts no epochs, nothing changes."""
         if place is not None and self._counted() is not None:
             self.given.epoch = place
+
+
+def is_batches(x: Any) -> bool:
+    """Whether x yields batches (x, y) or (x, y, sample_weight): an iterator, an iterable such as a DataLoader, or a function that returns one.
+
+    Anything that is an array, or that NumPy would take as one (lists and tuples too), does not.
+    """
+    array_like = any(hasattr(x, name) for name in ("__array__", "__array_interface__", "__dlpack__", "shape", "itemsize"))
+    if array_like or isinstance(x, (str, bytes, bytearray, Sequence, Mapping, Set, type)):
+        return False
+    return callable(x) or hasattr(x, "__iter__")
+
+
+def batches_of(x: Any) -> Any:
+    """The batches that x, of which `is_batches` is true, gives when it is gone through once."""
+    return x() if callable(x) else x
+
+
+def as_batch(batch: Any, what: str = "a batch") -> tuple[Any, Any, Any]:
+    """One batch of an iterable as (x, y, sample_weight or None). Raises TypeError for anything else; the arrays are checked by others."""
+    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
+        return (*batch, None) if len(batch) == 2 else tuple(batch)  # type: ignore[return-value]
+    received = f"{article(type(batch).__name__)} of length {len(batch)}" if isinstance(batch, (tuple, list)) else kind_of(batch)
+    raise TypeError(f"{what} must be (x, y) or (x, y, sample_weight), received {received}")
+
+
+def is_labelled(batch: Any, shapes: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a batch for `predict` is (x, ...), not x alone: every tuple is; of lists, which a DataLoader of PyTorch makes of batches and which are
+    samples or inputs, too, those whose first entry is a whole x for inputs of these shapes, and no sample and no single input."""
+    if not isinstance(batch, list) or not 1 <= len(batch) <= 3:
+        return isinstance(batch, tuple) and len(batch) > 0
+    first = batch[0]
+    if isinstance(first, Mapping):
+        return True
+    if len(shapes) > 1:
+        return isinstance(first, (list, tuple)) and len(first) == len(shapes) and all(hasattr(part, "shape") for part in first)
+    axes = len(getattr(first, "shape", ()))
+    return axes > len(shapes[0]) or (shapes[0] == (1,) and axes == 1 and len(first) != 1)
