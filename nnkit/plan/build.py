@@ -158,6 +158,11 @@ class Builder:
         self._touched[full] = Touched(rows, link, count)
         return self._touched[full]
 
+    def touch_all(self, name: str, rows: Touched) -> None:
+        """Take all rows of a parameter of that full name as touched, with a gradient that stands in memory already."""
+        self._touched[name] = rows
+        self._gradient_uses[name] = 1
+
     def touched_gradients(self) -> dict[str, tuple[Touched, Buffer]]:
         """The rows that `touched` gave and their gradients, by parameter; those that no loss depends on have none."""
         missing = [name for name in self.layout.rowwise if name not in self._touched]
@@ -405,6 +410,19 @@ def flush_plan(layout: Layout, optimizer: Optimizer) -> Plan:
         optimizer.lower_missed(g, name, rows, count)
     optimizer.lower_tick(g, ahead=0)
     return optimise(Plan(mode="flush", batch=0, dtype=layout.dtype, steps=tuple(g.steps)))
+
+
+def update_plan(layout: Layout, optimizer: Optimizer, gap: int = 0, backend: str = "cpu", architecture: tuple[int, int] = ARCHITECTURE) -> Plan:
+    """The plan of an update alone, by the gradients that stand in memory. Of tables that are updated row by row it reads all rows, which are current:
+    their numbers come from the external arrays "rows", "rows_1", ... and how many there are from "count", "count_1", ..."""
+    g = Builder(layout, 0, "update", optimizer, backend=backend, architecture=architecture)
+    g.phase = "update"
+    for position, name in enumerate(layout.rowwise):
+        rows = Buffer(numbered("rows", position), layout.parameters[name].shape[:1], "int32", "external")
+        g.touch_all(name, Touched(rows, rows, Buffer(numbered("count", position), (1,), "int64", "external")))
+    optimizer.lower(g, layout)
+    g.step("prims.feed.advance", updates=[g.state("counters")], scalars=[0, 1])
+    return optimise(Plan(mode="update", batch=0, dtype=layout.dtype, steps=tuple(g.steps)), gap, backend, architecture=architecture)
 
 
 def _enter(g: Builder, graph: Graph, position: int) -> Any:

@@ -16,7 +16,7 @@ from nnkit.losses.base import Loss
 from nnkit.metrics import Metric
 from nnkit.network import Container, Graph
 from nnkit.optimizers.base import Optimizer
-from nnkit.plan.build import Sizes, build, flush_plan, numbered, shuffle_plan
+from nnkit.plan.build import Sizes, build, flush_plan, numbered, shuffle_plan, update_plan
 from nnkit.plan.layout import COUNTERS, SUMS, Layout, lay_out
 from nnkit.plan.plan import Plan
 from nnkit.runtime import cpu
@@ -160,6 +160,9 @@ class Engine:
 
     def _special_plan(self, mode: str) -> Plan | None:
         """The plan of a mode that runs no layer."""
+        if mode == "update":
+            return update_plan(self.layout, self.needed_optimizer(mode), cpu.RED_ZONE if cpu.debugging() else 0, self.backend,
+                               self.runtime.architecture)
         if mode == "flush":
             return flush_plan(self.layout, self.needed_optimizer(mode))
         return shuffle_plan(self.layout) if mode == "shuffle" else None
@@ -270,6 +273,16 @@ class Engine:
         self.run_batch(tape, data, kept, np.arange(data.n))
         self.settle()
         return kept
+
+    def update(self) -> None:
+        """One update by the gradients that stand in memory; rows of tables are current."""
+        prepare_rates(self, 1)
+        tape = self.tape("update", 0)
+        arrays = {}
+        for position, V in enumerate(self.layout.parameters[name].shape[0] for name in self.layout.rowwise):
+            arrays.update({numbered("rows", position): np.arange(V, dtype=np.int32), numbered("count", position): np.array([V])})
+        self.will_train()
+        self.memory.hold(arrays, {}).feed().run(tape)
 
     def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False, progress: Progress = QUIET, what: str = "x") -> dict[str, float]:
         """`evaluate` on batches: the loss is the mean over all samples of all batches. what: the argument in messages."""

@@ -89,6 +89,14 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
     return model
 
 
+def as_parameter(value: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Numbers of the shape of a parameter. Raises ValueError."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub" or array.shape != shape:
+        raise ValueError(f"{what} must be numbers of shape {shape}, received {array.dtype} of shape {array.shape}")
+    return array
+
+
 def resolved_dtype(dtype: Any) -> str:
     """The name of a dtype, which NumPy may know in another form. Raises ValueError."""
     for name in ("float32", "float64"):
@@ -174,11 +182,7 @@ class Model(Engine):
         for name, value in values.items():
             if name not in self._parameters:
                 raise ValueError(f"unknown parameter {name!r}: {nearest(name, self._parameters)}")
-            array = np.asarray(value)
-            if array.dtype.kind not in "fiub" or array.shape != self._parameters[name].shape:
-                raise ValueError(f"parameter {name!r} must be numbers of shape {self._parameters[name].shape}, "
-                                 f"received {array.dtype} of shape {array.shape}")
-            checked[name] = array
+            checked[name] = as_parameter(value, self._parameters[name].shape, f"parameter {name!r}")
         with Use(self, "set_parameters"):
             for name, array in checked.items():
                 copy_into(self.memory.edit(self.layout.parameters[name]), array)
@@ -382,6 +386,39 @@ class Model(Engine):
                     found[numbered_input(position)] = (value.pullback([next(gradients) for _ in value.forms]) if isinstance(value, Surroundings)
                                                        else next(gradients))
             return found
+
+    def apply_gradients(self, gradients: Mapping[str, Any]) -> None:
+        """One update of the optimizer, with clipping, decay, states and learning rate as in `train_on_batch`, by gradients that a training loop of
+        one's own has made of those that `gradients` gives: sums over several batches, of several losses, with noise.
+
+        gradients: an array for each parameter that is trained, by name. What else training does is left out: batch normalization moves its averages
+        in `fit` and `train_on_batch` alone.
+
+        Raises ValueError for an unknown name, one that is missing and a wrong shape, TypeError for what is no mapping, RuntimeError without an
+        optimizer; then nothing was changed.
+
+        >>> import nnkit
+        >>> from nnkit import SGD, Dense, Input, Sequential
+        >>> model = nnkit.compile(Sequential([Input((2,)), Dense(1)]), optimizer=SGD(0.5), loss="mse")
+        >>> model.apply_gradients({"dense/kernel": [[0.0], [0.0]], "dense/bias": [1.0]})
+        >>> model.parameters["dense/bias"]
+        array([-0.5], dtype=float32)
+        """
+        self.needed_optimizer("apply_gradients")
+        wanted = self.layout.gradients
+        if not isinstance(gradients, Mapping):
+            raise TypeError(f"apply_gradients: gradients must be a dict of arrays by name, received {article(type(gradients).__name__)}")
+        for name in {**gradients, **wanted}:
+            if name not in wanted:
+                known = f"{name!r} is frozen" if name in self._parameters else f"no parameter is named {name!r}, {nearest(str(name), wanted)}"
+                raise ValueError(f"apply_gradients: gradients must be of what is trained: {known}")
+            if name not in gradients:
+                raise ValueError(f"apply_gradients: gradients must have an array for each parameter that is trained, received none for {name!r}")
+        checked = {name: as_parameter(gradients[name], wanted[name].shape, f"the gradient of {name!r}") for name in wanted}
+        with Use(self, "apply_gradients"):
+            for name, array in checked.items():
+                copy_into(self.memory.edit(wanted[name]), array)
+            self.update()
 
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, verbose: int | str = 0, sample_weight: Any = None,
                  check_finite: bool = False, mask: Any = None) -> dict[str, float]:
