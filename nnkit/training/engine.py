@@ -295,6 +295,7 @@ class Engine:
                 for given in batches:
                     try:
                         data = self.batch(given, check_finite)
+                        self.check_batch(data.n, "evaluate")
                     except (TypeError, ValueError) as error:
                         raise error if what == "x" else type(error)(f"{what}: {error}") from None
                     kept = self.room_for_metrics(data.n, data.counted)
