@@ -164,7 +164,8 @@ class SparseCategoricalCrossentropy(ClassLoss):
     ignore_class: rows with this label, like masked ones, count neither in the loss nor in the mean over rows nor in metrics, and have no gradient;
     default None.
     Output: (..., C), C at least 2. Targets: whole numbers 0 to C - 1 (or ignore_class) of the output's shape without its last axis, which may
-    stand as 1; others are refused (ValueError). As Keras 3, whose mean, too, is over the rows that are left; its metrics count the others as wrong.
+    stand as 1; others are refused (ValueError). As Keras 3, whose mean, too, is over the rows of a batch that are left; its metrics count the others
+    as wrong. Over several batches a batch counts by its samples, whatever is left of them, so the loss of `evaluate` depends a little on batch_size.
     """
 
     ignore_class: int | None = integer(default=None, none=True)
