@@ -11,7 +11,7 @@ import attrs
 from nnkit.layers.base import Layer, Shape
 from nnkit.network import Container, Network, unique_names
 from nnkit.nodes import Graph, Ref
-from nnkit.spec import is_of_family, nearest
+from nnkit.spec import is_of_family, nearest, received
 from nnkit.tensors import Input
 
 __all__ = ["layers_matching", "part", "with_flags"]
@@ -28,9 +28,11 @@ def layers_matching(graph: Graph, patterns: Iterable[str]) -> list[str]:
     able = {node.name for node in graph.nodes if node.layer.parameters(*node.input_shapes)}
     found: dict[str, None] = {}
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"layers must be names or patterns, one after the other, received {received(pattern)}")
         named = [name for name in names if any(fnmatch.fnmatchcase(form, pattern) for form in _forms(name))]
         if not named:
-            raise ValueError(f"no layer is named {pattern!r}: {nearest(str(pattern), graph.places)}")
+            raise ValueError(f"no layer is named {pattern!r}: {nearest(pattern, graph.places)}")
         found.update(dict.fromkeys(name for name in named if name in able))
     return list(found)
 

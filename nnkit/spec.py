@@ -33,6 +33,7 @@ SpecType = TypeVar("SpecType", bound="Spec")
 
 CLASSES: dict[str, type[Spec]] = {}                      # type name -> class, for JSON
 SHORTHANDS: dict[tuple[str, str | None], Callable[[], Spec]] = {}      # (family, shorthand) -> what makes the spec: its class, mostly
+LARGEST = 8                                              # entries of an array that a message shows
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -50,7 +51,9 @@ def _plain(name: str) -> str:
 
 
 def received(value: object) -> str:
-    """What was received, at the end of an error message: a class is what people forget to call."""
+    """What was received, at the end of an error message: a class is what people forget to call; of a large array its shape."""
+    if getattr(value, "ndim", 0) and math.prod(value.shape) > LARGEST:  # type: ignore[attr-defined]
+        return f"{article(type(value).__name__)} of shape {tuple(value.shape)}"  # type: ignore[attr-defined]
     return f"the class {value.__name__}, not an object made from it" if isinstance(value, type) else repr(value)
 
 

@@ -810,11 +810,17 @@ def _insert(a: Any, b: Any, position: Any, length: Any) -> Any:
     return (b & ~bits) | ((a << position.astype(a.dtype)) & bits)
 
 
+def _ones(x: Any) -> Any:
+    """How many bits of each number are 1."""
+    one = x.dtype.type(1)
+    return sum((x >> x.dtype.type(bit)) & one for bit in range(8 * x.itemsize))
+
+
 COMPUTE: dict[str, Callable[..., Any]] = {
     "mov": lambda x: x, "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "div": _quotient,
     "rem": lambda x, y: x - _quotient(x, y) * y,
     "fma": _fused, "mad": lambda x, y, z: x * y + z, "neg": lambda x: -x, "abs": np.abs,
-    "copysign": lambda x, y: np.copysign(y, x), "popc": lambda x: sum((x >> x.dtype.type(bit)) & x.dtype.type(1) for bit in range(8 * x.itemsize)), "min": np.minimum, "max": np.maximum,
+    "copysign": lambda x, y: np.copysign(y, x), "popc": _ones, "min": np.minimum, "max": np.maximum,
     "and": lambda x, y: x & y, "or": lambda x, y: x | y, "xor": lambda x, y: x ^ y, "not": lambda x: ~x, "shl": _shift(True), "shr": _shift(False),
     "rcp": lambda x: x.dtype.type(1) / x, "sqrt": np.sqrt, "selp": lambda x, y, choice: np.where(choice, x, y), "bfi": _insert,
 }

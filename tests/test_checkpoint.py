@@ -174,6 +174,29 @@ def test_a_loader_is_put_to_the_right_epoch(tmp_path):
                         tmp_path / "a.nnkit", (2, 4, 6, 10), every)
 
 
+@pytest.mark.parametrize("every", ["epoch", 3])
+def test_loaders_of_validation_are_put_to_the_right_epoch(tmp_path, every):
+    """One of its own beside arrays, whose batches differ from epoch to epoch; one beside another loader; and the same for both."""
+    x, y = new_data(40)
+
+    class Part(Loader):
+        def __iter__(self):
+            yield next(super().__iter__())
+
+    def beside_arrays(model, callbacks, **resume):
+        return model.fit(x, y, batch_size=10, epochs=3, validation_data=Part(), verbose=0, callbacks=callbacks, **resume)
+
+    def beside_a_loader(model, callbacks, **resume):
+        return model.fit(Loader(), epochs=4, validation_data=Part(), validation_freq=2, verbose=0, callbacks=callbacks, **resume)
+
+    def both(model, callbacks, **resume):
+        loader = Loader()
+        return model.fit(loader, epochs=3, validation_data=loader, verbose=0, callbacks=callbacks, **resume)
+
+    for call in (beside_arrays, beside_a_loader, both):
+        assert_same_run(new_model, call, tmp_path / "a.nnkit", (3, 4, 7, 8, 10), every)
+
+
 def test_batches_that_are_others_are_refused(tmp_path):
     path, (x, y) = tmp_path / "a.nnkit", new_data(40)
     callbacks = [ModelCheckpoint(path, every=2), StopAfter(3)]

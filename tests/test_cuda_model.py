@@ -103,6 +103,18 @@ def test_gradients_and_single_batches_are_those_of_the_cpu(device):
     assert other.fit([(x, y), (x[:4], y[:4])], verbose=0)["loss"] == pytest.approx(host.fit([(x, y), (x[:4], y[:4])], verbose=0)["loss"], rel=LOSS)
 
 
+def test_updates_by_gradients_of_ones_own_are_those_of_the_cpu(device):
+    x, y = data(6)
+    host, other = both(optimizer=nnkit.Adam(0.01, global_clipnorm=0.1))
+    for _ in range(3):
+        for each in (host, other):
+            first, second = (each.gradients(x[part], y[part]) for part in (slice(0, 3), slice(3, 6)))
+            each.apply_gradients({name: (first[name] + second[name]) / 2 for name in first})
+    for name, values in host.parameters.items():
+        np.testing.assert_allclose(other.parameters[name], values, rtol=1e-5, atol=1e-6, err_msg=name)       # Adam divides by small roots
+    assert other.counters[COUNTERS["step"]] == 3
+
+
 def test_what_moves_between_host_and_device(device):
     """The data set once in a call, whatever the number of epochs and of tapes; predictions once an epoch; parameters when somebody asks."""
     x, y = data(401)

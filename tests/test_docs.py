@@ -5,13 +5,16 @@ import inspect
 import pathlib
 import re
 
+import pytest
+
 import nnkit
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
-def test_coming_from_keras():
-    found = doctest.testfile(str(DOCS / "keras.md"), module_relative=False, optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+@pytest.mark.parametrize("page", ["keras.md", "pytorch.md"])
+def test_coming_from_other_libraries(page):
+    found = doctest.testfile(str(DOCS / page), module_relative=False, optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
     assert found.failed == 0
     assert found.attempted > 20
 

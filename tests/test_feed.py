@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from helpers import refused
-from nnkit.training.feed import as_batch, as_indices, as_labels, as_samples, as_weights, as_whole, class_weights, is_batches, same_length, split
+from nnkit.training.feed import as_indices, as_labels, as_samples, as_seed, as_weights, as_whole, class_weights, same_length, split
+from nnkit.training.source import as_batch, is_batches
 
 
 def grid(*shape, dtype="float32"):
@@ -382,6 +383,12 @@ def test_as_batch():
     refused("a batch must be (x, y) or (x, y, sample_weight), received a tuple of length 4", as_batch, (1, 2, 3, 4), error=TypeError)
     refused("a batch must be (x, y) or (x, y, sample_weight), received an ndarray", as_batch, np.zeros((2, 3)), error=TypeError)
     refused("a batch must be (x, y) or (x, y, sample_weight), received None", as_batch, None, error=TypeError)
+
+
+def test_as_seed():
+    assert as_seed(np.uint64(2**63 - 1)) == 2**63 - 1
+    refused("seed must be a whole number below 2**63, received 9223372036854775808", as_seed, 2**63)
+    refused("seed must be a whole number at least 0, received -1", as_seed, -1)
 
 
 def test_as_whole():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nnkit
-from helpers import assert_same_bits
+from helpers import assert_same_bits, refused
 from nnkit import (
     LSTM,
     SGD,
@@ -214,6 +214,15 @@ def test_an_unknown_layer():
     with pytest.raises(ValueError) as error:             # noqa: PT011
         model.freeze("c1", "block1_*")
     assert str(error.value).startswith("no layer is named 'block1_*': ")
+    assert model.spec == IMAGES
+
+
+def test_what_names_no_layers():
+    model = compiled()
+    for call in (model.freeze, model.unfreeze):
+        refused("layers must be names or patterns, one after the other, received ['c1', 'c2']", call, ["c1", "c2"], error=TypeError)
+    refused("set_learning_rate_factors: factors must be a dict of numbers by layer, received a list", model.set_learning_rate_factors, ["c1"],
+            error=TypeError)
     assert model.spec == IMAGES
 
 

@@ -314,3 +314,48 @@ def test_links_are_learnt_from_batches_of_pairs():
     assert model.evaluate(loader)["loss"] < 0.92 * before
     rule = "a batch of a graph has 1 inputs of nodes, a graph and pairs of nodes, but the network takes numbers, graph"
     refused(rule, model_of().evaluate, loader)
+
+
+def test_edges_beside_features_may_leave_the_last_nodes_alone():
+    """Edges do not say how many nodes there are, so features do: as arrays, lists and pairs, in `fit` and in loaders."""
+    edges = np.array([[0, 1, 1, 2], [1, 0, 2, 1]])
+    x = X[:5]
+    expected = Adjacency.of(edges, nodes=5)
+    model = nnkit.compile(network(), optimizer="adam", loss="sparse_categorical_crossentropy", seed=1)
+    wanted = model.predict([x, expected])
+    for given in (edges, edges.tolist(), tuple(edges)):
+        assert_same_bits(model.predict([x, given]), wanted, "predictions")
+        assert_same_bits(model.predict(NeighborLoader(x, given, fan_outs=(-1, -1), shuffle=False)), wanted, "sampled")
+    one = np.array([[0, 1], [1, 0]])                     # with more than two rows of features these can only be edges
+    assert_same_bits(model.predict([x, one]), model.predict([x, Adjacency.of(one, nodes=5)]), "two edges")
+    message = ("adjacency must not be whole numbers of shape (2, 2), which are edges or a dense matrix: pass nodes with edges, or floats for a "
+               "matrix")
+    refused(message, model.predict, [x[:2], one])
+    refused("source of the edges must hold whole numbers from 0 to 1, received 2 at position 3", model.predict, [x[:2], edges])
+    refused("x[0] must have 40 rows, one for each node of the graph, received 5", model.predict, [x, A])
+    loader = GraphLoader([x, X[:3]], [edges, edges], batch_size=2, shuffle=False)
+    assert [adjacency.nodes for adjacency in loader.adjacencies] == [5, 3]
+
+
+def test_what_other_libraries_keep_graphs_in():
+    class Data:
+        edge_index = np.array([[0, 1], [1, 0]])
+
+    kinds = "adjacency must be an Adjacency, a SciPy sparse matrix, a dense array, an edge array or a NetworkX graph, received"
+    refused(f"{kinds} a Data: pass its edge_index", Adjacency.of, Data(), error=TypeError)
+    hint = "of 2 of them: nnkit.graph.GraphLoader makes batches of many graphs, Adjacency.blocks one batch"
+    for graph in (A, Adjacency.of(A)):
+        refused(f"{kinds} a list {hint}", Adjacency.of, [graph, graph], error=TypeError)
+
+
+def test_a_loader_for_training_and_one_for_validation():
+    features, adjacencies, labels = made_shape_graphs(24, seed=0)
+    x, a = Input((features[0].shape[1],)), GraphInput()
+    spec = Network([x, a], Dense(int(labels.max()) + 1, activation="softmax")(GlobalGraphPooling()([GraphConv(4)([x, a]), a])))
+    model = nnkit.compile(spec, optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"], seed=1)
+    first = GraphLoader(features[:16], adjacencies[:16], labels[:16], batch_size=4)
+    second = GraphLoader(features[16:], adjacencies[16:], labels[16:], batch_size=3)
+    history = model.fit(first, epochs=2, validation_data=second, verbose=0)
+    found = model.evaluate(second)
+    assert history["val_accuracy"][-1] == found["accuracy"]
+    assert history["val_loss"][-1] == pytest.approx(found["loss"], rel=1e-5)      # other batches: means of float32 are added in another order

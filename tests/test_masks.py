@@ -124,6 +124,24 @@ def test_ignored_labels_and_masked_steps_count_once(ignored, activation):
     assert model.evaluate(x, np.where(x == 0, t, ignored))["loss"] == 0
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "auc", lambda t, y: float(len(t))])
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_metrics_leave_out_ignored_labels(metric, shape):
+    """They are those of the samples that are left, in one batch or in several, with a label that is no class and with one that is."""
+    rng = np.random.default_rng(8)
+    x, t = rng.standard_normal((12, *shape, 3)), rng.integers(0, 3, (12, *shape))
+    spec = Sequential([Input((*shape, 3)), Dense(3, activation="softmax")])
+    for ignored in (-1, 2):
+        labels = np.where(rng.random(t.shape) < 0.4, ignored, t)
+        left = labels != ignored
+        model = nnkit.compile(spec, optimizer="sgd", loss=nnkit.SparseCategoricalCrossentropy(ignore_class=ignored), metrics=[metric], seed=1)
+        plain = nnkit.metrics.resolve_metric(metric, "sparse_categorical_crossentropy", (*shape, 3), target_shape=shape)
+        expected = plain.result(plain.update(labels[left], model.predict(x)[left]))
+        assert model.evaluate(x, labels, batch_size=5)[plain.label] == expected
+        assert model.evaluate([(x[:7], labels[:7]), (x[7:], labels[7:])])[plain.label] == expected
+        assert model.fit(x, labels, batch_size=12, verbose=0)[plain.label][-1] == expected
+
+
 def several():
     """Three outputs: with steps and a mask, with steps alone, of a whole text."""
     x = Input((T,), name="text")

@@ -308,3 +308,24 @@ def test_refusals(make, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared below
         make()
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", ["accuracy", "binary_accuracy", "precision", "recall", "f1", "auc", "mse"])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_names_put_the_border_of_logits_where_that_of_probabilities_is(name, outputs):
+    """The same network with its sigmoid in the output or in the loss: thresholds differ, numbers do not, but those of the outputs themselves."""
+    rng = np.random.default_rng(6)
+    x, t = rng.standard_normal((40, 4)), rng.integers(0, 2, (40, outputs))
+    found = []
+    for activation, loss in (("sigmoid", "binary_crossentropy"), ("linear", nnkit.BinaryCrossentropy(from_logits=True))):
+        model = nnkit.compile(nnkit.Sequential([nnkit.Input((4,)), nnkit.Dense(outputs, activation)]), loss=loss, metrics=[name], seed=2)
+        found.append(model.evaluate(x, t)[name])
+    assert (found[0] == found[1]) == (name != "mse")
+
+
+def test_names_put_the_border_of_scores_at_zero():
+    for name, metric in (("binary_accuracy", BinaryAccuracy), ("precision", Precision)):
+        assert resolve_metric(name, "hinge", (1,)) == metric(threshold=0.0)
+        assert resolve_metric(name, "mean_squared_error", (1,)) == metric(threshold=0.5)
+    given = Precision()                                  # a spec says all itself
+    assert resolve_metric(given, "binary_crossentropy", (1,), from_logits=True) is given

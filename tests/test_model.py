@@ -15,7 +15,7 @@ import pytest
 
 import nnkit
 from helpers import refused
-from nnkit import Adam, BatchNormalization, Callback, Dense, Dropout, Input, Sequential
+from nnkit import Adam, BatchNormalization, Callback, Dense, Dropout, Input, Network, Sequential
 
 SPEC = Sequential([Input((6,)), Dense(8, activation="relu"), Dense(1, activation="sigmoid")])
 SOFTMAX = Sequential([Input((6,)), Dense(8, activation="tanh"), Dense(3, activation="softmax")])
@@ -162,6 +162,99 @@ def test_validation_data_is_named():
     x, y = data(12)
     refused("validation_data: x must have shape (samples, 6), received (12, 5)", compiled().fit, x, y, validation_data=(x[:, :5], y))
     refused("validation_data must be (x, y) or (x, y, sample_weight), received an ndarray", compiled().fit, x, y, validation_data=x, error=TypeError)
+
+
+def test_validation_on_batches():
+    """From a function, an iterable, an iterator for one epoch; the numbers are those of arrays."""
+    x, y = data(30)
+    parts = [(x[20:27], y[20:27]), (x[27:], y[27:])]
+
+    def fitted(validation, **changes):
+        return compiled(metrics=["accuracy"]).fit(x[:20], y[:20], **{"epochs": 3, "verbose": 0, "validation_data": validation, **changes}).history
+
+    expected = fitted((x[20:], y[20:]))
+    for batches in (lambda: iter(parts), dict(enumerate(parts)).values()):
+        found = fitted(batches)
+        for key, values in expected.items():
+            np.testing.assert_allclose(found[key], values, rtol=1e-6)      # sums of float32 losses, cut elsewhere
+    np.testing.assert_allclose(fitted(iter(parts), validation_freq=3)["val_loss"], expected["val_loss"][2:], rtol=1e-6)
+    assert "val_loss" not in fitted(iter(parts), epochs=1, validation_freq=2)
+
+
+def test_validation_on_batches_that_do_not_fit():
+    x, y = data(12)
+    refused("validation_data is an iterator, which can be gone through once, but 2 epochs are asked for; pass a function that returns a new one",
+            compiled().fit, x, y, epochs=2, validation_data=iter([(x, y)]))
+    refused("validation_data must give at least one batch, received none", compiled().fit, x, y, validation_data=lambda: [])
+    refused("validation_data: x must have shape (samples, 6), received (12, 5)", compiled().fit, x, y, validation_data=lambda: [(x[:, :5], y)])
+    frozen = compiled(Sequential([Input((6,)), Dense(4, trainable=False), Dense(1, activation="sigmoid")]))
+    refused("fit: cache_frozen needs arrays for validation_data, received batches", frozen.fit, x, y, validation_data=lambda: [(x, y)],
+            cache_frozen=True)
+
+
+def test_a_data_loader_of_pytorch_gives_lists():
+    """(x, y) and (x,) as lists, from which `predict` takes x as from tuples; a list that is x itself stays so."""
+    x, y = data(12)
+    model = compiled()
+    expected = model.predict(x)
+    for parts in ([x, y], [x], [x, y, y], [{"input": x}, y]):
+        np.testing.assert_array_equal(model.predict(iter([parts])), expected)
+    np.testing.assert_array_equal(model.predict(iter([list(x)])), expected)           # a list of samples
+    np.testing.assert_array_equal(model.predict(iter([x[:2].tolist()])), expected[:2])
+    single = compiled(Sequential([Input((1,)), Dense(1)]), loss="mse")
+    np.testing.assert_array_equal(single.predict(iter([[x[:, 0], y]])), single.predict(x[:, 0]))
+    np.testing.assert_array_equal(single.predict(iter([list(x[:3, :1])])), single.predict(x[:3, 0]))
+    a, b = Input((6,)), Input((2,))
+    two = compiled(Network([a, b], Dense(1)(nnkit.Concatenate()([a, b]))), loss="mse")
+    wanted = two.predict([x, x[:, :2]])
+    for batch in ([x, x[:, :2]], [[x, x[:, :2]], y], [(x, x[:, :2])]):
+        np.testing.assert_array_equal(two.predict(iter([batch])), wanted)
+
+
+def test_a_large_seed_is_one_for_every_use(tmp_path):
+    x, y = data(12)
+    model = compiled(Sequential([Input((6,)), Dropout(0.5), Dense(1, activation="sigmoid")]), seed=2**63 - 1)
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "a.nnkit")
+    again = nnkit.load(tmp_path / "a.nnkit")
+    assert again.seed == 2**63 - 1
+    assert model.fit(x, y, verbose=0).history == again.fit(x, y, verbose=0).history
+    refused("seed must be a whole number below 2**63, received 9223372036854775808", compiled, seed=2**63)
+
+
+def test_dtypes_in_the_forms_that_numpy_has():
+    for dtype in (np.float64, np.dtype("float64"), np.dtype(float)):
+        assert compiled(dtype=dtype).dtype == "float64"
+    assert compiled(dtype=np.float32).dtype == "float32"
+    refused("compile: dtype must be 'float32' or 'float64', received <class 'numpy.float16'>", compiled, dtype=np.float16)
+    refused("compile: dtype must be 'float32' or 'float64', received <class 'float'>", compiled, dtype=float)
+    refused("compile: dtype must be 'float32' or 'float64', received dtype('int64')", compiled, dtype=np.dtype("int64"))
+
+
+@pytest.mark.parametrize(("name", "advice"), [
+    ("optimizer", "the model was compiled with it: nnkit.compile makes another model, which takes over what this one has learnt by copy_parameters"),
+    ("seed", "the model was compiled with it: nnkit.compile makes another model, which takes over what this one has learnt by copy_parameters"),
+    ("trainable", "nothing looks at it: freeze and unfreeze say which layers are trained"),
+    ("lr", "nothing looks at it: the learning rate is model.learning_rate"),
+    ("stop_trainig", "nothing looks at it: did you mean 'stop_training'?")])
+def test_attributes_that_would_be_set_in_vain(name, advice):
+    model = compiled()
+    refused(f"Model: {name} cannot be set, {advice}", setattr, model, name, 1, error=AttributeError)
+    assert not hasattr(model, name) or getattr(model, name) != 1
+    model.notes = "a note of the user's"
+    model.learning_rate = 0.5
+    model.freeze("dense")
+    assert model.learning_rate == 0.5
+    assert model.submodel(outputs="dense").spec == model.spec
+
+
+def test_rows_of_unequal_length_as_targets():
+    x = np.zeros((3, 6))
+    ragged = [[0], [1, 0], [1]]
+    for spec, loss in ((SPEC, "binary_crossentropy"), (SOFTMAX, "categorical_crossentropy"), (SOFTMAX, "sparse_categorical_crossentropy"),
+                       (Sequential([Input((6,)), nnkit.Reshape((2, 3)), nnkit.Softmax()]), "sparse_categorical_crossentropy")):
+        for changes in ({}, {"mask": [True, False, True]}):
+            refused("y must be a rectangular array, received rows of unequal length", compiled(spec, loss).evaluate, x, ragged, **changes)
 
 
 def test_parameters_of_no_names_are_refused():

@@ -8,7 +8,7 @@ import pytest
 
 import naive_optimizer
 import nnkit
-from helpers import assert_same_bits, debug_mode, many_tasks
+from helpers import assert_same_bits, debug_mode, many_tasks, refused
 from nnkit.layers.dense import Dense
 from nnkit.network import Sequential
 from nnkit.optimizers import (
@@ -306,3 +306,64 @@ def test_every_public_optimizer_has_a_reference_and_a_case():
     assert {SGD, Adam} <= public
     assert all(cls.__name__.lower() in vars(naive_optimizer) for cls in public)
     assert public == {type(optimizer) for optimizer in CASES} == {type(optimizer) for optimizer, _ in KERAS}
+
+
+# Updates by gradients of one's own.
+
+def tables(optimizer, seed=1):
+    """A table that is updated row by row, dropout, a frozen layer and one with a rate of its own."""
+    spec = Sequential([Input((3,)), nnkit.Embedding(5000, 4), nnkit.Flatten(), nnkit.Dropout(0.3), Dense(5, "tanh", trainable=False),
+                       Dense(2, learning_rate_factor=0.5)])
+    return nnkit.compile(spec, optimizer=optimizer, loss="mse", seed=seed)
+
+
+@pytest.mark.parametrize("optimizer", [
+    SGD(0.1), SGD(0.1, momentum=0.9, nesterov=True), nnkit.Adam(0.01, row_updates="replay"), nnkit.Nadam(0.01), nnkit.RMSprop(0.01, momentum=0.5),
+    nnkit.Adagrad(0.1), nnkit.AdamW(lambda step: 0.01 / (step + 1)), SGD(0.5, global_clipnorm=0.05), nnkit.Adam(0.01, clipvalue=0.001)],
+    ids=lambda optimizer: type(optimizer).__name__)
+def test_the_models_own_gradients_make_the_update_of_a_batch(optimizer):
+    rng = np.random.default_rng(2)
+    one, other = tables(optimizer), tables(optimizer)
+    for _ in range(5):                                   # other rows each time: those that are left out catch up later
+        x, y = rng.integers(0, 5000, (8, 3)), rng.standard_normal((8, 2))
+        one.train_on_batch(x, y)
+        other.apply_gradients(other.gradients(x, y))
+    exact = optimizer.row_updates == "replay" or not one.layout.history      # a closed form rounds otherwise than the rule that is repeated
+    for name, values in one.parameters.items():
+        np.testing.assert_allclose(other.parameters[name], values, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-7, err_msg=name)
+    assert other.learning_rate == one.learning_rate
+    assert other.counters[COUNTERS["step"]] == 5
+
+
+def test_sums_over_batches_are_the_update_of_a_large_one():
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((24, 5)), rng.standard_normal((24, 1))
+    spec = Sequential([Input((5,)), Dense(4, "tanh", kernel_regularizer="l2"), Dense(1)])
+    whole, parts = (nnkit.compile(spec, optimizer=nnkit.Adam(0.1), loss="mse", dtype="float64", seed=1) for _ in range(2))
+    for _ in range(3):
+        whole.train_on_batch(x, y)
+        gradients = [parts.gradients(x[rows:rows + 8], y[rows:rows + 8]) for rows in (0, 8, 16)]
+        parts.apply_gradients({name: sum(found[name] for found in gradients) / 3 for name in gradients[0]})
+    for name, values in whole.parameters.items():
+        np.testing.assert_allclose(parts.parameters[name], values, rtol=1e-10, atol=1e-12, err_msg=name)     # the order of sums, three times
+
+
+def test_gradients_that_are_none():
+    model = tables("adam")
+    x, y = np.zeros((4, 3), int), np.ones((4, 2))
+    good = model.gradients(x, y)
+    before = {name: values.copy() for name, values in model.parameters.items()}
+    lead = "apply_gradients: gradients must"
+    refused(f"{lead} have an array for each parameter that is trained, received none for 'dense_1/bias'", model.apply_gradients,
+            {name: value for name, value in good.items() if name != "dense_1/bias"})
+    refused(f"{lead} be of what is trained: 'dense/kernel' is frozen", model.apply_gradients, {**good, "dense/kernel": np.zeros((12, 5))})
+    refused(f"{lead} be of what is trained: no parameter is named 'dense_1/bais', did you mean 'dense_1/bias'?", model.apply_gradients,
+            {**good, "dense_1/bais": np.zeros(2)})
+    refused("the gradient of 'dense_1/bias' must be numbers of shape (2,), received float64 of shape (3,)", model.apply_gradients,
+            {**good, "dense_1/bias": np.zeros(3)})
+    refused(f"{lead} be a dict of arrays by name, received a list", model.apply_gradients, [*good.values()], error=TypeError)
+    refused("apply_gradients needs an optimizer: pass optimizer= to nnkit.compile", nnkit.compile(model.spec).apply_gradients, good,
+            error=RuntimeError)
+    for name, values in before.items():
+        np.testing.assert_array_equal(model.parameters[name], values)
+    assert model.counters[COUNTERS["step"]] == 0

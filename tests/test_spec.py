@@ -5,6 +5,7 @@ import re
 import types
 
 import attrs
+import numpy as np
 import pytest
 
 import nnkit
@@ -109,6 +110,13 @@ def test_a_spec_does_not_change_and_says_what_does():
                                                                    r"layers of a model, and attrs\.evolve makes another spec$"):
         layer.trainable = False
     assert layer == Dense(3)
+
+
+def test_a_message_shows_the_shape_of_a_large_array():
+    with pytest.raises(ValueError, match=r"^Constant: value must be a finite number, received an ndarray of shape \(30, 5\)$"):
+        nnkit.Constant(np.zeros((30, 5)))
+    with pytest.raises(ValueError, match=r"^Constant: value must be a finite number, received array\(\[1, 2\]\)$"):
+        nnkit.Constant(np.array([1, 2]))
 
 
 def test_constructors_keep_their_signatures():

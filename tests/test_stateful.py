@@ -260,6 +260,7 @@ def test_a_batch_size_is_needed():
     (lambda m, x, y: m.train_on_batch(x, y), "train_on_batch: a batch must have 2 samples, the batch_size of the Input, received 6"),
     (lambda m, x, y: m.gradients(x, y), "gradients: a batch must have 2 samples, the batch_size of the Input, received 6"),
     (lambda m, x, y: m.evaluate(x[:1], y[:1]), "evaluate: the number of samples must be a multiple of 2, the batch_size of the Input, received 1"),
+    (lambda m, x, y: m.evaluate(iter([(x, y)])), "evaluate: a batch must have 2 samples, the batch_size of the Input, received 6"),
     (lambda m, x, y: m.predict(x[:3]), "predict: the number of samples must be a multiple of 2, the batch_size of the Input, received 3"),
 ], ids=lambda value: value[:40].replace(" ", "-") if isinstance(value, str) else "")
 def test_another_batch_size_is_refused_and_changes_nothing(call, message):

@@ -16,6 +16,7 @@ import attrs
 import numpy as np
 
 from nnkit.graph.csr import LIMIT, CsrArrays, as_members, locked, refuse_outside
+from nnkit.spec import article
 from nnkit.training.feed import as_samples, as_whole
 
 __all__ = ["NORMALIZATIONS", "Adjacency"]
@@ -55,7 +56,7 @@ class Adjacency:
                 a dense array (V, V): each number but 0 is an entry.
                 edges, whole numbers (2, E) or a tuple (source, target): the target gathers from the source, as in PyTorch Geometric, so that
                     A[target, source] is the weight. Repeated edges are summed, with a UserWarning. Whole numbers (2, 2) alone could be both,
-                    and are refused: with nodes they are edges.
+                    and are refused: with nodes they are edges. Beside features (`fit`, loaders) the features' rows are the nodes.
                 a NetworkX graph: its nodes in their order; an undirected edge counts in both directions, after a directed one u -> v the node v
                     gathers from u. The attribute "weight" is the weight, 1 where it is missing. Parallel edges are summed.
             nodes: V. For edges by default the greatest number + 1; for all else it must agree.
@@ -80,6 +81,14 @@ class Adjacency:
         if nodes is not None and as_whole(nodes, 1, "nodes") != made.nodes:
             raise ValueError(f"nodes must be the {made.nodes} nodes of the adjacency, received {nodes}")
         return made
+
+    @classmethod
+    def around(cls, value: Any, nodes: int | None) -> Adjacency:
+        """The same beside features, which say the number of nodes that edges do not: nodes without edges may be the last ones. None: nothing says it.
+
+        Raises as `of`; other kinds of adjacency keep their own number, which is compared later.
+        """
+        return cls.of(value, nodes=nodes if nodes is not None and _is_edges(value, nodes) else None)
 
     @classmethod
     def blocks(cls, adjacencies: Sequence[Adjacency]) -> Adjacency:
@@ -309,14 +318,30 @@ def _as_edges(value: Any, named: bool) -> tuple[np.ndarray, np.ndarray] | None:
     return None
 
 
+def _is_edges(value: Any, nodes: int) -> bool:
+    """Whether value, beside features of so many nodes, is edges and can be nothing else."""
+    if isinstance(value, Adjacency) or hasattr(value, "nnz") or _is_networkx(value) or not hasattr(value, "__len__") or len(value) != 2:
+        return False
+    pair = isinstance(value, tuple) and all(np.ndim(side) == 1 for side in value)
+    array = _as_array(value)
+    return pair or (array.dtype.kind in "iu" and array.ndim == 2 and (nodes != 2 or array.shape != (2, 2)))
+
+
 def _as_array(value: Any) -> np.ndarray:
+    kinds = "an Adjacency, a SciPy sparse matrix, a dense array, an edge array or a NetworkX graph"
+    if hasattr(value, "edge_index"):
+        raise TypeError(f"adjacency must be {kinds}, received {article(type(value).__name__)}: pass its edge_index")
+    if isinstance(value, (list, tuple)) and len(value) and (_is_networkx(value[0]) or isinstance(value[0], Adjacency) or hasattr(value[0], "nnz")):
+        raise TypeError(f"adjacency must be {kinds}, received {article(type(value).__name__)} of {len(value)} of them: nnkit.graph.GraphLoader makes "
+                        "batches of many graphs, Adjacency.blocks one batch")
     try:
         array = np.asarray(value)
     except ValueError:
         raise ValueError("adjacency must be a rectangular array, received rows of unequal length") from None
+    except (TypeError, RuntimeError) as error:           # a sparse tensor
+        raise TypeError(f"adjacency must be {kinds}, received {article(type(value).__name__)} that NumPy cannot read: {error}") from error
     if array.dtype.kind not in "biuf":
-        raise TypeError("adjacency must be an Adjacency, a SciPy sparse matrix, a dense array, an edge array or a NetworkX graph, "
-                        f"received {value!r}")
+        raise TypeError(f"adjacency must be {kinds}, received {value!r}")
     return array
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.sampling import GraphBatch, SeedOrder, bucket
-from nnkit.training.feed import as_whole
+from nnkit.training.feed import as_seed, as_whole
 
 __all__ = ["GraphLoader"]
 
@@ -39,23 +39,24 @@ class GraphLoader:
 
     def __init__(self, x: Sequence[Any], adjacencies: Sequence[Any], y: Any = None, *, batch_size: int = 32, shuffle: bool = True,
                  seed: int = 0) -> None:
-        self.adjacencies = [Adjacency.of(adjacency) for adjacency in adjacencies]
-        self.x = [np.asarray(rows) for rows in x]
+        self.x, given_adjacencies = [np.asarray(rows) for rows in x], list(adjacencies)
         self.y = None if y is None else np.asarray(y)
         self.batch_size = as_whole(batch_size, 1, "batch_size")
         self.epoch = 0
         if not self.x:
             raise ValueError("x must have the features of at least one graph, received none")
-        for what, given in (("adjacencies", self.adjacencies), ("y", self.y)):
+        for what, given in (("adjacencies", given_adjacencies), ("y", self.y)):
             if given is not None and len(given) != len(self.x):
                 raise ValueError(f"{what} must have an entry for each of the {len(self.x)} graphs, received {len(given)}")
+        self.adjacencies = [Adjacency.around(adjacency, len(rows) if rows.ndim else None)
+                            for adjacency, rows in zip(given_adjacencies, self.x, strict=True)]
         for number, (rows, adjacency) in enumerate(zip(self.x, self.adjacencies, strict=True)):
             if rows.ndim != 2 or rows.shape != (adjacency.nodes, self.x[0].shape[-1]):
                 raise ValueError(f"x[{number}] must have shape ({adjacency.nodes}, {self.x[0].shape[-1]}), a row for each node of the graph, "
                                  f"received {rows.shape}")
             if adjacency.graphs != 1:
                 raise ValueError(f"adjacencies[{number}] must be one graph, received {adjacency.graphs}")
-        self._order = SeedOrder(len(self.x), as_whole(seed, 0, "seed"), bool(shuffle))
+        self._order = SeedOrder(len(self.x), as_seed(seed), bool(shuffle))
 
     def __len__(self) -> int:
         """Batches of an epoch."""

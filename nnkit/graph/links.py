@@ -15,7 +15,7 @@ from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.csr import CsrArrays
 from nnkit.graph.sampling import COUNTERS, SeedOrder, as_graph, external, step_tape, tasks_of
 from nnkit.plan.plan import Step
-from nnkit.training.feed import as_whole
+from nnkit.training.feed import as_seed, as_whole
 
 __all__ = ["EdgeSplit", "LinkBatch", "LinkLoader", "sample_negatives", "split_edges"]
 
@@ -104,7 +104,7 @@ def sample_negatives(adjacency: Any, count: int, seed: int = 0, step: int = 0) -
     [[0, 1], [0, 1]]
     """
     count, step = as_whole(count, 0, "count"), as_whole(step, 0, "step")
-    return _Negatives(Adjacency.of(adjacency), count, as_whole(seed, 0, "seed")).draw(count, step)
+    return _Negatives(Adjacency.of(adjacency), count, as_seed(seed)).draw(count, step)
 
 
 def split_edges(adjacency: Any, validation: float = 0.05, test: float = 0.1, seed: int = 0) -> EdgeSplit:
@@ -120,7 +120,7 @@ def split_edges(adjacency: Any, validation: float = 0.05, test: float = 0.1, see
     Raises:
         ValueError: parts out of range; a graph with an edge nearly everywhere.
     """
-    made, seed = Adjacency.of(adjacency), as_whole(seed, 0, "seed")
+    made, seed = Adjacency.of(adjacency), as_seed(seed)
     parts = {"validation": validation, "test": test}
     for name, part in parts.items():
         if isinstance(part, bool) or not isinstance(part, (int, float, np.floating)) or not 0 <= part < 1:
@@ -169,7 +169,7 @@ class LinkLoader:
         self.pairs = _as_pairs(np.stack([csr.columns[once], csr.rows[once]], axis=1) if once is not None else pairs, self.adjacency.nodes)
         self.batch_size = as_whole(batch_size, 1, "batch_size")
         self.negatives = as_whole(negatives, 0, "negatives")
-        self.seed = as_whole(seed, 0, "seed")
+        self.seed = as_seed(seed)
         self.epoch = 0
         self._order = SeedOrder(len(self.pairs), self.seed, True)
         self._negatives = _Negatives(self.adjacency, min(self.batch_size, len(self.pairs)) * self.negatives, self.seed)

@@ -22,7 +22,7 @@ from nnkit.plan import layout as plan_layout
 from nnkit.plan.passes import split_into_tasks
 from nnkit.plan.plan import ALIGNMENT, Buffer, Plan, Step
 from nnkit.runtime.cpu import Memory, Tape
-from nnkit.training.feed import as_samples, as_whole
+from nnkit.training.feed import as_samples, as_seed, as_whole
 
 __all__ = ["CHUNK", "COUNTERS", "STREAMS", "GraphBatch", "NeighborLoader", "bucket", "external", "step_tape"]
 
@@ -93,7 +93,7 @@ class NeighborLoader:
         self.fan_outs = _as_fan_outs(fan_outs)
         self.batch_size = as_whole(batch_size, 1, "batch_size")
         self.shuffle = bool(shuffle)
-        self.seed = as_whole(seed, 0, "seed")
+        self.seed = as_seed(seed)
         threads = None if threads is None else as_whole(threads, 1, "threads")
         self.epoch = 0
         self._order = SeedOrder(len(self.nodes), self.seed, self.shuffle)
@@ -127,8 +127,7 @@ def as_graph(x: Any, adjacency: Any) -> tuple[np.ndarray | CsrArrays, Adjacency]
     """
     sparse = isinstance(x, CsrArrays) or hasattr(x, "nnz")
     features = (x if isinstance(x, CsrArrays) else CsrArrays.of(x, "x")) if sparse else np.asarray(x)
-    edges = isinstance(adjacency, (tuple, list, np.ndarray)) and len(adjacency) == 2
-    made = Adjacency.of(adjacency, nodes=features.shape[0] if edges and len(features.shape) == 2 else None)
+    made = Adjacency.around(adjacency, features.shape[0] if len(features.shape) == 2 else None)
     if len(features.shape) != 2 or features.shape[0] != made.nodes:
         raise ValueError(f"x must have shape ({made.nodes}, features), one row for each node, received {features.shape}")
     if isinstance(features, CsrArrays):

@@ -26,7 +26,7 @@ from nnkit.plan.layout import COUNTERS
 from nnkit.runtime.backend import backend_of
 from nnkit.spec import FORMAT as SPEC_FORMAT
 from nnkit.spec import from_json, is_of_family, to_json, type_name
-from nnkit.training.feed import as_whole
+from nnkit.training.feed import SEEDS, as_whole
 from nnkit.training.outputs import resolve_outputs
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def load(path: str | os.PathLike[str], *, optimizer: Any = FROM_FILE, loss: Any 
     with Saved.open(path) as saved:
         if "spec" not in saved.document:
             raise saved.fault("it holds parameters alone: compile the network and take them by load_weights")
-        dtype, seed = saved.get("dtype"), saved.whole("seed")
+        dtype, seed = saved.get("dtype"), saved.whole("seed", high=SEEDS)
         if not isinstance(dtype, str) or dtype not in ITEMS:
             raise saved.fault(f"dtype must be 'float32' or 'float64', received {short(dtype)}")
         runtime.check_products(dtype)

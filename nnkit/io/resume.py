@@ -12,7 +12,7 @@ import numpy as np
 
 from nnkit.io.native import Saved, described, recorded
 from nnkit.optimizers.schedules import Schedule
-from nnkit.training.data import Kept
+from nnkit.training.data import Data, Kept
 from nnkit.training.state import declare
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Resumption", "progress_of"]
 
 COMPARED = ("dtype", "seed", "spec", "optimizer", "outputs")
+LOADERS = ("loader", "validation_loader")                # what may have a place, see training.source
 LONGEST = 60                                             # letters of a value in a message
 
 
@@ -45,16 +46,17 @@ def progress_of(fitting: Fitting, arrays: dict[str, np.ndarray]) -> dict[str, An
                  for number, callback in enumerate(fitting.callbacks)]
     begun = {} if model.spec == fitting.spec else {"begun": recorded(fitting.spec)}
     return {**begun, "call": call_of(fitting), "epoch": fitting.epoch, "batch": fitting.batch, "samples": fitting.done,
-            "batches": fitting.batches_done, "shuffled": fitting.shuffled, "loader": fitting.loader, "stopped": bool(model.stop_training),
-            "watched": model.watched, "callbacks": callbacks}
+            "batches": fitting.batches_done, "shuffled": fitting.shuffled, **dict.fromkeys(LOADERS),
+            **{name: source.place for name, source in fitting.sources.items()}, "stopped": bool(model.stop_training), "watched": model.watched,
+            "callbacks": callbacks}
 
 
 def call_of(fitting: Fitting) -> dict[str, Any]:
     """How fit was called, as far as a resumed one must be called alike."""
     training, validation = fitting.training, fitting.validation
     return {"batch_size": None if training is None else fitting.batch_size, "samples": None if training is None else training.n,
-            "shuffle": None if training is None else fitting.shuffle, "validation_samples": None if validation is None else validation.n,
-            "validation_freq": fitting.validation_freq}
+            "shuffle": None if training is None else fitting.shuffle,
+            "validation_samples": validation.n if isinstance(validation, Data) else None, "validation_freq": fitting.validation_freq}
 
 
 def _plain(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -123,7 +125,7 @@ class Resumption:
             saved.whole("fit", key) for key in ("epoch", "batch", "samples", "batches", "shuffled"))
         saved.whole("step")
         saved.whole("epoch")
-        self.loader = None if saved.get("fit", "loader") is None else saved.whole("fit", "loader", high=1 << 31)
+        self.places = {name: None if saved.get("fit", name) is None else saved.whole("fit", name, high=1 << 31) for name in LOADERS}
         self.stopped, self.watched = saved.get("fit", "stopped") is True, saved.get("fit", "watched") is True
         rate = saved.get("learning_rate")
         driven = model.optimizer is None or isinstance(model.optimizer.learning_rate, Schedule)
@@ -191,7 +193,9 @@ class Resumption:
         fitting.before = self.kept() if self.batch else None
         if self.batch:
             model.counters[fitting.SHUFFLED] = self.shuffled
-        fitting.shuffled, fitting.loader = self.shuffled, self.loader
+        fitting.shuffled = self.shuffled
+        for name, source in fitting.sources.items():
+            source.place = self.places[name]
         self._record(fitting.history)
         model.stop_training = self.stopped
         model.watched = model.watched or self.watched

@@ -47,6 +47,10 @@ class Loss(Spec):
         """The user's targets as a checked C-contiguous array. Raises TypeError or ValueError where they do not fit."""
         return as_samples(y, output_shape, dtype, "y", check_finite)
 
+    def counted(self, targets: np.ndarray) -> np.ndarray | None:
+        """Which of prepared targets count, as booleans of their shape; None where all do. Metrics leave out the others, as the loss does."""
+        return None
+
     def lower(self, g: Builder, y: Buffer, t: Buffer, w: Buffer) -> Buffer:
         """Emit the forward step; hand the backward step to `g.on_backward`. Returns the weighted losses of the rows, shape (R,)."""
         raise TypeError(f"{type(self).__name__} does not say how it lowers itself")

@@ -10,7 +10,7 @@ import numpy as np
 from nnkit.layers.base import Shape
 from nnkit.losses.base import ENTRY_FLOPS, Loss, PointwiseLoss, as_rows, refuse_outside
 from nnkit.spec import base, boolean, integer, real, spec
-from nnkit.training.feed import as_labels, as_samples
+from nnkit.training.feed import as_labels, as_samples, shape_of_given
 
 if TYPE_CHECKING:
     from nnkit.plan.builder import Builder
@@ -21,7 +21,7 @@ __all__ = ["BinaryCrossentropy", "CategoricalCrossentropy", "KLDivergence", "Spa
 
 def _refuse_labels(y: Any, output_shape: Shape, label: str) -> None:
     """Raise ValueError where targets have the shape of class labels."""
-    shape = np.shape(y) if not hasattr(y, "shape") else tuple(y.shape)
+    shape = shape_of_given(y)
     if output_shape and output_shape[-1] > 1 and shape[1:] in (output_shape[:-1], (*output_shape[:-1], 1)):
         expected = ", ".join(["samples", *map(str, output_shape)])
         raise ValueError(f"y must have shape ({expected}) for {label}, received {shape}: class labels need the loss sparse_categorical_crossentropy")
@@ -161,9 +161,11 @@ class SparseCategoricalCrossentropy(ClassLoss):
     """CategoricalCrossentropy with class labels: l = -log(y[t] / sum y), or with logits z, l = log sum exp(z) - z[t].
 
     from_logits: the output is z, not softmax(z); default False. On top of a softmax the plan takes the logits form by itself.
-    ignore_class: rows with this label, like masked ones, count neither in the loss nor in the mean over rows, and have no gradient; default None.
+    ignore_class: rows with this label, like masked ones, count neither in the loss nor in the mean over rows nor in metrics, and have no gradient;
+    default None.
     Output: (..., C), C at least 2. Targets: whole numbers 0 to C - 1 (or ignore_class) of the output's shape without its last axis, which may
-    stand as 1; others are refused (ValueError). As Keras 3, whose mean, too, is over the rows that are left.
+    stand as 1; others are refused (ValueError). As Keras 3, whose mean, too, is over the rows of a batch that are left; its metrics count the others
+    as wrong. Over several batches a batch counts by its samples, whatever is left of them, so the loss of `evaluate` depends a little on batch_size.
     """
 
     ignore_class: int | None = integer(default=None, none=True)
@@ -171,6 +173,10 @@ class SparseCategoricalCrossentropy(ClassLoss):
     def classes(self, output_shape: Shape) -> int | None:
         """The last axis; a label that is ignored may lie beside them."""
         return super().classes(output_shape) if self.ignore_class is None else None
+
+    def counted(self, targets: np.ndarray) -> np.ndarray | None:
+        """Those whose label is not ignored."""
+        return None if self.ignore_class is None else targets != self.ignore_class
 
     def target(self, output_shape: Shape) -> tuple[Shape, str]:
         """A label for each row."""
@@ -181,7 +187,7 @@ class SparseCategoricalCrossentropy(ClassLoss):
         places, classes = output_shape[:-1], output_shape[-1]
         if not places:
             return as_labels(y, classes, "y", self.ignore_class)
-        shape = np.shape(y) if not hasattr(y, "shape") else tuple(y.shape)
+        shape = shape_of_given(y)
         if shape[1:] == output_shape and classes > 1:
             expected = ", ".join(["samples", *map(str, places)])
             raise ValueError(f"y must have shape ({expected}), received {shape}: one-hot rows need the loss categorical_crossentropy")

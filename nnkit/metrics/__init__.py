@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 ACCURACY = ("accuracy", "acc")                            # the names that mean the accuracy that fits the loss
+HINGES = ("hinge", "squared_hinge")                       # their outputs are scores, whose border is 0
 
 
 def choose_accuracy(loss_name: str, output_shape: tuple[int, ...], *, target_shape: tuple[int, ...] | None = None, from_logits: bool = False,
@@ -44,11 +46,10 @@ def choose_accuracy(loss_name: str, output_shape: tuple[int, ...], *, target_sha
     from_logits: True where the loss takes logits: BinaryAccuracy's threshold is then 0 instead of 0.5, as it is for hinge losses. (Keras leaves
     0.5, which puts the border at a probability of 0.62.)
     """
-    hinge = loss_name in ("hinge", "squared_hinge")
     labels = target_shape is not None and (len(target_shape) < len(output_shape) or target_shape[-1:] == (1,))
     metric: Any
-    if loss_name == "binary_crossentropy" or hinge or output_shape[-1:] in ((), (1,)):
-        metric = BinaryAccuracy(threshold=0.0 if from_logits or hinge else 0.5)
+    if loss_name in ("binary_crossentropy", *HINGES) or output_shape[-1:] in ((), (1,)):
+        metric = BinaryAccuracy(threshold=0.0 if from_logits or loss_name in HINGES else 0.5)
     elif loss_name == "sparse_categorical_crossentropy" or (labels and loss_name != "categorical_crossentropy"):
         metric = SparseCategoricalAccuracy()
     else:
@@ -56,12 +57,20 @@ def choose_accuracy(loss_name: str, output_shape: tuple[int, ...], *, target_sha
     return attrs.evolve(metric, name=name)
 
 
+def _at_zero(metric: Any, output_shape: tuple[int, ...]) -> Any:
+    """A metric whose default means probability 0.5 as one of logits, which are 0 there; others as they are."""
+    default = getattr(metric, "threshold", math.nan)
+    half = default == 0.5 or (default is None and output_shape[-1:] in ((), (1,)))      # None: the largest of several classes
+    return attrs.evolve(metric, threshold=0.0) if half else metric
+
+
 def resolve_metric(value: Any, loss_name: str = "", output_shape: tuple[int, ...] = (), *, target_shape: tuple[int, ...] | None = None,
                    from_logits: bool = False) -> Metric:
     """The metric that value stands for: a metric itself, the one of that name (which becomes its label), Function of a function.
 
-    The names "accuracy" and "acc" go to `choose_accuracy` with the other arguments. Raises ValueError for an unknown name, with the nearest
-    known one, and for anything else.
+    The names "accuracy" and "acc" go to `choose_accuracy` with the other arguments. Other names stand for the metric with its defaults, but where
+    the loss takes binary outputs as logits or scores a threshold of 0.5 is 0. Raises ValueError for an unknown name, with the nearest known one, and
+    for anything else.
     """
     if isinstance(value, str):
         if value in ACCURACY:
@@ -70,6 +79,8 @@ def resolve_metric(value: Any, loss_name: str = "", output_shape: tuple[int, ...
         if value not in known:
             raise ValueError(f"unknown metric {value!r}: {nearest(value, [*known, *ACCURACY])}")
         metric: Any = known[value]()
+        if loss_name in HINGES or (from_logits and loss_name == "binary_crossentropy"):
+            metric = _at_zero(metric, output_shape)
         return metric if metric.label == value else attrs.evolve(metric, name=value)
     if is_of_family(value, "metric"):
         return value

@@ -53,7 +53,8 @@ def whole_labels(y_true: np.ndarray, classes: int) -> np.ndarray:
 class BinaryAccuracy(Metric):
     """Share of outputs for which (y_pred > threshold) equals y_true. Several outputs of a sample count one by one.
 
-    threshold: finite, default 0.5; give 0 for predictions that are logits. A target of -1 (hinge losses) counts as 0.
+    threshold: finite, default 0.5; give 0 for predictions that are logits (the name "binary_accuracy" does by itself). A target of -1 (hinge losses)
+    counts as 0.
     """
 
     threshold: float = real(default=0.5)
@@ -198,8 +199,8 @@ class Hits(Metric):
 class Precision(Hits):
     """hits / (hits + false alarms): the share of what was predicted positive that is positive. 0 where nothing was predicted positive.
 
-    threshold: a prediction above it is positive; default 0.5 (give 0 for logits). None: with several classes the largest prediction is the
-    positive one, with one output 0.5.
+    threshold: a prediction above it is positive; default 0.5 (give 0 for logits; the name "precision" does by itself). None: with several classes
+    the largest prediction is the positive one, with one output 0.5.
     average: "micro" (default) counts all classes together, which with the threshold of 0.5 is what Keras does; "macro" is the plain mean of
     the classes' values, "weighted" the mean by the share of each class among the targets. Of no meaning for a binary output.
     """

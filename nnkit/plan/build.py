@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnkit.plan.builder import PENALTY_BLOCK, Builder, Sizes
+from nnkit.plan.builder import PENALTY_BLOCK, Builder, Sizes, Touched
 from nnkit.plan.launch import ARCHITECTURE
 from nnkit.plan.layout import Layout
 from nnkit.plan.passes import optimise, work_tasks
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nnkit.optimizers.base import Optimizer
     from nnkit.regularizers import Regularizer
 
-__all__ = ["build", "differentiable", "flush_plan", "lowered", "numbered", "numbered_input", "shuffle_plan"]
+__all__ = ["build", "differentiable", "flush_plan", "lowered", "numbered", "numbered_input", "shuffle_plan", "update_plan"]
 
 
 def build(graph: Graph, layout: Layout, mode: str, batch: int, *, losses: Sequence[tuple[Loss | None, float]] = (),
@@ -95,6 +95,19 @@ def flush_plan(layout: Layout, optimizer: Optimizer) -> Plan:
         optimizer.lower_missed(g, name, rows, count)
     optimizer.lower_tick(g, ahead=0)
     return optimise(Plan(mode="flush", batch=0, dtype=layout.dtype, steps=tuple(g.steps)))
+
+
+def update_plan(layout: Layout, optimizer: Optimizer, gap: int = 0, backend: str = "cpu", architecture: tuple[int, int] = ARCHITECTURE) -> Plan:
+    """The plan of an update alone, by the gradients that stand in memory. Of tables that are updated row by row it reads all rows, which are current:
+    their numbers come from the external arrays "rows", "rows_1", ... and how many there are from "count", "count_1", ..."""
+    g = Builder(layout, 0, "update", optimizer, backend=backend, architecture=architecture)
+    g.phase = "update"
+    for position, name in enumerate(layout.rowwise):
+        rows = Buffer(numbered("rows", position), layout.parameters[name].shape[:1], "int32", "external")
+        g.touch_all(name, Touched(rows, rows, Buffer(numbered("count", position), (1,), "int64", "external")))
+    optimizer.lower(g, layout)
+    g.step("prims.feed.advance", updates=[g.state("counters")], scalars=[0, 1])
+    return optimise(Plan(mode="update", batch=0, dtype=layout.dtype, steps=tuple(g.steps)), gap, backend, architecture=architecture)
 
 
 def _enter(g: Builder, graph: Graph, position: int) -> Any:

@@ -155,6 +155,11 @@ class Builder:
         self._touched[full] = Touched(rows, link, count)
         return self._touched[full]
 
+    def touch_all(self, name: str, rows: Touched) -> None:
+        """Take all rows of a parameter of that full name as touched, with a gradient that stands in memory already."""
+        self._touched[name] = rows
+        self._gradient_uses[name] = 1
+
     def touched_gradients(self) -> dict[str, tuple[Touched, Buffer]]:
         """The rows that `touched` gave and their gradients, by parameter; those that no loss depends on have none."""
         missing = [name for name in self.layout.rowwise if name not in self._touched]

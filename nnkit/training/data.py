@@ -162,8 +162,11 @@ def as_input(x: Any, shape: tuple[int, ...], limit: int | None, dtype: str, what
 
 def _filled(y: Any, counted: np.ndarray) -> np.ndarray:
     """Targets in which those of samples that do not count are some that are right: what stands there does not matter."""
-    array = np.array(y)
-    if len(array) == len(counted):
+    try:
+        array = np.array(y)
+    except ValueError:                                   # rows of unequal length, which the loss refuses
+        return y
+    if array.ndim and len(array) == len(counted):
         array[~counted] = array[counted.argmax()]
     return array
 

@@ -17,19 +17,19 @@ from nnkit.metrics import Metric
 from nnkit.network import Container
 from nnkit.nodes import Graph
 from nnkit.optimizers.base import Optimizer
-from nnkit.plan.build import build, flush_plan, numbered, shuffle_plan
+from nnkit.plan.build import build, flush_plan, numbered, shuffle_plan, update_plan
 from nnkit.plan.builder import Sizes
 from nnkit.plan.layout import COUNTERS, SUMS, Layout, lay_out
 from nnkit.plan.plan import Plan
 from nnkit.runtime import cpu
 from nnkit.runtime.backend import Backend
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
-from nnkit.training.feed import as_batch
 from nnkit.training.fitting import Fitting, piece_of
 from nnkit.training.graphs import by_kind, input_arrays, samples_of, sizes_of, smallest_sizes
 from nnkit.training.outputs import Output, resolve_outputs
 from nnkit.training.progress import QUIET, Progress
-from nnkit.training.state import initialise, prepare_rates
+from nnkit.training.source import as_batch, is_labelled
+from nnkit.training.state import COMPILED, initialise, prepare_rates, refuse_in_vain
 from nnkit.training.use import Use
 
 __all__ = ["Engine", "Predictions", "Targets"]
@@ -67,6 +67,13 @@ class Engine:
         self._parameters = {name: self.memory.view(self.layout.parameters[name]) for name in graph.parameters()}
         if whole is None:
             initialise(self, draw)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what may be set; see `refuse_in_vain`."""
+        known = vars(self)
+        if "_parameters" in known and (name not in known or name in COMPILED):   # made, and none of the names that change as it works
+            refuse_in_vain(self, name)
+        super().__setattr__(name, value)
 
     @property
     def loss(self) -> Loss | None:
@@ -155,6 +162,9 @@ class Engine:
 
     def _special_plan(self, mode: str) -> Plan | None:
         """The plan of a mode that runs no layer."""
+        if mode == "update":
+            return update_plan(self.layout, self.needed_optimizer(mode), cpu.RED_ZONE if cpu.debugging() else 0, self.backend,
+                               self.runtime.architecture)
         if mode == "flush":
             return flush_plan(self.layout, self.needed_optimizer(mode))
         return shuffle_plan(self.layout) if mode == "shuffle" else None
@@ -266,8 +276,18 @@ class Engine:
         self.settle()
         return kept
 
-    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False, progress: Progress = QUIET) -> dict[str, float]:
-        """`evaluate` on batches: the loss is the mean over all samples of all batches."""
+    def update(self) -> None:
+        """One update by the gradients that stand in memory; rows of tables are current."""
+        prepare_rates(self, 1)
+        tape = self.tape("update", 0)
+        arrays = {}
+        for position, V in enumerate(self.layout.parameters[name].shape[0] for name in self.layout.rowwise):
+            arrays.update({numbered("rows", position): np.arange(V, dtype=np.int32), numbered("count", position): np.array([V])})
+        self.will_train()
+        self.memory.hold(arrays, {}).feed().run(tape)
+
+    def evaluate_batches(self, batches: Iterable[Any], check_finite: bool = False, progress: Progress = QUIET, what: str = "x") -> dict[str, float]:
+        """`evaluate` on batches: the loss is the mean over all samples of all batches. what: the argument in messages."""
         sums = self.sums.copy()
         pieces: list[tuple[Targets, Kept | None]] = []
         done = 0
@@ -275,7 +295,11 @@ class Engine:
             try:
                 self.sums[:] = 0
                 for given in batches:
-                    data = self.batch(given, check_finite)
+                    try:
+                        data = self.batch(given, check_finite)
+                        self.check_batch(data.n, "evaluate")
+                    except (TypeError, ValueError) as error:
+                        raise error if what == "x" else type(error)(f"{what}: {error}") from None
                     kept = self.room_for_metrics(data.n, data.counted)
                     tape = self.tape("evaluate", data.n, kept is not None, sizes=data.sizes)
                     self.counters[POSITION] = 0
@@ -287,7 +311,7 @@ class Engine:
             finally:
                 self.sums[:] = sums
         if not pieces:
-            raise ValueError("evaluate: x must give at least one batch, received none")
+            raise ValueError(f"{'evaluate: ' if what == 'x' else ''}{what} must give at least one batch, received none")
         return {**logs, **self.metric_values(pieces)}
 
     def evaluate_data(self, data: Data, batch_size: int, progress: Progress = QUIET) -> dict[str, float]:
@@ -326,7 +350,7 @@ class Engine:
         if isinstance(given, (GraphBatch, LinkBatch)):
             x, mask = self.of_loader(given)
             return self.inputs(x), mask
-        return self.inputs(given[0] if isinstance(given, tuple) and given else given), None
+        return self.inputs(given[0] if is_labelled(given, self.graph.input_shapes) else given), None
 
     # What comes out.
 
@@ -358,10 +382,11 @@ class Engine:
         return {name: float(self.sums[place] / samples) if samples else float("nan") for name, place in places.items()}
 
     def metric_values(self, pieces: Sequence[tuple[Targets, Kept | None]]) -> dict[str, float]:
-        """The metrics of pieces of one data set, by label. Time steps that are masked do not count."""
+        """The metrics of pieces of one data set, by label. Time steps that are masked and labels that the loss ignores do not count."""
         found = {}
         for position, output in enumerate(self.outputs):
-            own = [kept.counted(position, t) for targets, kept in pieces if kept is not None and (t := targets[position]) is not None]
+            own = [output.counted(*kept.counted(position, t)) for targets, kept in pieces
+                   if kept is not None and (t := targets[position]) is not None]
             for label, metric in zip(output.labels(), output.metrics, strict=True):
                 sums: Any
                 if metric.additive or len(own) == 1:

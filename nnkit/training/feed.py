@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,13 @@ from nnkit.runtime.device_array import DeviceArray
 from nnkit.spec import article
 
 __all__ = [
-    "as_batch", "as_indices", "as_labels", "as_samples", "as_weights", "as_whole", "batches_of", "class_weights", "is_batches", "same_length",
-    "split",
+    "SEEDS", "as_indices", "as_labels", "as_samples", "as_seed", "as_weights", "as_whole", "class_weights", "kind_of", "same_length",
+    "shape_of_given", "split",
 ]
 
 BLOCK = 1 << 18                                          # elements looked at together: the check of a memmap needs no second copy in memory
+
+SEEDS = 1 << 63                                          # how many seeds there are
 
 RAGGED_HINT = ": nnkit.datasets.pad_sequences makes sequences equally long"
 LABELS_HINT = "; number them first: np.unique(labels, return_inverse=True)[1]"
@@ -198,6 +200,16 @@ def split(n: int, validation_split: float) -> int:
     return training
 
 
+def shape_of_given(value: Any) -> tuple[int, ...]:
+    """The shape that NumPy sees in what a user passed; (-1, -1), like no other, for rows of unequal length, of which `as_samples` tells."""
+    if hasattr(value, "shape"):
+        return tuple(value.shape)
+    try:
+        return np.shape(value)
+    except ValueError:
+        return (-1, -1)
+
+
 def same_length(**named: Any) -> int:
     """The number of samples that all arguments share; those that are None do not count. Raises ValueError where they differ."""
     lengths = {name: len(value) for name, value in named.items() if value is not None}
@@ -206,35 +218,19 @@ def same_length(**named: Any) -> int:
     return next(iter(lengths.values()))
 
 
-def is_batches(x: Any) -> bool:
-    """Whether x yields batches (x, y) or (x, y, sample_weight): an iterator, an iterable such as a DataLoader, or a function that returns one.
-
-    Anything that is an array, or that NumPy would take as one (lists and tuples too), does not.
-    """
-    array_like = any(hasattr(x, name) for name in ("__array__", "__array_interface__", "__dlpack__", "shape", "itemsize"))
-    if array_like or isinstance(x, (str, bytes, bytearray, Sequence, Mapping, Set, type)):
-        return False
-    return callable(x) or hasattr(x, "__iter__")
-
-
-def batches_of(x: Any) -> Any:
-    """The batches that x, of which `is_batches` is true, gives when it is gone through once."""
-    return x() if callable(x) else x
-
-
-def as_batch(batch: Any, what: str = "a batch") -> tuple[Any, Any, Any]:
-    """One batch of an iterable as (x, y, sample_weight or None). Raises TypeError for anything else; the arrays are checked by others."""
-    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
-        return (*batch, None) if len(batch) == 2 else tuple(batch)  # type: ignore[return-value]
-    received = f"{article(type(batch).__name__)} of length {len(batch)}" if isinstance(batch, (tuple, list)) else _kind_of(batch)
-    raise TypeError(f"{what} must be (x, y) or (x, y, sample_weight), received {received}")
-
-
 def as_whole(value: Any, low: int, what: str) -> int:
     """A whole number at least low, as an int. Raises ValueError; booleans and 3.0 are refused, as in specs."""
     if hasattr(value, "__index__") and not isinstance(value, (bool, np.bool_)) and getattr(value, "ndim", 0) == 0 and int(value) >= low:
         return int(value)
     raise ValueError(f"{what} must be a whole number at least {low}, received {value!r}")
+
+
+def as_seed(value: Any) -> int:
+    """A seed of random numbers, which a counter of 64 bits holds: a whole number from 0 to 2**63 - 1. Raises ValueError."""
+    seed = as_whole(value, 0, "seed")
+    if seed >= SEEDS:
+        raise ValueError(f"seed must be a whole number below 2**63, received {value!r}")
+    return seed
 
 
 # What comes in.
@@ -271,12 +267,12 @@ def _numbers(value: Any, what: str, hint: str = "") -> np.ndarray:
             raise
         raise ValueError(ragged) from None
     except (TypeError, RuntimeError) as error:
-        raise TypeError(f"{what} must be an array, received {_kind_of(value)} that NumPy cannot read: {error}") from error
+        raise TypeError(f"{what} must be an array, received {kind_of(value)} that NumPy cannot read: {error}") from error
     if array.dtype.kind == "O" and _is_pandas(value):    # nullable columns: a missing value is NaN
         array = value.to_numpy(dtype="float64", na_value=np.nan)
     if array.dtype.kind not in "biuf":
         if array.dtype.kind == "O" and array.ndim == 0:
-            raise TypeError(f"{rule} {_kind_of(value)}")
+            raise TypeError(f"{rule} {kind_of(value)}")
         if array.dtype.kind == "O" and all(isinstance(row, (list, tuple, np.ndarray)) for row in array.flat):
             raise ValueError(ragged)
         if array.dtype.kind == "O" and not hint and what.startswith(("x", "y", "sample_weight")):
@@ -401,7 +397,8 @@ def _position(place: tuple[int, ...]) -> str:
     return str(place[0]) if len(place) == 1 else str(place)
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What kind of object was received, for messages."""
     return "None" if value is None else article(type(value).__name__)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from nnkit.plan.builder import Sizes
 from nnkit.plan.layout import COUNTERS
 from nnkit.training.callbacks import Callback, as_callbacks, needs_batches, overridden
 from nnkit.training.data import Data, Kept
-from nnkit.training.feed import as_batch, as_whole, is_batches, split
+from nnkit.training.feed import as_whole, split
 from nnkit.training.frozen import Folder, split_model
 from nnkit.training.history import History
 from nnkit.training.progress import Progress, resolve_verbose
+from nnkit.training.source import Source, as_batch, is_batches
 from nnkit.training.state import prepare_rates
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Fitting:
     """One call of `fit`. `take` checks the data, `run` trains; everything that can be refused is refused before the first step. `close` ends it.
 
     How far it is, for the files that the model is saved to: `epoch`, and of it `batch` batches with `done` samples; `batches_done` over all epochs;
-    `shuffled`, the counter that the epoch's order is drawn by; `loader`, the number that a loader of batches gave the epoch.
+    `shuffled`, the counter that the epoch's order is drawn by; the places of loaders of batches, see `Source`.
     """
 
     SHUFFLED = COUNTERS["epoch"]
@@ -55,8 +56,8 @@ class Fitting:
         self.shuffle = bool(shuffle)
         self.check_finite = check_finite
         self.training: Data | None = None
-        self.batches: Callable[[], Iterable[Any]] | None = None
-        self.validation: Data | None = None
+        self.batches: Source | None = None               # in place of arrays for training
+        self.validation: Data | Source | None = None
         self.seconds: dict[int, float] = {}              # batch size -> seconds per step, for the length of pieces
         self.order = np.empty(0, np.int64)
         self.sizes = Sizes()
@@ -64,8 +65,6 @@ class Fitting:
         self.spec = model.spec                           # callbacks may freeze layers
         self.epoch, self.batch, self.done, self.batches_done = self.initial_epoch, 0, 0, 0
         self.shuffled = int(model.counters[self.SHUFFLED])
-        self.source: Any = None                          # what gives batches
-        self.loader: int | None = None
         self.pieces: list[tuple[Targets, Kept | None]] = []      # what metrics look at, of this epoch
         self.resumed: Resumption | None = None           # what is to be taken over before training begins
         self.feed: Any = None                            # what runs the epoch's tapes on its data
@@ -89,8 +88,7 @@ class Fitting:
             if validation_split or any(value is not None for value in (sample_weight, class_weight, mask, validation_mask)):
                 raise ValueError("validation_split, sample_weight, class_weight and masks need arrays x and y, received batches; "
                                  "put weights into the batches: (x, y, sample_weight)")
-            self.batches, self.source = _each_epoch(x, self.epochs - self.initial_epoch), x
-            self.loader = self._place()
+            self.batches = Source(x, self.epochs - self.initial_epoch, "x", "a list of batches, or a function that returns a new iterator")
         else:
             self.training = model.data(x, y, sample_weight, class_weight, self.check_finite, mask)
             if validation_mask is not None:
@@ -102,7 +100,10 @@ class Fitting:
                 plain = self.training if class_weight is None else model.data(x, y, sample_weight, inputs=self.training.inputs)
                 self.validation = plain.part(kept, self.training.n)
                 self.training = self.training.part(0, kept)
-        if validation_data is not None:
+        if is_batches(validation_data):
+            times = self.epochs // self.validation_freq - self.initial_epoch // self.validation_freq
+            self.validation = Source(validation_data, times, "validation_data", "a function that returns a new one")
+        elif validation_data is not None:
             xv, yv, wv = as_batch(validation_data, "validation_data")
             try:
                 self.validation = model.data(xv, yv, wv, check_finite=self.check_finite)
@@ -117,7 +118,7 @@ class Fitting:
             raise ValueError(f"fit: layer {model.graph.stateful[0]!r} is stateful, so the order of samples matters: pass shuffle=False")
         self.shuffle = self.shuffle and not model.graph.flow.on_graphs
         for data, what in ((self.training, "fit"), (self.validation, "fit: validation data")):
-            rows = self.batch_size if data is None else model.rows_of(self.batch_size, data.n, what)
+            rows = model.rows_of(self.batch_size, data.n, what) if isinstance(data, Data) else self.batch_size
             self.batch_size = rows if data is self.training else self.batch_size
         self.sizes = self.sizes if self.training is None else self.training.sizes
 
@@ -136,8 +137,8 @@ class Fitting:
                 self._skip(self.resumed)
             except BaseException:
                 self.resumed.close()
-                if self.loader is not None:
-                    self.source.epoch = self.loader
+                for source in self.sources.values():
+                    source.put(source.place)
                 raise
             tell = f"fit: goes on from {os.fspath(path)!r}: epoch {self.resumed.epoch + 1}, batch {self.resumed.batch + 1}"
         for leftover in leftovers(path):                 # of runs that were killed while they wrote this file
@@ -147,14 +148,12 @@ class Fitting:
 
     def _skip(self, resumed: Resumption) -> None:
         """Of batches from an iterable: draw those that are done, for their targets; the others stay for `run`."""
-        if self.batches is None:
-            return
-        if resumed.loader is not None and self.loader is not None:
-            self.source.epoch = resumed.loader
-        if not resumed.batch:
+        for name, source in self.sources.items():
+            source.put(resumed.places[name])
+        if self.batches is None or not resumed.batch:
             return
         kept, done = resumed.kept(), 0
-        self.rest = iter(self.batches())
+        self.rest = iter(self.batches)
         for _, given in zip(range(resumed.batch), self.rest, strict=False):      # in this order: the other draws one too many
             data = self.model.batch(given, self.check_finite)
             begin, done = done, done + data.n
@@ -163,10 +162,13 @@ class Fitting:
             raise ValueError(f"fit: cannot resume from {resumed.path!r}: the first {resumed.batch} batches held {resumed.samples} samples, "
                              f"x gives {done} in {len(self.pieces)}")
 
-    def _place(self) -> int | None:
-        """Of a loader that counts its epochs the number of the next one."""
-        epoch = getattr(self.source, "epoch", None)
-        return epoch if type(epoch) is int else None
+    @property
+    def sources(self) -> dict[str, Source]:
+        """What gives batches, by the name of its place in a file; a loader that is used for training and for validation, once."""
+        found = {} if self.batches is None else {"loader": self.batches}
+        if isinstance(self.validation, Source) and (self.batches is None or self.validation.given is not self.batches.given):
+            found["validation_loader"] = self.validation
+        return found
 
     def cache(self, where: bool | str | os.PathLike[str], verbose: int | str) -> None:
         """Where it is asked for, replace the model by its part that is not frozen, and the data by what the frozen part makes of them."""
@@ -176,6 +178,8 @@ class Fitting:
             raise ValueError("fit: cache_frozen needs arrays x and y, received batches")
         if where is not True and not os.path.isdir(where):
             raise ValueError(f"fit: cache_frozen must be True, False or a folder that exists, received {where!r}")
+        if isinstance(self.validation, Source):
+            raise ValueError("fit: cache_frozen needs arrays for validation_data, received batches")
         split = split_model(self.model)
         if self.resumed is not None:
             self.resumed.check_cached(split.base)
@@ -206,8 +210,8 @@ class Fitting:
             raise RuntimeError(f"{action}: the fit has cached what is frozen (cache_frozen), so that must stay as it is until it ends")
 
     def _validation_rows(self) -> int:
-        """The batch size of validation."""
-        assert self.validation is not None
+        """The batch size of validation on arrays."""
+        assert isinstance(self.validation, Data)
         return self.model.rows_of(max(self.batch_size, 256), self.validation.n, "fit: validation data")
 
     # The loop.
@@ -234,8 +238,7 @@ class Fitting:
                 progress.begin_epoch(epoch)
                 logs = self._epoch(progress)
                 if self.validation is not None and (epoch + 1) % self.validation_freq == 0:
-                    found = self.worker.evaluate_data(self.validation, self._validation_rows())
-                    logs.update({f"val_{key}": value for key, value in found.items()})
+                    logs.update({f"val_{key}": value for key, value in self._validate().items()})
                 self._call("on_epoch_end", epoch, logs)
                 history.record(epoch, logs)
                 progress.end_epoch(logs)
@@ -248,6 +251,13 @@ class Fitting:
                 callback.on_train_end(logs)
             progress.close()
         return history
+
+    def _validate(self) -> dict[str, float]:
+        """Loss and metrics of the validation data."""
+        if isinstance(self.validation, Data):
+            return self.worker.evaluate_data(self.validation, self._validation_rows())
+        assert self.validation is not None
+        return self.model.evaluate_batches(self.validation, self.check_finite, what="validation_data")
 
     def _take_over(self) -> None:
         """Go on where another call stopped: callbacks have begun as they did there, and then everything becomes what it was."""
@@ -263,7 +273,9 @@ class Fitting:
     def _complete(self, epoch: int, logs: dict[str, float]) -> None:
         """The epoch is behind us, for callbacks and history, too."""
         self.epoch, self.batch, self.done, self.pieces = epoch + 1, 0, 0, []
-        self.shuffled, self.loader = int(self.model.counters[self.SHUFFLED]), self._place()
+        self.shuffled = int(self.model.counters[self.SHUFFLED])
+        for source in self.sources.values():
+            source.mark()
         self._call("on_epoch_complete", epoch, logs)
 
     def kept_so_far(self) -> Kept | None:
@@ -359,7 +371,7 @@ class Fitting:
         model = self.model
         assert self.batches is not None
         pieces, done, batch = self.pieces, self.done, self.batch
-        rest, self.rest = self.rest or self.batches(), None
+        rest, self.rest = self.rest or self.batches, None
         for given in rest:
             if model.stop_training:
                 break
@@ -379,13 +391,3 @@ class Fitting:
 def piece_of(steps: int, seconds: float | None) -> int:
     """How many of so many steps take PIECE_SECONDS, where one takes so long; 1 where nobody knows."""
     return min(steps, max(1, int(PIECE_SECONDS / seconds))) if seconds else 1
-
-
-def _each_epoch(x: Any, epochs: int) -> Callable[[], Iterable[Any]]:
-    """What gives the batches of one epoch."""
-    if callable(x):
-        return x
-    if iter(x) is x and epochs > 1:
-        raise ValueError(f"x is an iterator, which can be gone through once, but {epochs} epochs are asked for; "
-                         "pass a list of batches, or a function that returns a new iterator")
-    return lambda: x

@@ -82,7 +82,8 @@ def as_graph_inputs(values: Sequence[Any], graph: Graph, dtype: str, check_finit
     """The inputs of a network on graphs, checked. Raises TypeError or ValueError with one sentence."""
     flow = graph.flow
     names = [f"x[{position}]" for position in range(len(values))]
-    found: list[Any] = [Surroundings(Adjacency.of(value), forms, dtype) if kind == "graph" else None
+    rows = next((_rows(value) for value, kind in zip(values, flow.kinds, strict=True) if kind in ("numbers", "sparse")), None)
+    found: list[Any] = [Surroundings(Adjacency.around(value, rows), forms, dtype) if kind == "graph" else None
                         for value, kind, forms in zip(values, flow.kinds, flow.forms, strict=True)]
     nodes = next(len(value) for value in found if value is not None)
     for position, (value, kind) in enumerate(zip(values, flow.kinds, strict=True)):
@@ -96,6 +97,12 @@ def as_graph_inputs(values: Sequence[Any], graph: Graph, dtype: str, check_finit
         if kind != "places" and len(found[position]) != nodes:
             raise ValueError(f"{what} must have {nodes} rows, one for each node of the graph, received {len(found[position])}")
     return tuple(found)
+
+
+def _rows(value: Any) -> int | None:
+    """How many rows features seem to have, before they are checked."""
+    shape = value.shape if hasattr(value, "shape") else (len(value),) if hasattr(value, "__len__") else ()
+    return shape[0] if shape else None
 
 
 def as_sparse(value: Any, shape: tuple[int, ...], what: str) -> CsrArrays:

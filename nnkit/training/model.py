@@ -21,12 +21,13 @@ from nnkit.runtime.backend import backend_of
 from nnkit.spec import article, is_of_family, nearest, received, resolve
 from nnkit.training.callbacks import Callback
 from nnkit.training.engine import Engine
-from nnkit.training.feed import as_whole, batches_of, is_batches
+from nnkit.training.feed import as_seed, as_whole
 from nnkit.training.fitting import Fitting
 from nnkit.training.graphs import Surroundings, samples_of, sizes_of
 from nnkit.training.history import History
 from nnkit.training.outputs import resolve_outputs
 from nnkit.training.progress import one_pass
+from nnkit.training.source import batches_of, is_batches
 from nnkit.training.state import change_flags, copy_into, set_rates, start_optimizer
 from nnkit.training.use import Use
 
@@ -36,7 +37,7 @@ EVALUATION_BATCH = 256
 
 
 def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: Any = None, metrics: Any = (), loss_weights: Any = None,
-            backend: str = "cpu", dtype: str = "float32", seed: int = 0, threads: int | None = None, precision: str = "float32",
+            backend: str = "cpu", dtype: Any = "float32", seed: int = 0, threads: int | None = None, precision: str = "float32",
             blas: bool = False) -> Model:
     """A `Model` of the declared network, with its parameters initialised from `seed`.
 
@@ -50,8 +51,9 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
         loss_weights: for several outputs the factors of their losses in the sum that is trained for, all greater than 0; a dict by output name
             or a list. Default 1. Reported losses of single outputs do not carry them.
         backend: "cpu", or "cuda" for the first NVIDIA GPU of the machine (needs the extra nnkit[cuda]).
-        dtype: "float32" or "float64", of parameters and arithmetic.
-        seed: of initial parameters, the order of samples, dropout and noise. The same seed gives the same bits, for any number of threads.
+        dtype: "float32" or "float64" (or NumPy's dtypes of these names), of parameters and arithmetic.
+        seed: of initial parameters, the order of samples, dropout and noise; from 0 to 2**63 - 1. The same seed gives the same bits, for any
+            number of threads.
         threads: most threads of the CPU that a step may use; None for as many as there are processors (or NUMBA_NUM_THREADS, which also is the
             most). On a GPU it does not matter.
         precision: of large products on a GPU, of Dense and convolutions: "float32"; "tf32" or "bfloat16" round their factors to that and use tensor
@@ -77,16 +79,31 @@ def compile(spec: Container, *, optimizer: Optimizer | str | None = None, loss: 
         raise TypeError(f"compile: spec must be a network such as Sequential, received {spec!r}")
     runtime = backend_of(backend, "compile", precision, bool(blas))
     optimizer = resolved_optimizer(optimizer)
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
+    dtype = resolved_dtype(dtype)
     runtime.check_products(dtype)
-    seed = as_whole(seed, 0, "seed")
+    seed = as_seed(seed)
     threads = None if threads is None else as_whole(threads, 1, "threads")
     graph = spec.graph()
     outputs = resolve_outputs(graph, loss, loss_weights, metrics)
     model = Model(spec, graph, optimizer, outputs, dtype, seed, threads, runtime)  # type: ignore[arg-type]
     model.check_backend()
     return model
+
+
+def as_parameter(value: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Numbers of the shape of a parameter. Raises ValueError."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub" or array.shape != shape:
+        raise ValueError(f"{what} must be numbers of shape {shape}, received {array.dtype} of shape {array.shape}")
+    return array
+
+
+def resolved_dtype(dtype: Any) -> str:
+    """The name of a dtype, which NumPy may know in another form. Raises ValueError."""
+    for name in ("float32", "float64"):
+        if dtype == name or dtype is np.dtype(name).type or (isinstance(dtype, np.dtype) and dtype == name):
+            return name
+    raise ValueError(f"compile: dtype must be 'float32' or 'float64', received {dtype!r}")
 
 
 def resolved_optimizer(optimizer: Any) -> Optimizer | None:
@@ -166,11 +183,7 @@ class Model(Engine):
         for name, value in values.items():
             if name not in self._parameters:
                 raise ValueError(f"unknown parameter {name!r}: {nearest(name, self._parameters)}")
-            array = np.asarray(value)
-            if array.dtype.kind not in "fiub" or array.shape != self._parameters[name].shape:
-                raise ValueError(f"parameter {name!r} must be numbers of shape {self._parameters[name].shape}, "
-                                 f"received {array.dtype} of shape {array.shape}")
-            checked[name] = array
+            checked[name] = as_parameter(value, self._parameters[name].shape, f"parameter {name!r}")
         with Use(self, "set_parameters"):
             for name, array in checked.items():
                 copy_into(self.memory.edit(self.layout.parameters[name]), array)
@@ -227,11 +240,11 @@ class Model(Engine):
         >>> model.spec
         Sequential((Input((4,)), Dense(3, trainable=False), Dense(2)))
         """
-        change_flags(self, "freeze", dict.fromkeys(layers or ("*",), (False, None)))
+        change_flags(self, "freeze", [(name, False, None) for name in layers or ("*",)])
 
     def unfreeze(self, *layers: str) -> None:
         """Train layers again that were frozen; see `freeze`. Their states of the optimizer begin anew, at the present count of updates."""
-        change_flags(self, "unfreeze", dict.fromkeys(layers or ("*",), (True, None)))
+        change_flags(self, "unfreeze", [(name, True, None) for name in layers or ("*",)])
 
     def set_learning_rate_factors(self, factors: Mapping[str, float]) -> None:
         """Let layers learn at a rate of their own: factor times the optimizer's. Keys name layers as in `freeze`; later ones count.
@@ -243,7 +256,9 @@ class Model(Engine):
         >>> model.spec
         Sequential((Input((4,)), Dense(3, learning_rate_factor=0.1), Dense(2)))
         """
-        change_flags(self, "set_learning_rate_factors", {pattern: (None, factor) for pattern, factor in factors.items()})
+        if not isinstance(factors, Mapping):
+            raise TypeError(f"set_learning_rate_factors: factors must be a dict of numbers by layer, received {article(type(factors).__name__)}")
+        change_flags(self, "set_learning_rate_factors", [(pattern, None, factor) for pattern, factor in factors.items()])
 
     def reset_optimizer(self) -> None:
         """The optimizer as before its first update: its states, the count of updates, and with it the learning rate."""
@@ -293,7 +308,8 @@ class Model(Engine):
             verbose: 0 quiet, 1 a progress line, 2 a line per epoch, "auto" 1 on a terminal and in a notebook, else 0.
             callbacks: see `nnkit.Callback`.
             validation_split: fraction of the samples, taken from the end before shuffling, to evaluate after each epoch.
-            validation_data: (x, y) or (x, y, sample_weight) to evaluate after each epoch (each `validation_freq` epochs).
+            validation_data: (x, y) or (x, y, sample_weight) to evaluate after each epoch (each `validation_freq` epochs); or batches, as x alone may
+                be, but not in a list.
             shuffle: draw a new order of the samples for each epoch.
             class_weight: weight of each class's samples in training, {label: weight}; classes that are not listed weigh 1. sample_weight: weight of
                 each sample, those of validation_split too.
@@ -375,6 +391,39 @@ class Model(Engine):
                                                        else next(gradients))
             return found
 
+    def apply_gradients(self, gradients: Mapping[str, Any]) -> None:
+        """One update of the optimizer, with clipping, decay, states and learning rate as in `train_on_batch`, by gradients that a training loop of
+        one's own has made of those that `gradients` gives: sums over several batches, of several losses, with noise.
+
+        gradients: an array for each parameter that is trained, by name. What else training does is left out: batch normalization moves its averages
+        in `fit` and `train_on_batch` alone.
+
+        Raises ValueError for an unknown name, one that is missing and a wrong shape, TypeError for what is no mapping, RuntimeError without an
+        optimizer; then nothing was changed.
+
+        >>> import nnkit
+        >>> from nnkit import SGD, Dense, Input, Sequential
+        >>> model = nnkit.compile(Sequential([Input((2,)), Dense(1)]), optimizer=SGD(0.5), loss="mse")
+        >>> model.apply_gradients({"dense/kernel": [[0.0], [0.0]], "dense/bias": [1.0]})
+        >>> model.parameters["dense/bias"]
+        array([-0.5], dtype=float32)
+        """
+        self.needed_optimizer("apply_gradients")
+        wanted = self.layout.gradients
+        if not isinstance(gradients, Mapping):
+            raise TypeError(f"apply_gradients: gradients must be a dict of arrays by name, received {article(type(gradients).__name__)}")
+        for name in {**gradients, **wanted}:
+            if name not in wanted:
+                known = f"{name!r} is frozen" if name in self._parameters else f"no parameter is named {name!r}, {nearest(str(name), wanted)}"
+                raise ValueError(f"apply_gradients: gradients must be of what is trained: {known}")
+            if name not in gradients:
+                raise ValueError(f"apply_gradients: gradients must have an array for each parameter that is trained, received none for {name!r}")
+        checked = {name: as_parameter(gradients[name], wanted[name].shape, f"the gradient of {name!r}") for name in wanted}
+        with Use(self, "apply_gradients"):
+            for name, array in checked.items():
+                copy_into(self.memory.edit(wanted[name]), array)
+            self.update()
+
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int = EVALUATION_BATCH, verbose: int | str = 0, sample_weight: Any = None,
                  check_finite: bool = False, mask: Any = None) -> dict[str, float]:
         """Loss and metrics over the data, without training: {"loss": ..., "accuracy": ...}.
@@ -402,7 +451,7 @@ class Model(Engine):
     def predict(self, x: Any, *, batch_size: int = EVALUATION_BATCH, verbose: int | str = 0) -> Any:
         """The network's output for x, as an array (samples, ...); of several outputs a tuple, or a dict where a dict names them.
 
-        x may be batches, from an iterable or a function that returns one: x alone, or tuples (x, y, ...) as for `fit`, of which the first is taken;
+        x may be batches, from an iterable or a function that returns one: x alone, or (x, y, ...) as for `fit`, of which the first is taken;
         or a loader of `nnkit.graph`, of whose nodes those that count are predicted. The rows are in the order in which they come.
         batch_size: samples that are computed at a time, at least 1, default 256; not for batches. verbose: as for `fit`, 1 a progress line, 2 a line
         at the end; default 0, quiet. Raises ValueError, TypeError for data that does not fit, RuntimeError while another thread uses the model.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import numpy as np
 
 from nnkit.layers.base import Shape
 from nnkit.layers.softmax import Softmax
@@ -35,6 +36,11 @@ class Output:
     def labels(self) -> list[str]:
         """The keys of its metrics in logs."""
         return [self.prefix + metric.label for metric in self.metrics]
+
+    def counted(self, targets: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What metrics look at: where the loss ignores some targets, the others with their predictions, one after the other."""
+        counts = None if self.loss is None else self.loss.counted(targets)
+        return (targets, predictions) if counts is None else (targets[counts], predictions[counts])
 
 
 def resolve_outputs(graph: Graph, loss: Any, loss_weights: Any, metrics: Any) -> tuple[Output, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,11 @@ from nnkit.training.use import Use
 if TYPE_CHECKING:
     from nnkit.training.engine import Engine
 
-__all__ = ["change_flags", "copy_into", "declare", "initialise", "prepare_rates", "set_rates", "start_optimizer"]
+__all__ = ["COMPILED", "change_flags", "copy_into", "declare", "initialise", "prepare_rates", "refuse_in_vain", "set_rates", "start_optimizer"]
+
+SETTABLE = ("learning_rate", "stop_training")
+COMPILED = ("backend", "dtype", "graph", "optimizer", "outputs", "runtime", "seed", "spec", "threads")
+ADVICE = {"lr": "the learning rate is model.learning_rate", "trainable": "freeze and unfreeze say which layers are trained"}
 
 STRIP = 16                                               # columns that are copied together where a layout is turned
 
@@ -65,6 +70,19 @@ def read_pretrained(model: Engine) -> set[str]:
     return given
 
 
+# What users set.
+
+def refuse_in_vain(model: Engine, name: str) -> None:
+    """Refuse to set an attribute that nothing would look at although whoever sets it thinks so: what the model was compiled with, habits from other
+    libraries, names that are nearly right. Notes under other names are the user's own. Raises AttributeError."""
+    if name in COMPILED:
+        raise AttributeError(f"Model: {name} cannot be set, the model was compiled with it: nnkit.compile makes another model, which takes over what "
+                             "this one has learnt by copy_parameters")
+    near = difflib.get_close_matches(name, SETTABLE, n=1, cutoff=0.85)
+    if name in ADVICE or (near and name not in SETTABLE):
+        raise AttributeError(f"Model: {name} cannot be set, nothing looks at it: {ADVICE.get(name) or f'did you mean {near[0]!r}?'}")
+
+
 # Learning rates.
 
 def set_rates(model: Engine, rates: np.ndarray, start: int) -> None:
@@ -87,13 +105,13 @@ def prepare_rates(model: Engine, steps: int) -> int:
 
 # Another declaration of the same parameters.
 
-def change_flags(model: Engine, action: str, changes: Mapping[str, tuple[bool | None, float | None]]) -> None:
-    """Set the flags of layers that are not None, by name or pattern."""
+def change_flags(model: Engine, action: str, changes: Iterable[tuple[str, bool | None, float | None]]) -> None:
+    """Set the flags of layers that are not None: (name or pattern, trainable, learning_rate_factor), of which later ones count."""
     if model.whole is not model:
         raise RuntimeError(f"{action}: a submodel is not trained by itself: change the whole model")
     flags = {node.name: (node.layer.trainable, node.layer.learning_rate_factor) for node in model.graph.nodes}
     before = dict(flags)
-    for pattern, (trainable, factor) in changes.items():
+    for pattern, trainable, factor in changes:
         for name in layers_matching(model.graph, [pattern]):
             old = flags[name]
             flags[name] = (old[0] if trainable is None else trainable, old[1] if factor is None else factor)
@@ -112,7 +130,7 @@ def declare(model: Engine, spec: Container) -> None:
     kept = {(state, name): model.memory.read(model.layout.piece(f"optimizer/{state}", name))
             for name in model.layout.gradients for state in (model.optimizer.states() if model.optimizer is not None else ())}
     graph = spec.graph()
-    model.spec, model.graph, model.layout = spec, graph, lay_out(graph, model.optimizer, model.dtype, model.backend)
+    vars(model).update(spec=spec, graph=graph, layout=lay_out(graph, model.optimizer, model.dtype, model.backend))
     model.memory.lay_out_anew(model.layout)
     model.tapes.clear()
     if model.optimizer is not None:
