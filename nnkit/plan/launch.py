@@ -3,8 +3,8 @@
 A *launch* is one kernel on the device: a group of the plan. Its *lanes* run side by side, in blocks of their own; a lane is a chain of steps that one
 set of tasks goes through, with a barrier of the block between two steps. A task is a block of THREADS threads.
 
-Steps of one lane are row-local with the same rows, so that a task never reads what another writes. Lanes of one launch touch nothing that another of
-them writes. Launches come one after the other. What a step may not overtake follows from the memory that it names, see `regions`.
+Steps of one lane are row-local with the same rows, so that a task never reads what another writes: of what a step reads at any row (`Step.gathers`)
+nothing is written in its launch. Lanes of one launch touch nothing that another of them writes. Launches come one after the other. What a step may not overtake follows from the memory that it names, see `regions`.
 """
 
 from __future__ import annotations
@@ -106,6 +106,13 @@ def dependences(plan: Plan) -> list[set[int]]:
     written = [regions(step.writes + step.updates + step.scratch, plan) for step in plan.steps]
     touched = [regions(step.buffers, plan) for step in plan.steps]
     return [{i for i in range(j) if _meet(written[i], touched[j]) or _meet(touched[i], written[j])} for j in range(len(plan.steps))]
+
+
+def _apart(plan: Plan, before: Sequence[set[int]]) -> list[set[int]]:
+    """For every step those of `before` with which it is not in one chain either: one of the two reads at any row what the other writes."""
+    written = [regions(step.writes + step.updates, plan) for step in plan.steps]
+    gathered = [regions([step.reads[position] for position in step.gathers], plan) for step in plan.steps]
+    return [{i for i in before[j] if _meet(written[i], gathered[j]) or _meet(gathered[i], written[j])} for j in range(len(plan.steps))]
 
 
 # Tasks.
@@ -214,7 +221,6 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
                      "prims.segment.segment_mean_forward", "prims.segment.segment_max_forward"), _by_walk),
     **dict.fromkeys(("prims.attention.csr_places", "prims.segment.segment_sum_backward", "prims.segment.segment_mean_backward",
                      "prims.segment.segment_max_backward"), _by_elements),
-    "prims.csr.csr_join": lambda step: min(MOST_TASKS, -(-step.updates[0].shape[0] // THREADS)),
     "layers.graph.pair_dot_forward": lambda step: min(MOST_TASKS, -(-step.writes[0].size // (4 * WARPS))),
     "layers.graph.pair_dot_backward": _by_table,
     "layers.embedding.embedding_backward": _by_table,
@@ -247,6 +253,8 @@ def _row_tasks(steps: Sequence[Step]) -> int:
     """Of a chain: about one element of its largest step for each thread, fewer where that leaves multiprocessors idle; a task has a row at least."""
     largest = max(buffer.size for step in steps for buffer in step.writes + step.updates)
     wanted = max(-(-largest // THREADS), min(DEVICE, -(-largest // FEW_ELEMENTS)))
+    if any(step.gathers for step in steps):              # a warp has a row, and waits for each of its entries
+        wanted = max(wanted, -(-steps[0].rows // WARPS))
     return max(1, min(steps[0].rows, MOST_TASKS, wanted))
 
 
@@ -307,13 +315,14 @@ def into_launches(plan: Plan) -> Plan:
     goes through forward and backward in one launch, and the gradients of all weights follow side by side in the next.
     """
     before = dependences(plan)
+    apart = _apart(plan, before)
     done: set[int] = set()
     steps: list[Step] = []
     groups: list[int] = []
     lanes: list[int] = []
     while len(done) < len(plan.steps):
         groups.append(len(steps))
-        for lane in _next_launch(plan, before, done):
+        for lane in _next_launch(plan, before, apart, done):
             chain = [plan.steps[index] for index in lane]
             tasks = _chain_tasks(chain) if chain[0].rows else _tasks(chain[0])
             lanes.append(len(steps))
@@ -322,7 +331,7 @@ def into_launches(plan: Plan) -> Plan:
     return attrs.evolve(plan, steps=tuple(steps), groups=tuple(groups), lanes=tuple(lanes))
 
 
-def _next_launch(plan: Plan, before: Sequence[set[int]], done: set[int]) -> list[list[int]]:
+def _next_launch(plan: Plan, before: Sequence[set[int]], apart: Sequence[set[int]], done: set[int]) -> list[list[int]]:
     """The lanes of the next launch, as numbers of steps."""
     pending = [index for index in range(len(plan.steps)) if index not in done]
     taken: set[int] = set()
@@ -338,7 +347,7 @@ def _next_launch(plan: Plan, before: Sequence[set[int]], done: set[int]) -> list
             if taken or needed:
                 continue
             return [[index]]
-        if not needed <= set(chain) or (taken and (words + step_words(step) + len(lanes) + 1 > MOST_WORDS or count == most)):
+        if not needed <= set(chain) - apart[index] or (taken and (words + step_words(step) + len(lanes) + 1 > MOST_WORDS or count == most)):
             continue
         if not chain:
             lanes.append(chain)

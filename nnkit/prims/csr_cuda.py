@@ -24,8 +24,8 @@ from nnkit.prims.block_cuda import AT_ONCE, WARPS, block_sum, columns_of, divide
 from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
 
 __all__ = [
-    "BLOCK", "WARP", "Team", "csr_entries", "csr_entries_heads", "csr_join", "csr_product", "csr_product_heads", "dot_pairs", "fill_rest",
-    "lanes_for", "over_rows", "row_totals", "walk_place",
+    "BLOCK", "WARP", "WIDE", "Team", "csr_entries", "csr_entries_heads", "csr_join", "csr_product", "csr_product_heads", "dot_pairs",
+    "entry_sums", "fill_rest", "lanes_for", "over_rows", "row_totals", "rows_by_teams", "walk_place",
 ]
 
 LONG = 512                                               # entries of a row that a warp goes through alone
@@ -191,25 +191,36 @@ WARP = Team(part_of_warp, warp_sum, warp_largest, True)
 BLOCK = Team(part_of_block, sum_of_warps, largest_of_warps, False)
 
 
-def over_rows(make: Callable[[Team], Any]) -> Any:
-    """f(task, tasks, starts, held, like): make(team)(i, first entry, end, held, place, like) for the rows of a task: each by a warp, those of more
-    than LONG entries by the block."""
+def rows_by_teams(make: Callable[[Team], Any], longest: int) -> Any:
+    """f(row, stop, ends, held, like): make(team)(i, first entry, end, held, place, like) for these rows of a block: each by a warp, those of more
+    than `longest` entries by the block. ends: a pointer to the row starts."""
     by_warp, by_block = make(WARP), make(BLOCK)
 
     @routine
-    def run(task, tasks, starts, held, like):
-        T, ends, place = like.dtype.type, data(starts), scratch(like)
-        row, stop = rows_of_block(ends, starts.size - 1, tasks, task)
+    def run(row, stop, ends, held, like):
+        T, place = like.dtype.type, scratch(like)
         some = T(0)
         for i in range(row + row_of_warp(), stop, WARPS):
-            if ends[i + 1] - ends[i] > LONG:
+            if ends[i + 1] - ends[i] > longest:
                 some = T(1)
             else:
                 by_warp(i, ends[i], ends[i + 1], held, place, like)
         if block_sum(some, place) > T(0):
             for i in range(row, stop):
-                if ends[i + 1] - ends[i] > LONG:
+                if ends[i + 1] - ends[i] > longest:
                     by_block(i, ends[i], ends[i + 1], held, place, like)
+    return run
+
+
+def over_rows(make: Callable[[Team], Any]) -> Any:
+    """f(task, tasks, starts, held, like): `rows_by_teams` for the rows that begin in the task's share of the walk."""
+    by_teams = rows_by_teams(make, LONG)
+
+    @routine
+    def run(task, tasks, starts, held, like):
+        ends = data(starts)
+        row, stop = rows_of_block(ends, starts.size - 1, tasks, task)
+        by_teams(row, stop, ends, held, like)
     return run
 
 
@@ -248,17 +259,18 @@ def row_totals(term: Callable[..., Any]) -> Callable[[Team], Any]:
 
 # Products.
 
-def entry_sums(wide: int, headed: bool) -> Any:
-    """f(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, like):
+def entry_sums(wide: int, headed: bool, team: Team) -> Any:
+    """f(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, place, like):
 
-    ys[at + f] = bias[f] + the sum of values[e H + f // units] xs[columns[e] F + f] over the entries first <= e < last, by a warp, for a strip of
-    columns from first_column on. wide: columns of a lane. headed: whether H may be more than 1. lanes: see `lanes_for`.
+    ys[at + f] = bias[f] + the sum of values[e H + f // units] xs[columns[e] F + f] over the entries first <= e < last, by a team, for a strip of
+    columns from first_column on. wide: columns of a lane. headed: whether H may be more than 1. lanes: see `lanes_for`, parts among the team's.
     """
+    total_of = team.total
     own_sums, own_got, own_factors = registers(wide), registers(wide * AT_ONCE), registers(wide * AT_ONCE)
     own_places, own_columns, own_heads = registers(AT_ONCE, "int64"), registers(wide, "int64"), registers(wide, "int64")
 
     @routine
-    def add(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, like):
+    def add(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, place, like):
         T = like.dtype.type
         width, column, part, parts = lanes
         total, got, factors = own_sums(like), own_got(like), own_factors(like)
@@ -284,7 +296,7 @@ def entry_sums(wide: int, headed: bool) -> Any:
             start += AT_ONCE * parts
             e += AT_ONCE * parts
         for j in range(wide):
-            found = sum_of_parts(total[j], width)
+            found = total_of(total[j], width, place)
             if part == 0 and first_column + 32 * j + column < F:
                 ys[at + f[j]] = found + bias[f[j]] if biased else found
     return add
@@ -292,12 +304,12 @@ def entry_sums(wide: int, headed: bool) -> Any:
 
 def products(headed: bool) -> Any:
     """f(task, tasks, y, carry, starts, columns, values, H, x, bias, chunk): see csr_product_heads. values: a pointer."""
-    narrow, wide = entry_sums(1, headed), entry_sums(WIDE, headed)
+    narrow, wide = entry_sums(1, headed, WARP), entry_sums(WIDE, headed, WARP)
 
     @routine
     def product(task, tasks, y, carry, starts, columns, values, H, x, bias, chunk):
         F, R, T = y.shape[1], starts.size - 1, y.dtype.type
-        ends, ys, sums, entries, xs, bs = data(starts), data(y), data(carry), data(columns), data(x), data(bias)
+        ends, ys, sums, entries, xs, bs, place = data(starts), data(y), data(carry), data(columns), data(x), data(bias), scratch(y)
         lanes, units = lanes_for(F), divided(F, H)[0] if headed else F
         step, stop = row_share(ends[R] + R, tasks * WARPS, task * WARPS + row_of_warp())
         row = walk_place(ends, R, step)
@@ -321,9 +333,9 @@ def products(headed: bool) -> Any:
                 limit = min(first + chunk, last)
                 if F > 32:
                     for column in range(0, F, 32 * WIDE):
-                        wide(to, at, first, limit, entries, values, H, units, xs, F, column, (32, warp_lane(), 0, 1), bs, biased, y)
+                        wide(to, at, first, limit, entries, values, H, units, xs, F, column, (32, warp_lane(), 0, 1), bs, biased, place, y)
                 else:
-                    narrow(to, at, first, limit, entries, values, H, units, xs, F, 0, lanes, bs, biased, y)
+                    narrow(to, at, first, limit, entries, values, H, units, xs, F, 0, lanes, bs, biased, place, y)
                 first += chunk
                 at += F
             row, before, more = row + 1, int64(0), mine

@@ -14,7 +14,7 @@ import numpy as np
 from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.csr import CsrArrays, refuse_flags
 from nnkit.plan.build import Sizes, numbered_input
-from nnkit.prims.csr import form_name
+from nnkit.prims.csr import form_name, is_even
 from nnkit.runtime.device_array import DeviceArray
 from nnkit.training.feed import as_indices, as_samples
 
@@ -39,9 +39,9 @@ class SparseRows:
         """The external arrays of a plan by name."""
         return self.matrix.arrays(name, self.dtype)
 
-    def entries(self, name: str) -> dict[str, int]:
-        """Entries of each matrix by name."""
-        return {name: len(self.matrix.columns)}
+    def matrices(self, name: str) -> dict[str, CsrArrays]:
+        """The matrix by name."""
+        return {name: self.matrix}
 
 
 @attrs.frozen(eq=False)
@@ -58,13 +58,13 @@ class Surroundings:
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The external arrays of a plan by name."""
         found = {f"{name}/segments": self.adjacency.segments}
-        for form in self.forms:
-            found.update(self.adjacency.form(*form).arrays(form_name(name, form), self.dtype))
+        for form, matrix in self.matrices(name).items():
+            found.update(matrix.arrays(form, self.dtype))
         return found
 
-    def entries(self, name: str) -> dict[str, int]:
-        """Entries of each form by name."""
-        return {form_name(name, form): len(self.adjacency.form(*form).columns) for form in self.forms}
+    def matrices(self, name: str) -> dict[str, CsrArrays]:
+        """The forms by name."""
+        return {form_name(name, form): self.adjacency.form(*form) for form in self.forms}
 
     def pullback(self, gradients: Sequence[np.ndarray]) -> np.ndarray:
         """The gradient by the weights of the edges, in the order of the adjacency's entries, from those by the values of the forms."""
@@ -153,11 +153,14 @@ def sizes_of(inputs: Sequence[Checked]) -> Sizes:
     graphs = [value for value in inputs if isinstance(value, Surroundings)]
     if not graphs:
         return Sizes()
-    entries: dict[str, int] = {}
+    matrices: dict[str, CsrArrays] = {}
     for position, value in enumerate(inputs):
         if isinstance(value, (SparseRows, Surroundings)):
-            entries.update(value.entries(numbered_input(position)))
-    return Sizes(len(graphs[0]), tuple(entries.items()))
+            matrices.update(value.matrices(numbered_input(position)))
+    starts = {side: own for name, matrix in matrices.items()
+              for side, own in ((name, matrix.starts), (f"{name}/transposed", matrix.transposed[0]))}
+    return Sizes(len(graphs[0]), tuple((name, len(matrix.columns)) for name, matrix in matrices.items()),
+                 tuple(side for side, own in starts.items() if is_even(own)))
 
 
 def smallest_sizes(graph: Graph) -> Sizes:
