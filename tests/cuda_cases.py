@@ -157,12 +157,21 @@ def updates() -> Iterator[KernelCase]:
                               0.9, 0.95, 1e-3, 0.02, 1 - step / 12), written=1 + states)
 
 
+def rows_in_parts(y: np.ndarray, x: np.ndarray, order: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray]:
+    """Rows of x from `position` on, as rows of as many numbers as those of y have."""
+    position = int(counts[COUNTERS["position"]])
+    numbers = np.arange(position, position + y.size // x.shape[1])
+    return (x[order[numbers].astype(int) if order.size else numbers].reshape(y.shape),)
+
+
 def feeds() -> Iterator[KernelCase]:
     """With an order and without; labels too."""
     x, labels = normal(23, 5), rng.integers(0, 9, (23, 1)).astype(np.int32)
     order = rng.permutation(23)
     for given, places in (("order", order), ("no-order", order[:0])):
         yield KernelCase(f"gather-rows-{given}", "prims.feed.gather_rows", (empty(6, 5), x, places, counters(position=12)))
+        yield KernelCase(f"gather-parts-{given}", "prims.feed.gather_rows", (empty(18, 5), normal(23, 15), places, counters(position=12)),
+                         tasks=(1, 5), expected=rows_in_parts)     # three to a row
         yield KernelCase(f"gather-labels-{given}", "prims.feed.gather_labels", (np.full((6, 1), -1, np.int32), labels, places, counters(position=12)))
     yield KernelCase("scatter", "prims.feed.scatter", (normal(23, 5), normal(6, 5), counters(position=12)))
     yield KernelCase("advance", "prims.feed.advance", (counters(step=3, position=64), 32, 1), tasks=(1,))

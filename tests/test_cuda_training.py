@@ -146,7 +146,8 @@ def test_sweeps_over_few_large_samples_are_cut_finer(batch, rows):
     swept = ["batch_norm_normalize", "gelu_forward", "dropout_apply"]
     (chain,) = [lane for lane in lanes if lane[0].kernel.endswith("batch_norm_normalize")]
     assert [step.kernel.rpartition(".")[2] for step in chain][:3] == swept
-    assert [(step.rows, step.writes[0].shape) for step in chain[:3]] == [(rows, (rows, batch * 784 * 256 // rows))] * 3
+    gathered = next(lane for lane in lanes if lane[0].kernel == "prims.feed.gather_rows")[0]
+    assert [(step.rows, step.writes[0].shape) for step in (gathered, *chain[:3])] == [(rows, (rows, batch * 784 * 256 // rows))] * 4
 
 
 def test_a_recurrent_layer_is_a_walk_between_products():
@@ -578,6 +579,14 @@ def pooled_graphs():
     return Network([x, a], Dense(4, "softmax")(Concatenate()(ends)))
 
 
+def graph_before_layers():
+    """Products of Dense behind that with the adjacency: they go on chip."""
+    x, a = Input((7,)), GraphInput()
+    h = GraphConv(9, "relu")([x, a])
+    h = Dense(11, "tanh")(Dense(6, "elu")(h))
+    return Network([x, a], GraphConv(4, "softmax")([h, a]))
+
+
 def linked_graph():
     """How likely edges are, from the nodes' embeddings."""
     x, a, pairs = Input((7,)), GraphInput(), Input((2,))
@@ -597,6 +606,7 @@ def graph_inputs(segments=None):
 ON_GRAPHS = {
     "convolutional": lambda: (convolutional_graph(), "sparse_categorical_crossentropy", [features(True), neighbours().astype(float)], labels(NODES),
                               np.arange(NODES) % 3 > 0),
+    "before layers": lambda: (graph_before_layers(), "sparse_categorical_crossentropy", graph_inputs(), labels(NODES), None),
     "attentive": lambda: (attentive_graph(), "sparse_categorical_crossentropy", graph_inputs(), labels(NODES), None),
     "pooled": lambda: (pooled_graphs(), "sparse_categorical_crossentropy", graph_inputs((0, 8, 8, 20, 21)), labels(4), None),
     "linked": lambda: (linked_graph(), nnkit.BinaryCrossentropy(from_logits=True),

@@ -12,7 +12,10 @@ from nnkit.prims.pointwise_cuda import by_column, pointwise
 from nnkit.prims.reduce_cuda import sum_columns
 from nnkit.scalar import fabs, log, maximum, minimum
 
-__all__ = ["add_penalty_gradient", "add_penalty_gradient_within", "column_totals", "penalty", "penalty_gradient", "penalty_total", "sparsity", "sparsity_gradient"]
+__all__ = [
+    "add_penalty_gradient", "add_penalty_gradient_within", "column_totals", "penalty", "penalty_gradient", "penalty_total", "sparsity",
+    "sparsity_gradient",
+]
 
 
 @routine

@@ -446,7 +446,7 @@ def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Bu
     ordered = g.mode == "train" and not g.sizes.nodes
     order = Buffer("order" if ordered else "no_order", (0,), "int64", "external")      # left unbound, it is empty
     kernel = "gather_labels" if dtype == "int32" else "gather_rows"
-    g.step(f"prims.feed.{kernel}", [x.rows()], [source, order, g.state("counters")], rows=g.batch)
+    g.step(f"prims.feed.{kernel}", [x.rows()], [source, order, g.state("counters")], rows=g.batch, places=x.places)
     return x
 
 

@@ -4,7 +4,8 @@ A *launch* is one kernel on the device: a group of the plan. Its *lanes* run sid
 set of tasks goes through, with a barrier of the block between two steps. A task is a block of THREADS threads.
 
 Steps of one lane are row-local with the same rows, so that a task never reads what another writes: of what a step reads at any row (`Step.gathers`)
-nothing is written in its launch. Lanes of one launch touch nothing that another of them writes. Launches come one after the other. What a step may not overtake follows from the memory that it names, see `regions`.
+nothing is written in its launch. Lanes of one launch touch nothing that another of them writes. Launches come one after the other. What a step may
+not overtake follows from the memory that it names, see `regions`.
 """
 
 from __future__ import annotations

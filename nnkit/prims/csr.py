@@ -144,7 +144,7 @@ def is_even(starts: np.ndarray) -> bool:
     block would take longer than a warp takes for DEVICE_CHUNK of them, and there are blocks for so few rows each."""
     R = len(starts) - 1
     window = min(BLOCK_ROWS, R)
-    return R <= BLOCK_ROWS * MOST_TASKS and int((starts[window:] - starts[:R + 1 - window]).max()) <= WARPS * DEVICE_CHUNK
+    return R <= BLOCK_ROWS * MOST_TASKS and bool((starts[window:] - starts[:R + 1 - window] <= WARPS * DEVICE_CHUNK).all())
 
 
 def form_name(name: str, form: Form) -> str:

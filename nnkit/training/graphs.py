@@ -5,7 +5,7 @@ V nodes. All of a graph is one batch: its nodes have no order that could be shuf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from nnkit.layers.base import Form
     from nnkit.network import Graph
 
-__all__ = ["SparseRows", "Surroundings", "as_graph_inputs", "as_mask", "by_kind", "input_arrays", "samples_of", "sizes_of", "smallest_sizes"]
+__all__ = ["SparseRows", "Surroundings", "as_graph_inputs", "as_mask", "by_kind", "input_arrays", "samples_of", "sizes_of", "sizes_with",
+           "smallest_sizes"]
 
 
 @attrs.frozen(eq=False)
@@ -157,10 +158,15 @@ def sizes_of(inputs: Sequence[Checked]) -> Sizes:
     for position, value in enumerate(inputs):
         if isinstance(value, (SparseRows, Surroundings)):
             matrices.update(value.matrices(numbered_input(position)))
-    starts = {side: own for name, matrix in matrices.items()
-              for side, own in ((name, matrix.starts), (f"{name}/transposed", matrix.transposed[0]))}
-    return Sizes(len(graphs[0]), tuple((name, len(matrix.columns)) for name, matrix in matrices.items()),
-                 tuple(side for side, own in starts.items() if is_even(own)))
+    return sizes_with(len(graphs[0]), matrices)
+
+
+def sizes_with(nodes: int, matrices: Mapping[str, CsrArrays]) -> Sizes:
+    """Those of so many nodes and these matrices."""
+    sides = [(side, starts) for name, matrix in matrices.items()
+             for side, starts in ((name, matrix.starts), (f"{name}/transposed", matrix.transposed[0]))]
+    return Sizes(nodes, tuple((name, len(matrix.columns)) for name, matrix in matrices.items()),
+                 tuple(side for side, starts in sides if is_even(starts)))
 
 
 def smallest_sizes(graph: Graph) -> Sizes:
