@@ -39,6 +39,15 @@ def test_a_training_step_of_a_small_network_is_two_launches():
     assert "shared memory of a block 19,200 bytes" in str(plan)
 
 
+def test_penalties_on_weights_take_no_launch_of_their_own():
+    layers = [Dense(units, activation, kernel_regularizer="l2") for units, activation in ((64, "relu"), (32, "tanh"), (1, "sigmoid"))]
+    plan = device_plan(Sequential([Input((20,)), *layers]), 32, optimizer="adam", loss="bce")
+    assert names_of(plan)[1:] == [[["sum_parts", *["add_penalty_gradient_within"] * 3, "adam_update"], ["accumulate"], ["advance"]]]
+    sums, *penalties, update = lanes_of(plan)[1][0]
+    assert [step.scalars[2:] for step in penalties] == [(buffer.inside[1], update.reads[0].size) for step in penalties for buffer in step.updates]
+    assert {step.rows for step in (sums, *penalties, update)} == {-(-update.reads[0].size // 32)}
+
+
 def test_what_others_read_stays_in_global_memory():
     x = Input((6,))
     h = Dense(9, "relu", activity_regularizer=nnkit.L2(1e-3))(x)

@@ -17,7 +17,7 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "ARCHITECTURE", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW",
+    "ARCHITECTURE", "BLOCK_ROWS", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW",
     "LEAST_ARCHITECTURE", "LEDGE", "LESS_SHARED", "LIBRARY", "MANY", "MOST_CLUSTER_SHARED", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD",
     "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "STACKED", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences",
     "image_pieces", "into_launches", "joined_strip", "lanes_of", "most_shared", "patch_bytes", "regions", "scratch_bytes", "shared_bytes",
@@ -49,6 +49,7 @@ MOST_CHIP_STEPS = 64                                     # where one of its chai
 TALL = 4                                                 # rows of a thread's tile in products on chip; a task of no more rows has few
 ELEMENTS = THREADS                                       # of a sweep, for each block
 FEW_ELEMENTS = 64                                        # of a chain's largest step, for each block, as long as not every multiprocessor has one
+BLOCK_ROWS = 2 * WARPS                                   # of a chain that gathers (`Step.gathers`), at most, as far as MOST_TASKS go
 STEPS = 128                                              # of the walk through entries and rows of a sparse matrix, for each block: 16 for a warp
 SCANNED = 8                                              # rows of a table for which a warp looks at all indices, as long as others are busy, too
 LARGE_IMAGE = 32 * 1024                                  # bytes of an image, in and out, that are worth more than one block
@@ -254,8 +255,8 @@ def _row_tasks(steps: Sequence[Step]) -> int:
     """Of a chain: about one element of its largest step for each thread, fewer where that leaves multiprocessors idle; a task has a row at least."""
     largest = max(buffer.size for step in steps for buffer in step.writes + step.updates)
     wanted = max(-(-largest // THREADS), min(DEVICE, -(-largest // FEW_ELEMENTS)))
-    if any(step.gathers for step in steps):              # a warp has a row, and waits for each of its entries
-        wanted = max(wanted, -(-steps[0].rows // WARPS))
+    if any(step.gathers for step in steps):              # rows wait for their entries: a warp has one, as far as all blocks run at a time
+        wanted = max(wanted, min(2 * DEVICE, -(-steps[0].rows // WARPS)), -(-steps[0].rows // BLOCK_ROWS))
     return max(1, min(steps[0].rows, MOST_TASKS, wanted))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from nnkit.plan.launch import MOST_TASKS, WARPS
+from nnkit.plan.launch import BLOCK_ROWS, MOST_TASKS, WARPS
 from nnkit.plan.passes import work_tasks
 from nnkit.plan.plan import Buffer
 from nnkit.prims.reduce import sum_rows
@@ -27,7 +27,6 @@ __all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "is_even", 
 
 CHUNK = 65_536                                           # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
 DEVICE_CHUNK = 512                                       # the same on a GPU, where a warp sums them
-BLOCK_ROWS = 2 * WARPS                                   # rows that a block has at most where blocks take rows: see `is_even`
 EXPONENTIAL = 16                                         # FLOPs of an entry's part of a softmax, about
 
 
