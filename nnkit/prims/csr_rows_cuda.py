@@ -26,7 +26,8 @@ def row_products(headed: bool) -> Any:
 
         @routine
         def add(i, first, last, held, place, like):
-            ys, columns, values, H, units, xs, F, bias, biased, (width, column, part, parts) = held
+            ys, columns, values, H, units, xs, F, bias, biased = held
+            width, column, part, parts = lanes_for(F)
             own_part, all_parts = part_of(part, parts)
             lanes = width, column, own_part, all_parts
             if F > 32:
@@ -43,7 +44,7 @@ def row_products(headed: bool) -> Any:
         F = y.shape[1]
         units = divided(F, H)[0] if headed else F
         row, stop = row_share(y.shape[0] if F else 0, tasks, task)
-        by_teams(row, stop, data(starts), (data(y), data(columns), values, H, units, data(x), F, data(bias), bias.size > 0, lanes_for(F)), y)
+        by_teams(row, stop, data(starts), (data(y), data(columns), values, H, units, data(x), F, data(bias), bias.size > 0), y)
     return rows
 
 
