@@ -157,12 +157,21 @@ def updates() -> Iterator[KernelCase]:
                               0.9, 0.95, 1e-3, 0.02, 1 - step / 12), written=1 + states)
 
 
+def rows_in_parts(y: np.ndarray, x: np.ndarray, order: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray]:
+    """Rows of x from `position` on, as rows of as many numbers as those of y have."""
+    position = int(counts[COUNTERS["position"]])
+    numbers = np.arange(position, position + y.size // x.shape[1])
+    return (x[order[numbers].astype(int) if order.size else numbers].reshape(y.shape),)
+
+
 def feeds() -> Iterator[KernelCase]:
     """With an order and without; labels too."""
     x, labels = normal(23, 5), rng.integers(0, 9, (23, 1)).astype(np.int32)
     order = rng.permutation(23)
     for given, places in (("order", order), ("no-order", order[:0])):
         yield KernelCase(f"gather-rows-{given}", "prims.feed.gather_rows", (empty(6, 5), x, places, counters(position=12)))
+        yield KernelCase(f"gather-parts-{given}", "prims.feed.gather_rows", (empty(18, 5), normal(23, 15), places, counters(position=12)),
+                         tasks=(1, 5), expected=rows_in_parts)     # three to a row
         yield KernelCase(f"gather-labels-{given}", "prims.feed.gather_labels", (np.full((6, 1), -1, np.int32), labels, places, counters(position=12)))
     yield KernelCase("scatter", "prims.feed.scatter", (normal(23, 5), normal(6, 5), counters(position=12)))
     yield KernelCase("advance", "prims.feed.advance", (counters(step=3, position=64), 32, 1), tasks=(1,))
@@ -218,6 +227,10 @@ def penalties() -> Iterator[KernelCase]:
     yield KernelCase("penalty-1", f"{name}.penalty", (empty(1), normal(1), 0.3, 0.2, 1600))
     yield KernelCase("penalty-total", f"{name}.penalty_total", (empty(1), normal(301)), tasks=(1,))
     yield KernelCase("penalty-gradient", f"{name}.penalty_gradient", (empty(5, 271), normal(5, 271), x[:1355].reshape(5, 271), 0.3, 0.2))
+    for first, whole in ((0, 2501), (700, 4000), (0, 9000)):     # of several tasks some have nothing of it
+        yield KernelCase(f"add-penalty-gradient-within-{first}-{whole}", f"{name}.add_penalty_gradient_within",
+                         (normal(2501), x, 0.3, 0.2, first, whole), tasks=(1, 50),
+                         expected=lambda dx, x, l1, l2, *_: (dx + l1 * np.sign(x) + 2 * l2 * x,))
     yield KernelCase("add-penalty-gradient", f"{name}.add_penalty_gradient", (normal(2501), x, 0.3, 0.2))
     for R, J, K in ((37, 5, 3), (11, 67, 1)):
         yield KernelCase(f"column-totals-{J}", f"{name}.column_totals", (empty(K, J), normal(R, J), -(-R // K)))
@@ -585,6 +598,11 @@ def product_of(y: Any, carry: Any, starts: Any, columns: Any, values: Any, x: An
     return y, carry
 
 
+def rows_of(y: Any, starts: Any, columns: Any, values: Any, x: Any, bias: Any) -> tuple[np.ndarray]:
+    """y = A x + bias, row by row."""
+    return product_of(y, np.zeros((0, y.shape[1])), starts, columns, values, x, bias, len(columns))[:1]
+
+
 def sparse_products() -> Iterator[KernelCase]:
     """Chunks that end with a row and within one, a share of the walk of less than a chunk; widths below a warp's and beyond two columns of a lane."""
     name = "prims.csr"
@@ -595,6 +613,8 @@ def sparse_products() -> Iterator[KernelCase]:
         carry = np.zeros((2 * (E // chunk) + 2 if chunk < E else 0, F))
         bias, named = normal(F * biased), f"{matrix}-{F}-{H}"
         values, last = with_room(E - ROOM, H), (normal(C, F), bias, chunk)
+        by_rows = (starts, columns, values if H > 1 else values[:, 0], *last[:2])
+        yield KernelCase(f"csr-rows-{named}", f"prims.csr_rows.product{'_heads' * (H > 1)}", (empty(R, F), *by_rows), tasks=(1, 4), expected=rows_of)
         if carry.size:
             yield KernelCase(f"csr-join-{named}", f"{name}.csr_join", (normal(R, F), normal(*carry.shape), starts, bias, chunk))
         if H == 1:

@@ -25,6 +25,7 @@ from nnkit.plan.plan import Buffer, Plan
 from nnkit.prims.csr import form_name
 from nnkit.runtime import cpu, store
 from nnkit.runtime.cpu import Memory, Tape
+from nnkit.training.graphs import sizes_with
 
 __all__ = [
     "Feeds", "Probe", "Results", "Rig", "assert_close", "assert_derivative", "assert_near", "assert_same_bits", "case_parameters", "debug_mode",
@@ -139,7 +140,7 @@ class Feeds:
     def sizes(self) -> Sizes:
         """As the plan wants them."""
         nodes = next(value.nodes for value in self.inputs if isinstance(value, Adjacency))
-        return Sizes(nodes, tuple((name, len(matrix.columns)) for name, matrix in self.matrices if matrix is not None))
+        return sizes_with(nodes, {name: matrix for name, matrix in self.matrices if matrix is not None})
 
     def arrays(self, values: Sequence[np.ndarray], dtype: str) -> dict[str, np.ndarray]:
         """The external arrays of a plan by name, with these values in the place of the inputs' own."""

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from graphs import assert_well_formed, random_matrix
 from helpers import refused
 from nnkit.graph import CsrArrays
+from nnkit.plan.launch import MOST_TASKS
+from nnkit.prims.csr import is_even
 
 FORMATS = ("csr", "csc", "coo", "lil", "dok", "bsr", "dia")
 
@@ -245,3 +247,11 @@ def test_wrong_rows():
     refused("rows must have 3 booleans where it is a mask, received 2", csr.take_rows, [True, False])
     refused("rows must have 1 axis, received shape ()", csr.take_rows, 1)
     refused("rows must hold whole numbers, received dtype float64", csr.take_rows, [1.0], error=TypeError)
+
+
+@pytest.mark.parametrize(("lengths", "even"), [
+    ([4096], True), ([4097], False), ([0] * 40, True), ([256] * 40, True), ([256] * 20 + [257] + [256] * 20, False),
+    ([4000] + [0] * 14 + [96], True), ([4000] + [0] * 14 + [97], False), ([4000] + [0] * 15 + [4000], True),
+    ([1] * 16 * MOST_TASKS, True), ([1] * (16 * MOST_TASKS + 1), False)])
+def test_matrices_are_even_whose_16_neighbouring_rows_hold_no_more_than_4096_entries(lengths, even):
+    assert is_even(np.concatenate([[0], np.cumsum(lengths)])) is even

@@ -39,6 +39,15 @@ def test_a_training_step_of_a_small_network_is_two_launches():
     assert "shared memory of a block 19,200 bytes" in str(plan)
 
 
+def test_penalties_on_weights_take_no_launch_of_their_own():
+    layers = [Dense(units, activation, kernel_regularizer="l2") for units, activation in ((64, "relu"), (32, "tanh"), (1, "sigmoid"))]
+    plan = device_plan(Sequential([Input((20,)), *layers]), 32, optimizer="adam", loss="bce")
+    assert names_of(plan)[1:] == [[["sum_parts", *["add_penalty_gradient_within"] * 3, "adam_update"], ["accumulate"], ["advance"]]]
+    sums, *penalties, update = lanes_of(plan)[1][0]
+    assert [step.scalars[2:] for step in penalties] == [(buffer.inside[1], update.reads[0].size) for step in penalties for buffer in step.updates]
+    assert {step.rows for step in (sums, *penalties, update)} == {-(-update.reads[0].size // 32)}
+
+
 def test_what_others_read_stays_in_global_memory():
     x = Input((6,))
     h = Dense(9, "relu", activity_regularizer=nnkit.L2(1e-3))(x)
@@ -149,9 +158,11 @@ def test_what_is_brought_is_there_after_it_arrived(tasks, schedule):
 
 
 NETWORKS = {                                             # network, optimizer, loss, x, y, batch
-    "a few rows": lambda: (Sequential([Input((13,)), Dense(37, "leaky_relu"), Dropout(0.3), Dense(128, "gelu"), Dense(10, "softmax")]), "adam",
-                           "sparse_categorical_crossentropy", batches(74, 13), labels(74, 10), 37),
-    "tiles of rows": lambda: (Sequential([Input((5,)), Dense(9, "relu"), Dense(7, use_bias=False), Dense(6, "tanh", trainable=False), Dense(3)]),
+    "a few rows": lambda: (Sequential([Input((13,)), Dense(37, "leaky_relu", kernel_regularizer="l2"), Dropout(0.3), Dense(128, "gelu"),
+                                       Dense(10, "softmax", kernel_regularizer="l1")]), "adam", "sparse_categorical_crossentropy",
+                           batches(74, 13), labels(74, 10), 37),
+    "tiles of rows": lambda: (Sequential([Input((5,)), Dense(9, "relu"), Dense(7, use_bias=False, kernel_regularizer="l2"),
+                                          Dense(6, "tanh", trainable=False), Dense(3, bias_regularizer="l2")]),
                               nnkit.SGD(0.1, momentum=0.9), "mse", batches(1400, 5), batches(1400, 3), 700),
     "parts of a chain": lambda: (Sequential([Input((5,)), Dense(9, "elu", kernel_regularizer=nnkit.L2(1e-2)), nnkit.LayerNormalization(), Dense(6),
                                              Dense(1)]), nnkit.Adam(0.01, global_clipnorm=0.5), "mse", batches(20, 5), batches(20, 1), 10),

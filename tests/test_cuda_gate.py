@@ -103,8 +103,9 @@ def test_the_launches_of_a_plan_assemble(name, precision, tmp_path):
         check(code_of(tuple(tuple(coded(step) for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
 
 
-def test_the_launches_of_a_network_on_a_graph_assemble(tmp_path):
-    for lanes in lanes_of(graph_plan("attentive")):
+@pytest.mark.parametrize("name", ["attentive", "convolutional"])
+def test_the_launches_of_a_network_on_a_graph_assemble(name, tmp_path):
+    for lanes in lanes_of(graph_plan(name)):
         check(code_of(tuple(tuple(coded(step) for step in lane) for lane in lanes), "float32").ptx, tmp_path, doubles=True)
 
 

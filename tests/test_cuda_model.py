@@ -407,6 +407,27 @@ def test_a_graph_trains_as_on_the_cpu(device):
     same_history(*results)
 
 
+def test_graphs_of_one_size_have_other_plans_where_one_has_a_long_row(device, monkeypatch):
+    """A path and a star, of as many nodes and entries: batches of either in turns. Only a plan for a device asks how long rows are."""
+    monkeypatch.setattr("nnkit.prims.csr.DEVICE_CHUNK", 7)         # 16 rows of a path have 48 entries with loops, of the star 63: more than 8 * 7
+    V = 33
+    path, star = (np.stack([np.arange(V - 1) * along, np.arange(1, V)]) for along in (1, 0))
+    graphs = [nnkit.graph.Adjacency.of(np.concatenate([edges, edges[::-1]], axis=1), nodes=V) for edges in (path, star)]
+    x, y = data(V)
+    a, g = Input((5,)), nnkit.GraphInput()
+    host, other = both(spec=Network([a, g], nnkit.GraphConv(3, activation="softmax")([a, g])))
+    for graph in (*graphs, *graphs):
+        assert other.train_on_batch((x, graph), y)["loss"] == pytest.approx(host.train_on_batch((x, graph), y)["loss"], rel=LOSS)
+    for graph in (*graphs, *graphs):
+        np.testing.assert_allclose(other.predict((x, graph)), host.predict((x, graph)), rtol=0, atol=1e-6)
+
+    def products(each):
+        return [{kernel for kernel in tape.plan.kernels if ".csr" in kernel} for key, tape in each.tapes.items() if key[0] == "predict"]
+    by_rows, along_the_walk = {"prims.csr_rows.product"}, {"prims.csr.csr_product", "prims.csr.csr_join"}
+    assert products(other) == [by_rows, along_the_walk]
+    assert len(products(host)) == 1
+
+
 @pytest.mark.parametrize(("layers", "batch", "shape", "digits", "kernel", "of"), [
     ([Input((64,)), Dense(2)], 2 ** 26, "(67108864, 64)", 32, "prims.feed.gather_rows", "training"),
     ([Input((64, 64, 8)), nnkit.Conv2D(4, 1)], 2 ** 16, "(65536, 32768)", 31, "prims.implicit.implicit_forward_narrow", "layer 'conv2d'"),

@@ -147,7 +147,8 @@ def test_sweeps_over_few_large_samples_are_cut_finer(batch, rows):
     swept = ["batch_norm_normalize", "gelu_forward", "dropout_apply"]
     (chain,) = [lane for lane in lanes if lane[0].kernel.endswith("batch_norm_normalize")]
     assert [step.kernel.rpartition(".")[2] for step in chain][:3] == swept
-    assert [(step.rows, step.writes[0].shape) for step in chain[:3]] == [(rows, (rows, batch * 784 * 256 // rows))] * 3
+    gathered = next(lane for lane in lanes if lane[0].kernel == "prims.feed.gather_rows")[0]
+    assert [(step.rows, step.writes[0].shape) for step in (gathered, *chain[:3])] == [(rows, (rows, batch * 784 * 256 // rows))] * 4
 
 
 def test_a_recurrent_layer_is_a_walk_between_products():
@@ -218,6 +219,12 @@ def test_the_backend_changes_no_plan_of_the_cpu():
     assert not [step.kernel for step in plan.steps if "implicit" in step.kernel or "channels_" in step.kernel]
 
 
+def graph_sizes(even):
+    """Of a graph that convolutional_graph takes; even: whether blocks may take rows."""
+    entries = {"x": 5000, "x1/symmetric_loops": 2000, "x1/row_loops": 2000}
+    return Sizes(300, tuple(entries.items()), tuple(f"{name}{side}" for name in entries for side in ("", "/transposed")) if even else ())
+
+
 PLANS = {
     "small": lambda: device_plan(small_network(), 32, optimizer="adam", loss="bce"),
     "deep": lambda: device_plan(Sequential([Input((8,)), *[Dense(8, "relu")] * 40, Dense(2)]), 5, optimizer="sgd", loss="mse"),
@@ -227,8 +234,9 @@ PLANS = {
     "images": lambda: device_plan(image_network(), 12, optimizer="adam", loss="sparse_categorical_crossentropy"),
     "convolutions": lambda: device_plan(residual_network(), 8, optimizer="adam", loss="sparse_categorical_crossentropy"),
     "large convolutions": lambda: device_plan(digits_network(64), 512, optimizer="adam", loss="sparse_categorical_crossentropy"),
-    "graph": lambda: device_plan(convolutional_graph(), 300, sizes=Sizes(300, (("x", 5000), ("x1/symmetric_loops", 2000), ("x1/row_loops", 2000))),
-                                 optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "graph": lambda: device_plan(convolutional_graph(), 300, sizes=graph_sizes(even=False), optimizer="adam", loss="sparse_categorical_crossentropy"),
+    "even graph": lambda: device_plan(convolutional_graph(), 300, sizes=graph_sizes(even=True), optimizer="adam",
+                                      loss="sparse_categorical_crossentropy"),
     "attention": lambda: device_plan(attentive_graph(), 300, sizes=Sizes(300, (("x1/plain_loops", 2000), ("x1/plain", 1700))), optimizer="adam",
                                      loss="sparse_categorical_crossentropy"),
     "stacks": lambda: device_plan(stacked_network(), 32, optimizer="adam", loss="mse"),
@@ -255,6 +263,9 @@ def test_no_step_overtakes_what_it_depends_on(name):
             assert group < after or (group == after and lane == own and plan.steps[index].rows == plan.steps[later].rows > 0)
     for lanes in lanes_of(plan):
         steps = [step for lane in lanes for step in lane]
+        written = {region[:2] for step in steps for region in regions(step.writes + step.updates, plan)}
+        gathered = {region[:2] for step in steps for region in regions([step.reads[position] for position in step.gathers], plan)}
+        assert not written & gathered
         assert len(lanes) + sum(map(step_words, steps)) <= MOST_WORDS + 1
         assert all(len({step.tasks for step in lane}) == 1 for lane in lanes)
 
@@ -286,6 +297,23 @@ def test_pieces_of_a_vector_depend_on_each_other_where_they_meet():
         backend="cuda")
     assert regions([piece(3, 3)], plan) == [("gradients", 12, 24)]
     assert [len(lane) for lane in lanes_of(plan)] == [2, 1, 1]
+
+
+def test_what_follows_a_product_with_a_sparse_matrix_goes_on_in_its_launch():
+    """Even rows: a training step of a graph convolutional network is eight launches. Else products are cut along the walk, and joined in the next."""
+    def kernels(plan):
+        return [[[step.kernel.rpartition(".")[2] for step in lane] for lane in lanes] for lanes in lanes_of(plan)]
+    even, uneven = kernels(PLANS["even graph"]()), kernels(PLANS["graph"]())
+    assert len(even) == 8
+    assert [lane for lanes in even for lane in lanes if "product" in lane] == [
+        ["product"],                                     # X W
+        ["product", "relu_forward", "dropout_apply", "dense_forward"],
+        ["product", "sparse_categorical_crossentropy_logits_forward", "sparse_categorical_crossentropy_logits_backward"],
+        ["product", "dense_backward_input_whole", "relu_dropout_backward"],
+        ["product"], ["product"]]                        # of A^T, of X^T
+    assert even[-1] == [["add_penalty_gradient_within", "adam_update"]]
+    assert [lane for lanes in uneven for lane in lanes if "csr_join" in lane][1:4] == [
+        ["csr_join", *lane[1:]] for lanes in even for lane in lanes if "product" in lane and len(lane) > 1]
 
 
 # In the interpreter.
@@ -552,6 +580,14 @@ def pooled_graphs():
     return Network([x, a], Dense(4, "softmax")(Concatenate()(ends)))
 
 
+def graph_before_layers():
+    """Products of Dense behind that with the adjacency: they go on chip."""
+    x, a = Input((7,)), GraphInput()
+    h = GraphConv(9, "relu")([x, a])
+    h = Dense(11, "tanh")(Dense(6, "elu")(h))
+    return Network([x, a], GraphConv(4, "softmax")([h, a]))
+
+
 def linked_graph():
     """How likely edges are, from the nodes' embeddings."""
     x, a, pairs = Input((7,)), GraphInput(), Input((2,))
@@ -571,6 +607,7 @@ def graph_inputs(segments=None):
 ON_GRAPHS = {
     "convolutional": lambda: (convolutional_graph(), "sparse_categorical_crossentropy", [features(True), neighbours().astype(float)], labels(NODES),
                               np.arange(NODES) % 3 > 0),
+    "before layers": lambda: (graph_before_layers(), "sparse_categorical_crossentropy", graph_inputs(), labels(NODES), None),
     "attentive": lambda: (attentive_graph(), "sparse_categorical_crossentropy", graph_inputs(), labels(NODES), None),
     "pooled": lambda: (pooled_graphs(), "sparse_categorical_crossentropy", graph_inputs((0, 8, 8, 20, 21)), labels(4), None),
     "linked": lambda: (linked_graph(), nnkit.BinaryCrossentropy(from_logits=True),
@@ -593,8 +630,9 @@ def graph_plan(name):
     return build(model.graph, model.layout, "train", len(y), losses=losses, optimizer=model.optimizer, backend="cuda", sizes=given.sizes)
 
 
-def train_a_graph_beside_the_cpu(name, on):
-    """Ten steps on a device and on the CPU, all nodes in one batch; then one predicts. Returns what the device has then of all that persists."""
+def train_a_graph_beside_the_cpu(name, on, even=True):
+    """Ten steps on a device and on the CPU, all nodes in one batch; then one predicts. Returns what the device has then of all that persists.
+    even: whether plans are told that the matrices are even."""
     from device_rig import DeviceModel
 
     spec, loss, x, y, mask = ON_GRAPHS[name]()
@@ -603,18 +641,20 @@ def train_a_graph_beside_the_cpu(name, on):
     device = DeviceModel(model, on)
     width = int(np.prod(model.output_shape))
     device.data(**given.arrays, predictions=np.zeros((len(y), width), np.float32))
-    losses = device.train(device.tape("train", len(y), sizes=given.sizes), 1, 10)
+    assert len(given.sizes.even) == 2 * len(given.sizes.entries)
+    sizes = given.sizes if even else attrs.evolve(given.sizes, even=())
+    losses = device.train(device.tape("train", len(y), sizes=sizes), 1, 10)
     kept = device.check_trained(losses, model.fit(x, y, epochs=10, mask=mask, verbose=0)["loss"], parameters=1e-4)
     if name == "convolutional":
         device.begin_epoch(0)
-        device.tape("predict", len(y), sizes=given.sizes).run(1)
+        device.tape("predict", len(y), sizes=sizes).run(1)
         np.testing.assert_allclose(device.predictions(), model.predict(x).reshape(len(y), width), rtol=0, atol=1e-4)
     return kept
 
 
-@pytest.mark.parametrize("name", ON_GRAPHS)
-def test_networks_on_graphs_train_ten_steps_as_on_the_cpu(name):
-    train_a_graph_beside_the_cpu(name, interpreter().PtxDevice(watched=True))
+@pytest.mark.parametrize(("name", "even"), [*((name, True) for name in ON_GRAPHS), ("convolutional", False)])
+def test_networks_on_graphs_train_ten_steps_as_on_the_cpu(name, even):
+    train_a_graph_beside_the_cpu(name, interpreter().PtxDevice(watched=True), even)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.sweep) if name in LONG else name for name in TRAINED])

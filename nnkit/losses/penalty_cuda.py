@@ -12,7 +12,10 @@ from nnkit.prims.pointwise_cuda import by_column, pointwise
 from nnkit.prims.reduce_cuda import sum_columns
 from nnkit.scalar import fabs, log, maximum, minimum
 
-__all__ = ["add_penalty_gradient", "column_totals", "penalty", "penalty_gradient", "penalty_total", "sparsity", "sparsity_gradient"]
+__all__ = [
+    "add_penalty_gradient", "add_penalty_gradient_within", "column_totals", "penalty", "penalty_gradient", "penalty_total", "sparsity",
+    "sparsity_gradient",
+]
 
 
 @routine
@@ -83,6 +86,15 @@ def add_penalty_gradient(task: Int, tasks: Int, dx: Vector, x: Vector, l1: Real,
     """dx += l1 sign(x) + 2 l2 x. Task t covers its share of the elements. Updates dx (+=)."""
     start, stop = share(dx.size, tasks, task)
     sweep_slope(start, stop, data(dx), data(x), data(dx), l1, l2, dx)
+
+
+@kernel
+def add_penalty_gradient_within(task: Int, tasks: Int, dx: Vector, x: Vector, l1: Real, l2: Real, first: Int, whole: Int) -> None:
+    """The same where dx begins at element `first` of a vector of `whole` elements, through which an update in the same chain goes: task t covers what
+    is in dx of its share of that vector. Updates dx (+=)."""
+    start, stop = share(whole, tasks, task)
+    start = max(0, start - first)
+    sweep_slope(start, max(start, min(dx.size, stop - first)), data(dx), data(x), data(dx), l1, l2, dx)
 
 
 # Sparsity: KL(rho || rho_j) of the units' means rho_j.

@@ -115,9 +115,10 @@ def _enter(g: Builder, graph: Graph, position: int) -> Any:
     name, shape, limit = numbered_input(position), graph.input_shapes[position], graph.index_limits[position]
     flow = graph.flow
     if flow.kinds[position] == "graph":
-        return GraphBuffer(name, g.sizes.nodes, {matrix: size for matrix, size in g.sizes.entries if matrix.startswith(f"{name}/")}, g.dtype)
+        return GraphBuffer(name, g.sizes.nodes, {matrix: size for matrix, size in g.sizes.entries if matrix.startswith(f"{name}/")}, g.dtype,
+                           g.sizes.even)
     if flow.kinds[position] == "sparse":
-        return Csr.external(name, (g.sizes.nodes, shape[0]), dict(g.sizes.entries)[name], g.dtype)
+        return Csr.external(name, (g.sizes.nodes, shape[0]), dict(g.sizes.entries)[name], g.dtype, g.sizes.even)
     dtype = "T" if limit is None and flow.kinds[position] == "numbers" else "int32"
     if flow.by_node[position]:
         return Buffer(f"{name}/data", (g.sizes.nodes, *shape), g.dtype if dtype == "T" else dtype, "external")
@@ -143,7 +144,7 @@ def _feed(g: Builder, name: str, shape: tuple[int, ...], dtype: str = "T") -> Bu
     ordered = g.mode == "train" and not g.sizes.nodes
     order = Buffer("order" if ordered else "no_order", (0,), "int64", "external")      # left unbound, it is empty
     kernel = "gather_labels" if dtype == "int32" else "gather_rows"
-    g.step(f"prims.feed.{kernel}", [x.rows()], [source, order, g.state("counters")], rows=g.batch)
+    g.step(f"prims.feed.{kernel}", [x.rows()], [source, order, g.state("counters")], rows=g.batch, places=x.places)
     return x
 
 

@@ -36,10 +36,15 @@ Backward = Callable[..., "Buffer | tuple[Buffer | None, ...] | None"]
 
 @attrs.frozen(cache_hash=True)                           # every look for a bound plan asks for it
 class Sizes:
-    """What a plan depends on besides the batch where sparse matrices come in: nodes V of the graph, and for each matrix its entries, by name."""
+    """What a plan depends on besides the batch where sparse matrices come in: nodes V of the graph, and for each matrix its entries, by name.
+
+    even: names of those matrices, and of their transposes (`Csr.external`), whose entries lie evenly enough that blocks may take rows: see
+    `csr.is_even`. A plan for a device is faster for knowing it; it is right for any matrix of these sizes.
+    """
 
     nodes: int = 0
     entries: tuple[tuple[str, int], ...] = ()
+    even: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -227,7 +232,7 @@ class Builder:
 
     def step(self, kernel: str | Kernel, writes: Sequence[Buffer] = (), reads: Sequence[Buffer] = (), *, updates: Sequence[Buffer] = (),
              scratch: Sequence[Buffer] = (), scalars: Sequence[float | int] = (), tasks: int = 1, rows: int = 0, grain: int = 1, places: int = 1,
-             flops: int = 0, in_place: bool = False, relu: bool = False, gate: bool = False, pool: int | None = None,
+             gathers: Sequence[int] = (), flops: int = 0, in_place: bool = False, relu: bool = False, gate: bool = False, pool: int | None = None,
              cells: bool = False, filters: tuple[Buffer, Buffer] | None = None, logits: Mapping[str, str] | None = None) -> None:
         """Emit a step; see `plan.Step` for the arguments. kernel: its name ("layers.dense.dense_forward"), or the kernel itself."""
         name = kernel if isinstance(kernel, str) else getattr(kernel, "step", None)
@@ -235,8 +240,8 @@ class Builder:
             raise TypeError(f"layer {self.layer!r}: a step's kernel must be a kernel or its name, received {kernel!r}: declare it with @kernel")
         self.steps.append(Step(
             kernel=name, layer=self.layer, phase=self.phase, writes=tuple(writes), updates=tuple(updates), reads=tuple(reads),
-            scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, places=places, flops=flops, in_place=in_place,
-            relu=relu, gate=gate, pool=pool, cells=cells, filters=filters, logits=tuple((logits or {}).items())))
+            scratch=tuple(scratch), scalars=tuple(scalars), tasks=tasks, rows=rows, grain=grain, places=places, gathers=tuple(gathers), flops=flops,
+            in_place=in_place, relu=relu, gate=gate, pool=pool, cells=cells, filters=filters, logits=tuple((logits or {}).items())))
 
     def on_backward(self, y: Buffer | Sequence[Buffer], xs: Sequence[Buffer], emit: Backward) -> None:
         """`emit(dy)` emits the backward steps of what made y from xs, and returns dx for each x (None where there is no gradient).

@@ -13,6 +13,7 @@ products and of what comes: the code of a launch says for each array where it li
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -65,6 +66,11 @@ def onto_chip(plan: Plan, precision: str = "float32", shared: int = MOST_SHARED)
     return plan
 
 
+def _allowed(step: Step) -> bool:
+    """Whether the step may work on shared memory."""
+    return step.kernel in (FORWARD, INPUT) or step.kernel.startswith(ALLOWED)
+
+
 def _key(step: Step) -> tuple[str, str, str, tuple[str, ...]]:
     """What tells steps apart, whatever their tasks."""
     return step.kernel, step.layer, step.phase, tuple(buffer.name for buffer in step.buffers)
@@ -85,12 +91,13 @@ class Chain:
 
     @classmethod
     def found(cls, plan: Plan, lane: set[tuple[str, str, str, tuple[str, ...]]]) -> Chain | None:
-        """The chain of a lane's steps, where all of its kernels are allowed and its products are two at least and none is too wide."""
-        steps = tuple(step for step in plan.steps if _key(step) in lane)
+        """The chain of a lane's steps, where all of its kernels are allowed and its products are two at least and none is too wide. What the lane
+        begins with and is not allowed, such as a product with a sparse matrix, stays before it as it is."""
+        steps = tuple(itertools.dropwhile(lambda step: not _allowed(step), [step for step in plan.steps if _key(step) in lane]))
         products = [step for step in steps if step.kernel in (FORWARD, INPUT)]
         if len([step for step in products if step.kernel == FORWARD]) < 2 or any(step.reads[1].shape[1] > WIDEST for step in products):
             return None
-        if not all(step.rows and (step in products or step.kernel.startswith(ALLOWED)) for step in steps):
+        if not all(step.rows and _allowed(step) for step in steps):
             return None
         made = {buffer.name for step in steps for buffer in step.writes}
         weights = tuple(step for step in plan.steps if step.kernel == WEIGHT and step.writes[0].inside is not None

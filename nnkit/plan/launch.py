@@ -3,8 +3,9 @@
 A *launch* is one kernel on the device: a group of the plan. Its *lanes* run side by side, in blocks of their own; a lane is a chain of steps that one
 set of tasks goes through, with a barrier of the block between two steps. A task is a block of THREADS threads.
 
-Steps of one lane are row-local with the same rows, so that a task never reads what another writes. Lanes of one launch touch nothing that another of
-them writes. Launches come one after the other. What a step may not overtake follows from the memory that it names, see `regions`.
+Steps of one lane are row-local with the same rows, so that a task never reads what another writes: of what a step reads at any row (`Step.gathers`)
+nothing is written in its launch. Lanes of one launch touch nothing that another of them writes. Launches come one after the other. What a step may
+not overtake follows from the memory that it names, see `regions`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import attrs
 from nnkit.plan.plan import ITEMSIZE, Buffer, Plan, Step
 
 __all__ = [
-    "ARCHITECTURE", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW",
+    "ARCHITECTURE", "BLOCK_ROWS", "CHUNK", "CLUSTER", "CLUSTERS", "COLUMNS", "CONVOLUTIONS", "CORES", "DEPTH", "DEVICE", "ENTRY", "FEW",
     "LEAST_ARCHITECTURE", "LEDGE", "LESS_SHARED", "LIBRARY", "MANY", "MOST_CLUSTER_SHARED", "MOST_SHARED", "MOST_TASKS", "NARROW", "PAD",
     "PATCHES", "PRODUCTS", "SHARED_BYTES", "SIDES", "STACKED", "TALL", "TAPS", "THREADS", "TILED_FLOPS", "WALKS", "WARPS", "coded", "dependences",
     "image_pieces", "into_launches", "joined_strip", "lanes_of", "most_shared", "patch_bytes", "regions", "scratch_bytes", "shared_bytes",
@@ -48,6 +49,7 @@ MOST_CHIP_STEPS = 64                                     # where one of its chai
 TALL = 4                                                 # rows of a thread's tile in products on chip; a task of no more rows has few
 ELEMENTS = THREADS                                       # of a sweep, for each block
 FEW_ELEMENTS = 64                                        # of a chain's largest step, for each block, as long as not every multiprocessor has one
+BLOCK_ROWS = 2 * WARPS                                   # of a chain that gathers (`Step.gathers`), at most, as far as MOST_TASKS go
 STEPS = 128                                              # of the walk through entries and rows of a sparse matrix, for each block: 16 for a warp
 SCANNED = 8                                              # rows of a table for which a warp looks at all indices, as long as others are busy, too
 LARGE_IMAGE = 32 * 1024                                  # bytes of an image, in and out, that are worth more than one block
@@ -106,6 +108,13 @@ def dependences(plan: Plan) -> list[set[int]]:
     written = [regions(step.writes + step.updates + step.scratch, plan) for step in plan.steps]
     touched = [regions(step.buffers, plan) for step in plan.steps]
     return [{i for i in range(j) if _meet(written[i], touched[j]) or _meet(touched[i], written[j])} for j in range(len(plan.steps))]
+
+
+def _apart(plan: Plan, before: Sequence[set[int]]) -> list[set[int]]:
+    """For every step those of `before` with which it is not in one chain either: one of the two reads at any row what the other writes."""
+    written = [regions(step.writes + step.updates, plan) for step in plan.steps]
+    gathered = [regions([step.reads[position] for position in step.gathers], plan) for step in plan.steps]
+    return [{i for i in before[j] if _meet(written[i], gathered[j]) or _meet(gathered[i], written[j])} for j in range(len(plan.steps))]
 
 
 # Tasks.
@@ -214,7 +223,6 @@ TASKS: Mapping[str, Callable[[Step], int]] = {
                      "prims.segment.segment_mean_forward", "prims.segment.segment_max_forward"), _by_walk),
     **dict.fromkeys(("prims.attention.csr_places", "prims.segment.segment_sum_backward", "prims.segment.segment_mean_backward",
                      "prims.segment.segment_max_backward"), _by_elements),
-    "prims.csr.csr_join": lambda step: min(MOST_TASKS, -(-step.updates[0].shape[0] // THREADS)),
     "layers.graph.pair_dot_forward": lambda step: min(MOST_TASKS, -(-step.writes[0].size // (4 * WARPS))),
     "layers.graph.pair_dot_backward": _by_table,
     "layers.embedding.embedding_backward": _by_table,
@@ -247,6 +255,8 @@ def _row_tasks(steps: Sequence[Step]) -> int:
     """Of a chain: about one element of its largest step for each thread, fewer where that leaves multiprocessors idle; a task has a row at least."""
     largest = max(buffer.size for step in steps for buffer in step.writes + step.updates)
     wanted = max(-(-largest // THREADS), min(DEVICE, -(-largest // FEW_ELEMENTS)))
+    if any(step.gathers for step in steps):              # rows wait for their entries: a warp has one, as far as all blocks run at a time
+        wanted = max(wanted, min(2 * DEVICE, -(-steps[0].rows // WARPS)), -(-steps[0].rows // BLOCK_ROWS))
     return max(1, min(steps[0].rows, MOST_TASKS, wanted))
 
 
@@ -307,13 +317,14 @@ def into_launches(plan: Plan) -> Plan:
     goes through forward and backward in one launch, and the gradients of all weights follow side by side in the next.
     """
     before = dependences(plan)
+    apart = _apart(plan, before)
     done: set[int] = set()
     steps: list[Step] = []
     groups: list[int] = []
     lanes: list[int] = []
     while len(done) < len(plan.steps):
         groups.append(len(steps))
-        for lane in _next_launch(plan, before, done):
+        for lane in _next_launch(plan, before, apart, done):
             chain = [plan.steps[index] for index in lane]
             tasks = _chain_tasks(chain) if chain[0].rows else _tasks(chain[0])
             lanes.append(len(steps))
@@ -322,7 +333,7 @@ def into_launches(plan: Plan) -> Plan:
     return attrs.evolve(plan, steps=tuple(steps), groups=tuple(groups), lanes=tuple(lanes))
 
 
-def _next_launch(plan: Plan, before: Sequence[set[int]], done: set[int]) -> list[list[int]]:
+def _next_launch(plan: Plan, before: Sequence[set[int]], apart: Sequence[set[int]], done: set[int]) -> list[list[int]]:
     """The lanes of the next launch, as numbers of steps."""
     pending = [index for index in range(len(plan.steps)) if index not in done]
     taken: set[int] = set()
@@ -338,7 +349,7 @@ def _next_launch(plan: Plan, before: Sequence[set[int]], done: set[int]) -> list
             if taken or needed:
                 continue
             return [[index]]
-        if not needed <= set(chain) or (taken and (words + step_words(step) + len(lanes) + 1 > MOST_WORDS or count == most)):
+        if not needed <= set(chain) - apart[index] or (taken and (words + step_words(step) + len(lanes) + 1 > MOST_WORDS or count == most)):
             continue
         if not chain:
             lanes.append(chain)

@@ -14,7 +14,7 @@ from nnkit.plan.chip import onto_chip, spare_counters
 from nnkit.plan.launch import ARCHITECTURE, image_pieces, into_launches, most_shared
 from nnkit.plan.plan import PERSISTENT, Buffer, Plan, Step
 from nnkit.plan.products import by_library, check_precision, size_products
-from nnkit.plan.sweeps import cut_rows
+from nnkit.plan.sweeps import cut_rows, join_penalties
 
 __all__ = [
     "drop_dead_steps", "fold_normalization", "fuse_dropout", "fuse_loss", "fuse_pooling", "fuse_relu", "hoist", "image_tasks", "in_place", "optimise",
@@ -46,7 +46,7 @@ def optimise(plan: Plan, gap: int = 0, backend: str = "cpu", precision: str = "f
         library = [functools.partial(by_library, precision=precision)] if blas else []
         sized = [functools.partial(onto_chip, precision=precision, shared=most_shared(architecture)),
                  functools.partial(size_products, precision=precision)]
-        passes += [fuse_relu, *library, in_place, cut_rows, spare_counters, *sized, into_launches]
+        passes += [fuse_relu, *library, in_place, cut_rows, spare_counters, *sized, join_penalties, into_launches]
     for step in passes:
         plan = step(plan)
     return place(plan, gap)

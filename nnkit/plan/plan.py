@@ -79,6 +79,7 @@ class Step:
     rows == 0: the kernel splits its own work into `tasks` tasks.
     places: of a row-local step that goes element by element over matrices of one shape, that of writes[0], into how many equal parts their rows
     may be cut: see `sweeps.cut_rows`.
+    gathers: of a row-local step for a device, which of `reads` it reads at any row, not at its task's own alone: its launch writes none of these.
     flops: floating-point operations of the whole step. in_place: writes[0] may be the memory of reads[0].
     relu: the kernel's last scalar says whether numbers below 0 become 0 in what it writes; gate: whether reads[0] is max(z, 0) and what it writes is
     the gradient for z. See `passes.fuse_relu`.
@@ -102,6 +103,7 @@ class Step:
     rows: int = 0
     grain: int = 1
     places: int = 1
+    gathers: tuple[int, ...] = ()
     flops: int = 0
     in_place: bool = False
     relu: bool = False

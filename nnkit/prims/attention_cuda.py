@@ -11,7 +11,8 @@ from typing import Any
 from nnkit.cuda_jit import THREADS, data, kernel, routine, thread
 from nnkit.jit import Int, Labels, Matrix, Ordinals, Real
 from nnkit.prims.block_cuda import divided, share
-from nnkit.prims.csr_cuda import Team, fill_rest, lanes_for, over_rows, row_totals
+from nnkit.prims.csr_cuda import fill_rest, over_rows
+from nnkit.prims.teams_cuda import Team, lanes_for, row_totals
 from nnkit.scalar import exp_below
 
 __all__ = ["csr_places", "csr_row_sums", "edge_softmax_backward", "edge_softmax_forward"]

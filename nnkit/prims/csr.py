@@ -7,11 +7,13 @@ structure never changes; values may be computed (dropout, attention), several of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
+import numpy as np
 
+from nnkit.plan.launch import BLOCK_ROWS, MOST_TASKS, WARPS
 from nnkit.plan.passes import work_tasks
 from nnkit.plan.plan import Buffer
 from nnkit.prims.reduce import sum_rows
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from nnkit.layers.base import Form
     from nnkit.plan.builder import Builder
 
-__all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "largest_neighbours"]
+__all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "is_even", "largest_neighbours"]
 
 
 CHUNK = 65_536                                           # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
@@ -31,7 +33,7 @@ EXPONENTIAL = 16                                         # FLOPs of an entry's p
 @attrs.frozen
 class Csr:
     """A sparse matrix of `shape` (R, C). values: (E,), or (E, H) of H heads. turned: starts, columns and places of the transpose; turned_values: its
-    values where data brings them, None where they have to be fetched."""
+    values where data brings them, None where they have to be fetched. even: whether entries are known to lie evenly (`is_even`), here and there."""
 
     shape: tuple[int, int]
     starts: Buffer
@@ -39,17 +41,18 @@ class Csr:
     values: Buffer
     turned: tuple[Buffer, Buffer, Buffer]
     turned_values: Buffer | None
+    even: tuple[bool, bool] = (False, False)
 
     @classmethod
-    def external(cls, name: str, shape: tuple[int, int], entries: int, dtype: str) -> Csr:
-        """A matrix that data brings: `nnkit.graph.CsrArrays.arrays` gives the arrays of these names."""
+    def external(cls, name: str, shape: tuple[int, int], entries: int, dtype: str, even: Collection[str] = ()) -> Csr:
+        """A matrix that data brings: `nnkit.graph.CsrArrays.arrays` gives the arrays of these names. even: see `Sizes`."""
         def array(part: str, size: int, kind: str) -> Buffer:
             return Buffer(f"{name}/{part}", (size,), kind, "external")
         rows, columns = shape
         turned = array("transposed/starts", columns + 1, "int64"), array("transposed/columns", entries, "int32"), array("transposed/places", entries,
                                                                                                                        "int32")
         return cls(shape, array("starts", rows + 1, "int64"), array("columns", entries, "int32"), array("values", entries, dtype), turned,
-                   array("transposed/values", entries, dtype))
+                   array("transposed/values", entries, dtype), (name in even, f"{name}/transposed" in even))
 
     @property
     def entries(self) -> int:
@@ -77,7 +80,7 @@ class Csr:
         if values is None:
             values = g.scratch("transposed_values", *self.values.shape)
             g.step("prims.attention.csr_places", [values.rows()], [self.values.rows(), places], tasks=self.tasks(self.heads))
-        return Csr(self.shape[::-1], starts, columns, values, (self.starts, self.columns, places), None)
+        return Csr(self.shape[::-1], starts, columns, values, (self.starts, self.columns, places), None, self.even[::-1])
 
     def tasks(self, width: int) -> int:
         """How many tasks a step is worth that goes through all entries with `width` numbers of each."""
@@ -86,17 +89,22 @@ class Csr:
 
     def multiply(self, g: Builder, y: Buffer, x: Buffer, bias: Buffer | None = None) -> None:
         """Emit y = A x (+ bias): y [R, F], x [C, F]; of several heads each has its own share of F."""
-        width = y.shape[1]
-        tasks, none, device = self.tasks(width), y.piece(0), g.backend == "cuda"
+        width, device = y.shape[1], g.backend == "cuda"
+        flops, tasks, none = 2 * self.entries * width, self.tasks(width), y.piece(0)
+        reads = [self.starts, self.columns, self.values, x, bias or none]
+        if device and self.even[0]:
+            g.step(f"prims.csr_rows.product{self.suffix}", [y], reads, rows=self.shape[0], gathers=[2, 3], flops=flops)
+            return
         chunk = DEVICE_CHUNK if device else CHUNK
         parted = self.entries > chunk                    # a row may be so long that several tasks share it
         carry = g.scratch("carry", 2 * (self.entries // chunk) + 2 if parted else 0, width)
         if parted and not device:
             g.step("prims.pointwise.zero", [carry.flat()])
-        g.step(f"prims.csr.csr_product{self.suffix}", [y, carry] if device else [y], [self.starts, self.columns, self.values, x, bias or none],
-               updates=[] if device else [carry], scalars=[chunk], tasks=tasks, flops=2 * self.entries * width)
-        if parted:
-            g.step("prims.csr.csr_join", [], [carry, self.starts, bias or none], updates=[y], scalars=[chunk], tasks=tasks)
+        g.step(f"prims.csr.csr_product{self.suffix}", [y, carry] if device else [y], reads, updates=[] if device else [carry], scalars=[chunk],
+               tasks=tasks, flops=flops)
+        if parted:                                       # on a device row-local, so that what follows may go on behind it
+            g.step("prims.csr.csr_join", [], [carry, self.starts, bias or none], updates=[y], scalars=[chunk], tasks=tasks,
+                   rows=self.shape[0] if device else 0, gathers=[0] if device else [])
 
     def entry_gradient(self, g: Builder, dy: Buffer, x: Buffer) -> Buffer:
         """Emit d[e] = dy[row] . x[column], the gradient by the values; of several heads each has its own share."""
@@ -110,23 +118,32 @@ class Csr:
 class GraphBuffer:
     """A graph in a plan: its adjacency in the forms that layers ask for.
 
-    name: of the input. nodes: V. entries: E of each form, by its name. dtype: of the values.
+    name: of the input. nodes: V. entries: E of each form, by its name. dtype: of the values. even: see `Sizes`.
     """
 
     name: str
     nodes: int
     entries: Mapping[str, int]
     dtype: str
+    even: Collection[str] = ()
 
     def csr(self, form: Form | None) -> Csr:
         """The adjacency in that form."""
         assert form is not None
         name = form_name(self.name, form)
-        return Csr.external(name, (self.nodes, self.nodes), self.entries[name], self.dtype)
+        return Csr.external(name, (self.nodes, self.nodes), self.entries[name], self.dtype, self.even)
 
     def segments(self, graphs: int) -> Buffer:
         """Where the nodes of each graph begin, and the end of the last."""
         return Buffer(f"{self.name}/segments", (graphs + 1,), "int64", "external")
+
+
+def is_even(starts: np.ndarray) -> bool:
+    """Whether blocks of a device may take equal numbers of the rows that begin at `starts`: no BLOCK_ROWS neighbours hold so many entries that their
+    block would take longer than a warp takes for DEVICE_CHUNK of them, and there are blocks for so few rows each."""
+    R = len(starts) - 1
+    window = min(BLOCK_ROWS, R)
+    return R <= BLOCK_ROWS * MOST_TASKS and bool((starts[window:] - starts[:R + 1 - window] <= WARPS * DEVICE_CHUNK).all())
 
 
 def form_name(name: str, form: Form) -> str:

@@ -1,9 +1,8 @@
 """CUDA twins of csr_cpu.py, and what kernels share that go along the entries of rows. Letters: see csr_cpu.py.
 
-Work is cut along the merge path, as on the CPU, but a share is a warp's. The lanes of a warp stand in parts: `width` lanes side by side take
-neighbouring columns of an entry, and each part takes every parts-th entry, so that narrow rows keep all lanes busy; the parts' sums are added by
-exchanges. A round of AT_ONCE entries is loaded before the first is added, and there are no branches in it: what lies behind the last entry is read
-at the last one and not added. Orders depend on the rows alone, never on the cut.
+Work is cut along the merge path, as on the CPU, but a share is a warp's, whose lanes stand in parts: see teams_cuda.py. A round of AT_ONCE entries is
+loaded before the first is added, and there are no branches in it: what lies behind the last entry is read at the last one and not added. Orders
+depend on the rows alone, never on the cut.
 
 Of a row of more than `chunk` entries each chunk's sum goes to `carry`, and a second step adds them: so such a row is shared by many warps. Kernels
 whose tasks take whole rows leave rows of more than LONG entries to the whole block (`over_rows`).
@@ -14,75 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
-import numpy as np
 from numba import int64
 
-from nnkit.cuda_jit import THREADS, barrier, data, from_lane, kernel, registers, routine, scratch, thread
+from nnkit.cuda_jit import THREADS, data, kernel, registers, routine, scratch, thread
 from nnkit.jit import Int, Labels, Matrix, Ordinals, Vector
-from nnkit.prims.block_cuda import AT_ONCE, WARPS, block_sum, columns_of, divided, over_parts, row_share, several, strided_sums
+from nnkit.prims.block_cuda import AT_ONCE, WARPS, block_sum, columns_of, divided, over_parts, row_share, strided_sums
 from nnkit.prims.rows_cuda import row_of_warp, sum_over_warp, warp_lane
+from nnkit.prims.teams_cuda import WARP, Team, lanes_for, rows_by_teams, sum_within
 
 __all__ = [
-    "BLOCK", "WARP", "Team", "csr_entries", "csr_entries_heads", "csr_join", "csr_product", "csr_product_heads", "dot_pairs", "fill_rest",
-    "lanes_for", "over_rows", "row_totals", "walk_place",
+    "WIDE", "csr_entries", "csr_entries_heads", "csr_join", "csr_product", "csr_product_heads", "dot_pairs", "entry_sums", "fill_rest", "over_rows",
+    "walk_place",
 ]
 
 LONG = 512                                               # entries of a row that a warp goes through alone
 WIDE = 2                                                 # columns of a lane where rows have more than 32 numbers
-
-
-# Lanes in parts.
-
-@routine
-def lanes_for(n):
-    """(width, column, part, parts) of a lane for rows of n numbers: a power of two of lanes side by side, 32 at most."""
-    width, lane = int64(1), warp_lane()
-    while width < min(n, 32):
-        width *= 2
-    return width, lane & (width - 1), divided(lane, width)[0], divided(32, width)[0]
-
-
-@routine
-def from_far(value, distance):
-    """`from_lane` at a distance that is not known before."""
-    return from_lane(value, np.int32(distance))
-
-
-@routine
-def sum_of_parts(value, width):
-    """The sum of `value` over the parts of a warp, the same bits in all of them."""
-    distance = int64(16)
-    while distance >= width:
-        value += from_far(value, distance)
-        distance >>= 1
-    return value
-
-
-@routine
-def sum_within(value, width):
-    """The sum of `value` over the lanes of a part, the same bits in all of them."""
-    distance = width >> 1
-    while distance > 0:
-        value += from_far(value, distance)
-        distance >>= 1
-    return value
-
-
-@routine
-def above(a, b):
-    """b where it is larger than a, else a: of NaN the one that is a."""
-    return b if b > a else a
-
-
-@routine
-def largest_of_parts(value, width):
-    """The largest `value` of the parts of a warp."""
-    distance = int64(16)
-    while distance >= width:
-        value = above(value, from_far(value, distance))
-        distance >>= 1
-    return value
 
 
 # The walk.
@@ -112,6 +57,18 @@ def rows_of_block(starts, R, tasks, task):
     return row, R if task == tasks - 1 else stop
 
 
+def over_rows(make: Callable[[Team], Any]) -> Any:
+    """f(task, tasks, starts, held, like): `rows_by_teams` for the rows that begin in the task's share of the walk."""
+    by_teams = rows_by_teams(make, LONG)
+
+    @routine
+    def run(task, tasks, starts, held, like):
+        ends = data(starts)
+        row, stop = rows_of_block(ends, starts.size - 1, tasks, task)
+        by_teams(row, stop, ends, held, like)
+    return run
+
+
 @routine
 def fill_rest(y, used, E, H, tasks, task, like):
     """y [E, H] = 0 from entry `used` on: the task's share of it."""
@@ -120,145 +77,20 @@ def fill_rest(y, used, E, H, tasks, task, like):
         y[used * H + i] = like.dtype.type(0)
 
 
-# Rows by warps, long ones by the block.
-
-@routine
-def part_of_warp(part, parts):
-    """(part, parts) of a warp alone."""
-    return part, parts
-
-
-@routine
-def part_of_block(part, parts):
-    """(part, parts) among those of all warps."""
-    return row_of_warp() * parts + part, parts * WARPS
-
-
-@routine
-def warp_sum(value, width, place):
-    """The sum over the parts of a warp."""
-    return sum_of_parts(value, width)
-
-
-@routine
-def shared_by_warps(value, width, place):
-    """Put what each warp has for a column into place[32 w + column]."""
-    barrier()                                            # whoever used the scratch before is done
-    if warp_lane() < width:
-        place[thread()] = value
-    barrier()
-
-
-@routine
-def sum_of_warps(value, width, place):
-    """The sum over the parts of all warps, for all threads."""
-    shared_by_warps(sum_of_parts(value, width), width, place)
-    column = warp_lane() & (width - 1)
-    total = place[column]
-    for w in range(1, WARPS):
-        total += place[32 * w + column]
-    return total
-
-
-@routine
-def warp_largest(value, width, place):
-    """The largest of the parts of a warp."""
-    return largest_of_parts(value, width)
-
-
-@routine
-def largest_of_warps(value, width, place):
-    """The largest of the parts of all warps."""
-    shared_by_warps(largest_of_parts(value, width), width, place)
-    column = warp_lane() & (width - 1)
-    largest = place[column]
-    for w in range(1, WARPS):
-        largest = above(largest, place[32 * w + column])
-    return largest
-
-
-@attrs.frozen
-class Team:
-    """Who goes through a row together. part: (part, parts) of a thread; total, largest: of a number of each part, for all. alone: a warp."""
-
-    part: Any
-    total: Any
-    largest: Any
-    alone: bool
-
-
-WARP = Team(part_of_warp, warp_sum, warp_largest, True)
-BLOCK = Team(part_of_block, sum_of_warps, largest_of_warps, False)
-
-
-def over_rows(make: Callable[[Team], Any]) -> Any:
-    """f(task, tasks, starts, held, like): make(team)(i, first entry, end, held, place, like) for the rows of a task: each by a warp, those of more
-    than LONG entries by the block."""
-    by_warp, by_block = make(WARP), make(BLOCK)
-
-    @routine
-    def run(task, tasks, starts, held, like):
-        T, ends, place = like.dtype.type, data(starts), scratch(like)
-        row, stop = rows_of_block(ends, starts.size - 1, tasks, task)
-        some = T(0)
-        for i in range(row + row_of_warp(), stop, WARPS):
-            if ends[i + 1] - ends[i] > LONG:
-                some = T(1)
-            else:
-                by_warp(i, ends[i], ends[i + 1], held, place, like)
-        if block_sum(some, place) > T(0):
-            for i in range(row, stop):
-                if ends[i + 1] - ends[i] > LONG:
-                    by_block(i, ends[i], ends[i + 1], held, place, like)
-    return run
-
-
-def row_totals(term: Callable[..., Any]) -> Callable[[Team], Any]:
-    """For `over_rows`: ys[i F + f] = scale times the sum of term(more, e, f) over the entries of row i; held: (ys, F, mean, more). scale: 1, or of a
-    mean 1 / entries."""
-    def make(team: Team) -> Any:
-        part_of, total_of = team.part, team.total
-
-        @routine
-        def add(i, first, last, held, place, like):
-            ys, F, mean, more = held
-            T = like.dtype.type
-            width, column, part, parts = lanes_for(F)
-            own_part, all_parts = part_of(part, parts)
-            scale = T(1) / T(max(1, last - first)) if mean else T(1)
-            own = several(like)
-            for first_column in range(0, F, 32):
-                f = min(first_column + column, F - 1)
-                total, e = T(0), first + own_part
-                while e + (AT_ONCE - 1) * all_parts < last:
-                    for u in range(AT_ONCE):
-                        own[u] = term(more, e + u * all_parts, f)
-                    for u in range(AT_ONCE):
-                        total += own[u]
-                    e += AT_ONCE * all_parts
-                while e < last:
-                    total += term(more, e, f)
-                    e += all_parts
-                total = total_of(total, width, place)
-                if own_part == 0 and first_column + column < F:
-                    ys[i * F + f] = scale * total
-        return add
-    return make
-
-
 # Products.
 
-def entry_sums(wide: int, headed: bool) -> Any:
-    """f(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, like):
+def entry_sums(wide: int, headed: bool, team: Team) -> Any:
+    """f(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, place, like):
 
-    ys[at + f] = bias[f] + the sum of values[e H + f // units] xs[columns[e] F + f] over the entries first <= e < last, by a warp, for a strip of
-    columns from first_column on. wide: columns of a lane. headed: whether H may be more than 1. lanes: see `lanes_for`.
+    ys[at + f] = bias[f] + the sum of values[e H + f // units] xs[columns[e] F + f] over the entries first <= e < last, by a team, for a strip of
+    columns from first_column on. wide: columns of a lane. headed: whether H may be more than 1. lanes: see `lanes_for`, parts among the team's.
     """
+    total_of = team.total
     own_sums, own_got, own_factors = registers(wide), registers(wide * AT_ONCE), registers(wide * AT_ONCE)
     own_places, own_columns, own_heads = registers(AT_ONCE, "int64"), registers(wide, "int64"), registers(wide, "int64")
 
     @routine
-    def add(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, like):
+    def add(ys, at, first, last, columns, values, H, units, xs, F, first_column, lanes, bias, biased, place, like):
         T = like.dtype.type
         width, column, part, parts = lanes
         total, got, factors = own_sums(like), own_got(like), own_factors(like)
@@ -284,7 +116,7 @@ def entry_sums(wide: int, headed: bool) -> Any:
             start += AT_ONCE * parts
             e += AT_ONCE * parts
         for j in range(wide):
-            found = sum_of_parts(total[j], width)
+            found = total_of(total[j], width, place)
             if part == 0 and first_column + 32 * j + column < F:
                 ys[at + f[j]] = found + bias[f[j]] if biased else found
     return add
@@ -292,12 +124,12 @@ def entry_sums(wide: int, headed: bool) -> Any:
 
 def products(headed: bool) -> Any:
     """f(task, tasks, y, carry, starts, columns, values, H, x, bias, chunk): see csr_product_heads. values: a pointer."""
-    narrow, wide = entry_sums(1, headed), entry_sums(WIDE, headed)
+    narrow, wide = entry_sums(1, headed, WARP), entry_sums(WIDE, headed, WARP)
 
     @routine
     def product(task, tasks, y, carry, starts, columns, values, H, x, bias, chunk):
         F, R, T = y.shape[1], starts.size - 1, y.dtype.type
-        ends, ys, sums, entries, xs, bs = data(starts), data(y), data(carry), data(columns), data(x), data(bias)
+        ends, ys, sums, entries, xs, bs, place = data(starts), data(y), data(carry), data(columns), data(x), data(bias), scratch(y)
         lanes, units = lanes_for(F), divided(F, H)[0] if headed else F
         step, stop = row_share(ends[R] + R, tasks * WARPS, task * WARPS + row_of_warp())
         row = walk_place(ends, R, step)
@@ -321,9 +153,9 @@ def products(headed: bool) -> Any:
                 limit = min(first + chunk, last)
                 if F > 32:
                     for column in range(0, F, 32 * WIDE):
-                        wide(to, at, first, limit, entries, values, H, units, xs, F, column, (32, warp_lane(), 0, 1), bs, biased, y)
+                        wide(to, at, first, limit, entries, values, H, units, xs, F, column, (32, warp_lane(), 0, 1), bs, biased, place, y)
                 else:
-                    narrow(to, at, first, limit, entries, values, H, units, xs, F, 0, lanes, bs, biased, y)
+                    narrow(to, at, first, limit, entries, values, H, units, xs, F, 0, lanes, bs, biased, place, y)
                 first += chunk
                 at += F
             row, before, more = row + 1, int64(0), mine

@@ -19,12 +19,12 @@ def gathering(put: Callable[..., Any], following: Callable[..., Any]) -> Any:
     """The routine that gathers rows. put(ys, i, xs, at) copies an element, following(i) is the thread's next one: they say how."""
     @routine
     def gather(y, x, order, position, task, tasks):
-        """y[n] = x[order[position + n]] for the task's rows; of any dtype."""
+        """y[n] = x[order[position + n]] for the task's rows, which may be equal parts of rows of x; of any dtype."""
         start, stop = row_share(y.shape[0], tasks, task)
-        F = y.shape[1]
+        part, F = y.shape[1], x.shape[1]
         ys, xs, places = data(y), data(x), data(order)
-        i = start * F + thread()
-        while i < stop * F:
+        i = start * part + thread()
+        while i < stop * part:
             n, f = divided(i, F)
             sample = places[position + n] if order.size else position + n
             put(ys, i, xs, sample * F + f)
@@ -49,7 +49,10 @@ gather = gathering(put_now, next_of)
 
 @kernel
 def gather_rows(task: Int, tasks: Int, y: Matrix, x: Matrix, order: Ordinals, counters: Counters) -> None:
-    """y[n] = x[order[position + n]], or x[position + n] where order is empty. Shapes: y [N, F], x [samples, F]. Row-local. Writes y (=)."""
+    """y[n] = x[order[position + n]], or x[position + n] where order is empty. Shapes: y [N, F], x [samples, F]. Row-local. Writes y (=).
+
+    y may also be [N P, F / P]: then its rows are parts of rows of x, and tasks may share these.
+    """
     gather(y, x, order, data(counters)[POSITION], task, tasks)
 
 

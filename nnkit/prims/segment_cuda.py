@@ -14,8 +14,9 @@ from nnkit.cuda_jit import THREADS, barrier, data, kernel, routine, scratch, thr
 from nnkit.jit import Int, LabelMatrix, Labels, Matrix, Ordinals
 from nnkit.prims.attention_cuda import sum_rows
 from nnkit.prims.block_cuda import WARPS, divided, share
-from nnkit.prims.csr_cuda import Team, from_far, lanes_for, over_rows, row_totals, shared_by_warps
+from nnkit.prims.csr_cuda import over_rows
 from nnkit.prims.rows_cuda import warp_lane
+from nnkit.prims.teams_cuda import Team, from_far, lanes_for, row_totals, shared_by_warps
 
 __all__ = ["csr_max_backward", "csr_max_forward", "segment_max_backward", "segment_max_forward", "segment_mean_backward", "segment_mean_forward",
            "segment_sum_backward", "segment_sum_forward"]

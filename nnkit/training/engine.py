@@ -147,6 +147,7 @@ class Engine:
 
     def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes = NO_SIZES) -> Any:
         """That plan, bound to the model's memory; the last PLANS_KEPT are kept."""
+        sizes = self.runtime.heeded(sizes)
         key = (mode, batch, keep_predictions, input_gradients, sizes)
         if key not in self.tapes:
             plan = self._special_plan(mode) or self.build_plan(mode, batch, keep_predictions, input_gradients, sizes)
@@ -171,6 +172,7 @@ class Engine:
 
     def prepare_kernels(self, batch: int, keep_predictions: bool, shuffle: bool, sizes: Sizes = NO_SIZES) -> None:
         """Have all that an epoch runs compiled or loaded: asked for at once, kernels are compiled several at a time."""
+        sizes = self.runtime.heeded(sizes)
         if ("train", batch, keep_predictions, False, sizes) not in self.tapes:
             plans = [self.build_plan("train", batch, keep_predictions, sizes=sizes), *[shuffle_plan(self.layout)] * shuffle]
             self.memory.prepare(plans)

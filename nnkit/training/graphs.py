@@ -5,7 +5,7 @@ V nodes. All of a graph is one batch: its nodes have no order that could be shuf
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +15,7 @@ from nnkit.graph.adjacency import Adjacency
 from nnkit.graph.csr import CsrArrays, refuse_flags
 from nnkit.plan.build import numbered_input
 from nnkit.plan.builder import Sizes
-from nnkit.prims.csr import form_name
+from nnkit.prims.csr import form_name, is_even
 from nnkit.runtime.device_array import DeviceArray
 from nnkit.training.feed import as_indices, as_samples
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from nnkit.layers.base import Form
     from nnkit.nodes import Graph
 
-__all__ = ["SparseRows", "Surroundings", "as_graph_inputs", "as_mask", "by_kind", "input_arrays", "samples_of", "sizes_of", "smallest_sizes"]
+__all__ = ["SparseRows", "Surroundings", "as_graph_inputs", "as_mask", "by_kind", "input_arrays", "samples_of", "sizes_of", "sizes_with",
+           "smallest_sizes"]
 
 
 @attrs.frozen(eq=False)
@@ -40,9 +41,9 @@ class SparseRows:
         """The external arrays of a plan by name."""
         return self.matrix.arrays(name, self.dtype)
 
-    def entries(self, name: str) -> dict[str, int]:
-        """Entries of each matrix by name."""
-        return {name: len(self.matrix.columns)}
+    def matrices(self, name: str) -> dict[str, CsrArrays]:
+        """The matrix by name."""
+        return {name: self.matrix}
 
 
 @attrs.frozen(eq=False)
@@ -59,13 +60,13 @@ class Surroundings:
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The external arrays of a plan by name."""
         found = {f"{name}/segments": self.adjacency.segments}
-        for form in self.forms:
-            found.update(self.adjacency.form(*form).arrays(form_name(name, form), self.dtype))
+        for form, matrix in self.matrices(name).items():
+            found.update(matrix.arrays(form, self.dtype))
         return found
 
-    def entries(self, name: str) -> dict[str, int]:
-        """Entries of each form by name."""
-        return {form_name(name, form): len(self.adjacency.form(*form).columns) for form in self.forms}
+    def matrices(self, name: str) -> dict[str, CsrArrays]:
+        """The forms by name."""
+        return {form_name(name, form): self.adjacency.form(*form) for form in self.forms}
 
     def pullback(self, gradients: Sequence[np.ndarray]) -> np.ndarray:
         """The gradient by the weights of the edges, in the order of the adjacency's entries, from those by the values of the forms."""
@@ -161,11 +162,19 @@ def sizes_of(inputs: Sequence[Checked]) -> Sizes:
     graphs = [value for value in inputs if isinstance(value, Surroundings)]
     if not graphs:
         return Sizes()
-    entries: dict[str, int] = {}
+    matrices: dict[str, CsrArrays] = {}
     for position, value in enumerate(inputs):
         if isinstance(value, (SparseRows, Surroundings)):
-            entries.update(value.entries(numbered_input(position)))
-    return Sizes(len(graphs[0]), tuple(entries.items()))
+            matrices.update(value.matrices(numbered_input(position)))
+    return sizes_with(len(graphs[0]), matrices)
+
+
+def sizes_with(nodes: int, matrices: Mapping[str, CsrArrays]) -> Sizes:
+    """Those of so many nodes and these matrices."""
+    sides = [(side, starts) for name, matrix in matrices.items()
+             for side, starts in ((name, matrix.starts), (f"{name}/transposed", matrix.transposed[0]))]
+    return Sizes(nodes, tuple((name, len(matrix.columns)) for name, matrix in matrices.items()),
+                 tuple(side for side, starts in sides if is_even(starts)))
 
 
 def smallest_sizes(graph: Graph) -> Sizes:
