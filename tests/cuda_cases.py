@@ -672,7 +672,7 @@ def embedded() -> Iterator[KernelCase]:
         indices = rng.integers(0, V, R)
         indices[R // 2:] = V // 2
         yield KernelCase(f"embedding-forward-{V}", f"{name}.embedding_forward", (empty(R, D), indices, normal(V, D)))
-        yield KernelCase(f"embedding-backward-{V}", f"{name}.embedding_backward", (empty(V, D), indices, normal(R, D)))
+        yield KernelCase(f"embedding-backward-{V}", f"{name}.embedding_backward", (empty(V, D), indices, normal(R, D), np.empty(0)))
         yield KernelCase(f"nonzero-{V}", f"{name}.nonzero", (empty(R), indices % 3))
     for R, F in ((13, 5), (3, 70), (1, 1)):
         x = normal(R, F)

@@ -79,9 +79,8 @@ def sum_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         x, n, _ = values
         e = Emitter(builder, signature.args[-1].dtype)
-        total = cgutils.alloca_once_value(builder, e.zero)
-        e.each_register(n, lambda first, mask: builder.store(builder.fadd(e.load(e.at(e.pointer(x), first), mask), builder.load(total)), total))
-        return e.fold(builder.load(total), builder.fadd)
+        total = e.long_sum(n, lambda total, first, mask: builder.fadd(e.load(e.at(e.pointer(x), first), mask), total))
+        return e.fold(total, builder.fadd)
     return like.dtype(types.int64, types.int64, like), codegen
 
 
@@ -91,13 +90,11 @@ def dot_run(typing_context: Any, x: Any, y: Any, n: Any, like: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         x, y, n, _ = values
         e = Emitter(builder, signature.args[-1].dtype)
-        total = cgutils.alloca_once_value(builder, e.zero)
 
-        def visit(first: Any, mask: Any) -> None:
+        def step(total: Any, first: Any, mask: Any) -> Any:
             factors = (e.load(e.at(e.pointer(run), first), mask) for run in (x, y))
-            builder.store(e.fma(*factors, builder.load(total)), total)
-        e.each_register(n, visit)
-        return e.fold(builder.load(total), builder.fadd)
+            return e.fma(*factors, total)
+        return e.fold(e.long_sum(n, step), builder.fadd)
     return like.dtype(types.int64, types.int64, types.int64, like), codegen
 
 
@@ -107,16 +104,14 @@ def sum_shifted(typing_context: Any, t: Any, x: Any, shift: Any, n: Any, like: A
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         t, x, shift, n, _ = values
         e = Emitter(builder, signature.args[-1].dtype)
-        total = cgutils.alloca_once_value(builder, e.zero)
         shifts = e.splat(shift)
 
-        def visit(first: Any, mask: Any) -> None:
+        def step(total: Any, first: Any, mask: Any) -> Any:
             factor = e.load(e.at(e.pointer(t), first), mask)
             term = builder.fmul(factor, builder.fsub(e.load(e.at(e.pointer(x), first), mask), shifts))
             term = builder.select(builder.fcmp_ordered("==", factor, e.zero), e.zero, term)
-            builder.store(builder.fadd(builder.load(total), term), total)
-        e.each_register(n, visit)
-        return e.fold(builder.load(total), builder.fadd)
+            return builder.fadd(total, term)
+        return e.fold(e.long_sum(n, step), builder.fadd)
     return like.dtype(types.int64, types.int64, like.dtype, types.int64, like), codegen
 
 
