@@ -51,14 +51,14 @@ def add_named(table, held, begin, end, first, stop):
                     coming[k] = dys[at * D + d]
             for k in range(AHEAD):
                 v = int64(indices[min(r + k, end - 1)])
-                if r + k < end and first <= v < stop:
-                    if v != current:
-                        if current >= 0:
+                if r + k < end:
+                    if v != current:                     # also where the index is another warp's: bits must not depend on whose rows are whose
+                        if first <= current < stop:
                             rows[current * D + d] += total
                         total, current = T(0), v
                     total += coming[k]
             r = anew(r + AHEAD)
-        if current >= 0:
+        if first <= current < stop:
             rows[current * D + d] += total
 
 

@@ -495,7 +495,7 @@ def layer_norm_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, x: Matrix, s
         at = itemsize(x) * r * length
         mean, rstd = statistics[r, 0], statistics[r, 1]
         total, moment = run_weighted(length, address(dy) + at, address(x) + at, address(gamma), mean, x)
-        a, b = rstd * total * n, rstd * rstd * rstd * moment * n
+        a, b = rstd * total * n, moment * rstd * n * rstd * rstd      # in this order: rstd^3 alone may be infinite where the row is constant
         start, stop = r * length, (r + 1) * length
         dxs, dys, xs = part(dx, start, stop), part(dy, start, stop), part(x, start, stop)
         if address(dx) == address(dy):
