@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import nnkit
 from helpers import Rig
-from nnkit import GAT, GIN, Conv1D, DepthwiseConv1D, Embedding, GraphInput, GraphSAGE, Input, LayerNormalization, Network, Sequential
+from nnkit import GAT, GIN, GRU, LSTM, Conv1D, DepthwiseConv1D, Embedding, GraphInput, GraphSAGE, Input, LayerNormalization, Network, Sequential
 from nnkit.layers.embedding import MANY
 from nnkit.losses.regression_cpu import mean_squared_error_forward
 from nnkit.prims import reduce_cpu, simd_cpu, touched_cpu
@@ -94,6 +94,20 @@ def test_an_index_that_occurs_often(indices, rows):
     touched_cpu.distinct(0, 1, places, link, number, x, np.zeros(3, np.int32), np.zeros(3, np.int32))
     touched_cpu.add_up(0, 1, found, link, number, dy)
     assert_sum(found[:number[0]], float(DY) * times[places[:number[0]]], touched_cpu.LONG)
+
+
+@pytest.mark.parametrize("layer", [LSTM(3, name="layer"), GRU(3, name="layer")], ids=str)
+def test_many_rows_of_a_recurrent_layer(layer):
+    """20000 equal samples: 3 steps of some 66 groups in each of 19 slices; 3e-5 off as one sum of groups, 4e-4 of 2e5 samples."""
+    x = np.full((20000, 3, 2), X)
+    rng = np.random.default_rng(0)
+    parameters = {f"layer/{name}": rng.uniform(0, 0.2, parameter.shape) for name, parameter in layer.parameters((3, 2)).items()}
+    found = []
+    for dtype, samples in (("float32", x), ("float64", x[:1])):
+        rig = Rig(Sequential([Input((3, 2)), layer]), parameters, len(samples), dtype=dtype, debug=False, inputs=False)
+        found.append(rig.run(samples, np.full((len(samples), 3), DY)).gradients)
+    for name, one in found[1].items():
+        assert_sum(found[0][name], len(x) * one, 3 * 66 + 19)
 
 
 @pytest.mark.parametrize("count", [1, touched_cpu.LONG - 1, touched_cpu.LONG, touched_cpu.LONG + 1, 2 * touched_cpu.LONG, 1000])
