@@ -135,6 +135,13 @@ def losses() -> Iterator[KernelCase]:
             yield KernelCase(f"sparse-forward-{C}-{valid.size}", f"{name}_forward",
                              (empty(R), empty(R, C), empty(R), z, labels, w, valid, ignore), written=3)
             yield KernelCase(f"sparse-backward-{C}-{valid.size}", f"{name}_backward", (empty(R, C), z, labels, w, e, 1 / e.sum(1), valid, ignore))
+    z, t = np.array([[-np.inf, 0.5, 2], [np.nan, 1, 2], [1, -np.inf, 0]]), np.eye(3)[[1, 2, 1]]
+    yield KernelCase("categorical-forward-infinite", "losses.crossentropy.categorical_crossentropy_logits_forward",
+                     (empty(3), empty(3, 3), empty(3), z, t, np.ones(3), empty(3), 0.0), written=3)
+    yield KernelCase("categorical-hinge-forward-infinite", "losses.hinge.categorical_hinge_forward", (empty(3), empty(3, 3), z, t, np.ones(3)),
+                     written=2)
+    yield KernelCase("categorical-hinge-backward-nan", "losses.hinge.categorical_hinge_backward",
+                     (empty(3, 3), np.array([np.nan, 2, 0]), normal(3, 3), t, np.ones(3)))
     sums = rng.uniform(0, 1, 14)
     for R, term, last in ((5, 0, 1), (600, 0, 0), (31, 2, 1), (8703, 1, 1)):
         yield KernelCase(f"accumulate-{R}", "losses.reduce.accumulate", (sums, normal(R), rng.uniform(0, 1, 3), 7, term, 0.5, last), tasks=(1,))
@@ -692,7 +699,7 @@ def embedded() -> Iterator[KernelCase]:
         indices = rng.integers(0, V, R)
         indices[R // 2:] = V // 2
         yield KernelCase(f"embedding-forward-{V}", f"{name}.embedding_forward", (empty(R, D), indices, normal(V, D)))
-        yield KernelCase(f"embedding-backward-{V}", f"{name}.embedding_backward", (empty(V, D), indices, normal(R, D)))
+        yield KernelCase(f"embedding-backward-{V}", f"{name}.embedding_backward", (empty(V, D), indices, normal(R, D), np.empty(0)))
         yield KernelCase(f"nonzero-{V}", f"{name}.nonzero", (empty(R), indices % 3))
     for R, F in ((13, 5), (3, 70), (1, 1)):
         x = normal(R, F)

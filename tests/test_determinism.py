@@ -22,7 +22,10 @@ from nnkit import (
     SimpleRNN,
     TimeDistributed,
 )
+from nnkit.layers.dropout_cpu import dropout_apply
 from nnkit.plan import passes
+from nnkit.plan.layout import COUNTERS
+from nnkit.prims.random_cpu import shuffle
 
 
 def digest(model, history, x):
@@ -99,3 +102,17 @@ def test_a_shuffled_order_is_a_permutation_that_epochs_change(n):
         assert np.array_equal(np.sort(order), np.arange(n))
         orders.append(order.tobytes())
     assert n < 8 or len(set(orders)) == 3
+
+
+def test_both_halves_of_a_seed_count():
+    """Orders and masks of seeds that differ by 2**32 differ."""
+    orders = []
+    for seed in (5, 5 + 2**32):
+        counters, order = np.zeros(8, np.int64), np.empty(100, np.int64)
+        counters[COUNTERS["seed"]] = seed
+        shuffle(0, 1, order, counters)
+        y = np.empty((1, 100), np.float32)
+        dropout_apply(0, 1, y, np.ones_like(y), counters, 0.5, np.float32(1), 1, -1)
+        orders.append((order.tolist(), y.tolist()))
+    assert orders[0][0] != orders[1][0]
+    assert orders[0][1] != orders[1][1]

@@ -245,6 +245,48 @@ def test_nan_stays_nan(loss):
     assert np.isfinite(results.dx[[0, 2]]).all()
 
 
+@pytest.mark.parametrize(("loss", "t"), [(BinaryCrossentropy(), [0.0]), (KLDivergence(), [0.3]), (Hinge(), [1.0]), (SquaredHinge(), [-1.0]),
+                                         (CategoricalHinge(), [0.0, 1.0]), (SparseCategoricalCrossentropy(), 1)], ids=repr)
+def test_nan_is_in_the_gradient_too(loss, t):
+    """Comparisons with NaN are false: none of them may make it the 0 of what was clipped or is beyond a corner."""
+    t = np.array([t], np.int32 if loss.target((2,))[1] == "int32" else np.float64)
+    shape = (2,) if t.ndim == 1 or t.shape[1] == 2 else (1,)
+    x = np.full((1, *shape), 0.4)
+    x[0, 0] = np.nan
+    results = rig(loss=loss, shape=shape, batch=1, debug=False).run(x, t, np.ones(1))
+    assert np.isnan(results.loss)
+    assert np.isnan(results.dx[0, 0])
+
+
+@pytest.mark.parametrize(("loss", "x", "t", "expected"), [
+    (BinaryCrossentropy(from_logits=True), [np.inf], [1.0], 0), (BinaryCrossentropy(from_logits=True), [-np.inf], [0.0], 0),
+    (BinaryCrossentropy(from_logits=True), [np.inf], [0.0], np.inf), (BinaryCrossentropy(from_logits=True), [-np.inf], [0.5], np.inf),
+    (CategoricalCrossentropy(from_logits=True), [-np.inf, 0, 0], [0.0, 1, 0], np.log(2)),
+    (CategoricalCrossentropy(from_logits=True, label_smoothing=1.0), [-np.inf, 0, 0], [1.0, 0, 0], np.inf),
+    (CategoricalHinge(), [0, -np.inf], [0.0, 1.0], np.inf), (LogCosh(), [-np.inf], [0.0], np.inf),
+])
+def test_infinities_go_to_the_limit(loss, x, t, expected):
+    """What a factor of 0 multiplies counts as 0, and nothing infinite is subtracted from another."""
+    results = rig(loss=loss, shape=(len(x),), batch=1, debug=False).run(np.array([x]), np.array([t]), np.ones(1))
+    assert results.loss == pytest.approx(expected, rel=1e-15)
+    assert np.isfinite(results.dx).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("loss", "x", "t", "expected"), [
+    (LogCosh(), [0, 1e-6, -1e-3, 0.01, 0.999, 1.001, -4, 80], 0, lambda x: np.log1p(2 * np.sinh(x / 2) ** 2)),
+    (BinaryCrossentropy(from_logits=True), [-1, 0, 1, 5, 12, 20, 60], 1, lambda x: np.log1p(np.exp(-x))),
+    (BinaryCrossentropy(from_logits=True), [1, 0, -1, -5, -12, -20, -60], 0, lambda x: np.log1p(np.exp(x))),
+], ids=["log_cosh", "bce-1", "bce-0"])
+def test_small_losses_are_right_to_the_last_digits(loss, x, t, expected, dtype):
+    """Where the output is nearly right the loss is small beside the numbers that it is the difference of: the textbook's formulas leave 0 of it,
+    or 6e-8. Functions of 3 ulp and a few more roundings."""
+    x = np.array(x, dtype)[:, None]
+    for row in x:
+        found = rig(loss=loss, shape=(1,), batch=1, dtype=dtype).run(row[None], np.full((1, 1), float(t)), np.ones(1)).loss
+        np.testing.assert_allclose(found, expected(row[0].astype(np.longdouble)).astype(np.float64), rtol=8 * np.finfo(dtype).eps)
+
+
 def test_ignored_rows_hide_what_stands_there():
     """Keras: rows of the ignored class count neither in loss nor in gradient, even where they are NaN; the mean is over the others."""
     loss = SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)

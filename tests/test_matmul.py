@@ -6,7 +6,15 @@ import pytest
 from helpers import Rig, assert_same_bits, many_tasks
 from nnkit import Dense, Input, Sequential
 from nnkit.layers.dense import COLUMNS
-from nnkit.layers.dense_cpu import dense_backward_columns, dense_backward_input, dense_backward_weight, dense_forward, dense_forward_slices
+from nnkit.layers.dense_cpu import (
+    dense_backward_columns,
+    dense_backward_input,
+    dense_backward_weight,
+    dense_backward_weight_slices,
+    dense_forward,
+    dense_forward_slices,
+)
+from nnkit.prims.matmul import SLICE
 from nnkit.prims.matmul_cpu import BAND, DEPTH, pack, pack_transposed, transpose
 
 # Rows, depth, columns. The last ones go through several blocks along the depth, bands, and several panels.
@@ -54,7 +62,8 @@ def test_products_of_a_dense_layer(shape, dtype):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3), (9, 5), (4, 48), (3, 50)], ids=str)
 def test_long_sums_do_not_outgrow_their_terms(shape):
     """dW and db of 2**19 rows of equal numbers, whose rounding errors are all of one sign. One sum of all rows is 3e-3 off, of 2**25 rows it would
-    be half of what it should. Sums of DEPTH rows, then their sum, are within as many roundings as each has terms, which is the bound here."""
+    be half of what it should. Sums of DEPTH rows, of those in slices of SLICE rows, then of these, are within as many roundings as each has terms,
+    which is the bound here."""
     inputs, outputs = shape
     rows = 2**19
     spec = Sequential([Input((inputs,)), Dense(outputs, name="dense")])
@@ -63,9 +72,24 @@ def test_long_sums_do_not_outgrow_their_terms(shape):
     rig = Rig(spec, parameters, rows, dtype="float32", debug=False, inputs=False)
     x, t = np.full((rows, inputs), 0.7, np.float32), np.full((rows, outputs), 1 / 3, np.float32)
     found = rig.run(x, t).gradients
-    bound = (DEPTH + rows / DEPTH) * np.finfo(np.float32).eps / 2
+    assert "layers.dense.dense_backward_weight_slices" in rig.tape("gradients").plan.kernels
+    bound = (DEPTH + SLICE / DEPTH + rows / SLICE) * np.finfo(np.float32).eps / 2
     for name, each in (("dense/kernel", float(x[0, 0]) * float(t[0, 0])), ("dense/bias", float(t[0, 0]))):
         np.testing.assert_allclose(found[name], rows * each, rtol=bound, atol=0)
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(11, 3, 1), (1200, 17, 33), (5, 4, 3), (3, 2, 2)], ids=str)
+def test_slices_of_the_rows(shape, slices):
+    """More slices than rows, too, some of which are empty."""
+    rows, inputs, outputs = shape
+    rng = np.random.default_rng(4)
+    x, dy = rng.standard_normal((rows, inputs)), rng.standard_normal((rows, outputs))
+    for tasks in (1, 3):
+        parts = np.full((slices, inputs * outputs), np.nan)
+        for task in range(tasks):
+            dense_backward_weight_slices(task, tasks, parts, x, dy)
+        assert_product(parts.sum(0).reshape(inputs, outputs), x.T, dy, 0, np.float64)
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 7])

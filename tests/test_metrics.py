@@ -139,6 +139,15 @@ def test_top_k(k):
         assert score(SparseTopKCategoricalAccuracy(k), LABELS, distinct, WEIGHT) == pytest.approx(expected, rel=SAME)
 
 
+def test_accuracy_never_takes_nan():
+    """NaN > threshold is false and the largest of NaN is the first: neither is the right answer."""
+    nan = np.nan
+    assert score(BinaryAccuracy(), np.array([0, 0, 1]), np.array([nan, 0.2, 0.7])) == 2 / 3
+    y = np.array([[nan, nan, nan], [0.1, nan, 0.2], [0.5, 0.4, 0.1]])
+    assert score(SparseCategoricalAccuracy(), np.array([0, 1, 0]), y) == 1 / 3
+    assert score(CategoricalAccuracy(), np.eye(3)[[0, 1, 0]], y) == 1 / 3
+
+
 def test_top_k_never_takes_nan():
     assert score(SparseTopKCategoricalAccuracy(2), np.array([0, 1]), np.array([[np.nan, 0.1, 0.2], [0.5, 0.4, 0.1]])) == 0.5
 

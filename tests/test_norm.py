@@ -215,3 +215,11 @@ def test_nan_reaches_the_output():
 def test_messages(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
+
+
+def test_a_constant_row_and_a_tiny_epsilon():
+    """Variance 0: dx = rstd (g - mean of g), though rstd^3 is beyond float32."""
+    rig = Rig(Sequential([Input((3,)), LayerNormalization(epsilon=1e-30)]), {"layer_normalization/gamma": np.ones(3),
+                                                                             "layer_normalization/beta": np.zeros(3)}, 1, dtype="float32")
+    found = rig.run(np.full((1, 3), 5.0), np.array([[0.0, 3.0, 0.0]])).dx
+    np.testing.assert_allclose(found, [[-1e15, 2e15, -1e15]], rtol=1e-6)

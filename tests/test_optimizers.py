@@ -223,6 +223,24 @@ def test_norms(size, dtype):
     np.testing.assert_allclose(found[0][::WIDTH], expected, rtol=1e-13)          # sums of up to 16,384 positive terms in float64
 
 
+@pytest.mark.parametrize("update", [rules.rmsprop_centered_update, rules.rmsprop_centered_momentum_update], ids=["plain", "momentum"])
+def test_the_variance_of_a_constant_gradient(update):
+    """v - a^2 is 0, and by rounding often less than -epsilon in float32, whose root would be NaN; an infinite or unknown gradient still shows."""
+    g = np.geomspace(0.1, 1e4, 300, dtype=np.float32)
+    states = 3 if update is rules.rmsprop_centered_momentum_update else 2
+    p, *others = (np.zeros_like(g) for _ in range(1 + states))
+    counters, rates = np.zeros(8, np.int64), np.array([1e-3])
+    counters[COUNTERS["table_size"]] = 1
+    for step in range(100):
+        counters[COUNTERS["step"]] = step
+        update(0, 1, p, *others, g, rates, counters, 0.5, 1e-7, 0.5, 0.0, 1.0)
+    assert (others[0] - others[1] * others[1] < -1e-6).any()         # the case that is meant
+    assert np.isfinite(p).all()
+    g[0] = np.nan
+    update(0, 1, p, *others, g, rates, counters, 0.5, 1e-7, 0.5, 0.0, 1.0)
+    assert np.isnan(p[0])
+
+
 def test_clipping_of_what_is_not_finite():
     """A NaN spreads over the array whose norm it spoils, as in Keras; clipvalue leaves it where it is and cuts infinities."""
     g = np.array([1.0, np.nan, -3.0])

@@ -10,7 +10,7 @@ from nnkit.layers.activation import ActivationFunction
 from nnkit.layers.base import Layer, Parameter, Shape
 from nnkit.plan.passes import work_tasks
 from nnkit.prims.csr import Csr
-from nnkit.prims.matmul import PACK_BYTES, PACK_ROWS, right_factor, right_factor_transposed
+from nnkit.prims.matmul import PACK_BYTES, PACK_ROWS, right_factor, right_factor_transposed, weight_gradient
 from nnkit.prims.reduce import sum_rows, sum_slices
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import boolean, child, integer, spec
@@ -102,9 +102,7 @@ def affine(g: Builder, x: Buffer | Csr, kernel: str, bias: str | None = None) ->
         if bias is not None and rows >= MANY and g.backend == "cpu":
             sum_rows(g, db, dy2)
             db = none
-        matrix, panels = right_factor(g, "dy", dy2, weight.shape[0])
-        g.step("layers.dense.dense_backward_weight", [g.gradient(kernel), db], [x2, matrix, panels], flops=flops,
-               tasks=work_tasks(flops, 0, most=-(-weight.shape[0] // (2 * GRAIN))))
+        weight_gradient(g, g.gradient(kernel), db, x2, dy2, 2 * GRAIN)
         dx = g.buffer("dx", *x.shape)
         input_gradient(g, dx.rows(len(dx.shape) - 1), dy2, weight)
         return dx

@@ -10,7 +10,10 @@ from nnkit.prims.reduce_cpu import columns_plain
 from nnkit.prims.rows_cpu import dot_run
 from nnkit.prims.simd_cpu import address, itemsize, lanes, prefetch_run, transpose_tile
 
-__all__ = ["dense_backward_columns", "dense_backward_input", "dense_backward_weight", "dense_forward", "dense_forward_slices"]
+__all__ = [
+    "dense_backward_columns", "dense_backward_input", "dense_backward_weight", "dense_backward_weight_slices", "dense_forward",
+    "dense_forward_slices",
+]
 
 STRIP = 8                                                # rows of a product before what is read next is fetched
 
@@ -64,6 +67,21 @@ def dense_backward_weight(task: Int, tasks: Int, dweight: Matrix, dbias: Vector,
                 address(dweight) + size * start * outputs, outputs, 0, 0, x)
     if task == 0 and dbias.size:
         columns_plain(rows, outputs, address(dbias), 0, address(dy), 0, outputs, 0, 0, x)
+
+
+@kernel
+def dense_backward_weight_slices(task: Int, tasks: Int, parts: Matrix, x: Matrix, dy: Matrix) -> None:
+    """x^T dy of slices of the rows. Shapes: parts [slices, I O], x [R, I], dy [R, O]. Task t covers its share of the slices. Writes parts (=)."""
+    rows, outputs = dy.shape
+    inputs, size, slices = x.shape[1], itemsize(x), parts.shape[0]
+    for piece in range(slices * task // tasks, slices * (task + 1) // tasks):
+        start = rows * piece // slices
+        count, to = rows * (piece + 1) // slices - start, address(parts) + size * piece * inputs * outputs
+        left, right = address(x) + size * start * inputs, address(dy) + size * start * outputs
+        if outputs == 1:                                 # as in dense_backward_weight
+            product(1, inputs, count, right, 1, 1, left, inputs, to, inputs, 0, 0, x)
+        else:
+            product(inputs, outputs, count, left, 1, inputs, right, outputs, to, outputs, 0, 0, x)
 
 
 @kernel

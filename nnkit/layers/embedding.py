@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Embedding", "Masking"]
 
 STRIP = 256                                              # fewest rows of a table worth a task of its gradient: each looks at all indices
+MANY, ROUND = 4096, 8                                    # indices, or ROUND for each row, that are summed in one go: adding these sums costs little
 
 
 @spec()
@@ -77,7 +78,9 @@ class Embedding(Layer):
                 touched.add_up(g, g.gradient("embeddings"), dy.reshaped(x.size, self.output_dim))
                 return
             tasks = work_tasks(0, table.nbytes + 2 * dy.nbytes, most=-(-self.input_dim // STRIP))
-            g.step("layers.embedding.embedding_backward", [g.gradient("embeddings")], [indices, dy.reshaped(x.size, self.output_dim)], tasks=tasks)
+            long = g.backend == "cpu" and x.size > max(MANY, ROUND * self.input_dim)
+            g.step("layers.embedding.embedding_backward", [g.gradient("embeddings")], [indices, dy.reshaped(x.size, self.output_dim)],
+                   scratch=[g.scratch("recent", table.size if long else 0)], tasks=tasks)
         g.on_backward(y, [x], backward)
         return y
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnkit.jit import Int, Labels, Matrix, Real, Vector, kernel
+from nnkit.layers.embedding import MANY, ROUND
 from nnkit.prims.feed_cpu import copy_row
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.reduce_cpu import add_masked
@@ -22,18 +23,28 @@ def embedding_forward(task: Int, tasks: Int, y: Matrix, indices: Labels, table: 
 
 
 @kernel
-def embedding_backward(task: Int, tasks: Int, dtable: Matrix, indices: Labels, dy: Matrix) -> None:
-    """dtable[v] = sum of dy[r] over the r with indices[r] = v, in the order of r. Shapes as above. Task t covers its share of the rows of dtable.
-    Writes dtable (=)."""
+def embedding_backward(task: Int, tasks: Int, dtable: Matrix, indices: Labels, dy: Matrix, recent: Vector) -> None:
+    """dtable[v] = sum of dy[r] over the r with indices[r] = v, in the order of r. Shapes as above; recent [V D]: where the sums of some thousand
+    rows are taken before they are added to the others, so that no term is added to a sum that has outgrown it; or empty, where rows are few.
+    Task t covers its share of the rows of dtable. Writes dtable (=)."""
     V, D = dtable.shape
     start, stop = row_share(V, tasks, task)
-    size, lane = itemsize(dy), lanes(dy)
-    fill_run(address(dtable) + size * start * D, dy.dtype.type(0), (stop - start) * D, dy)
-    for r in range(indices.size):
-        v = indices[r]
-        if start <= v < stop:
-            for d in range(0, D, lane):
-                add_masked(address(dtable) + size * (v * D + d), address(dy) + size * (r * D + d), D - d, dy)
+    size, lane, T = itemsize(dy), lanes(dy), dy.dtype.type
+    fill_run(address(dtable) + size * start * D, T(0), (stop - start) * D, dy)
+    sums, block = address(dtable), max(indices.size, 1)
+    if recent.size:
+        sums, block = address(recent), max(MANY, ROUND * V)
+        fill_run(sums + size * start * D, T(0), (stop - start) * D, dy)
+    for first in range(0, indices.size, block):
+        for r in range(first, min(first + block, indices.size)):
+            v = indices[r]
+            if start <= v < stop:
+                for d in range(0, D, lane):
+                    add_masked(sums + size * (v * D + d), address(dy) + size * (r * D + d), D - d, dy)
+        if recent.size:
+            for d in range(start * D, stop * D, lane):
+                add_masked(address(dtable) + size * d, sums + size * d, stop * D - d, dy)
+            fill_run(sums + size * start * D, T(0), (stop - start) * D, dy)
 
 
 @kernel

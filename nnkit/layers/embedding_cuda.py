@@ -36,7 +36,7 @@ def names_row(held, r, first, stop):
 @routine
 def add_named(table, held, begin, end, first, stop):
     """The warp's rows that indices [begin, end) name get those rows of dy, AHEAD of which are on their way at a time. As long as an index stays the
-    same, as where texts are padded, its sum stays in a register."""
+    same, as where texts are padded, its sum stays in a register, and is added to the row when it ends: what is long is a sum of sums."""
     indices, dys = held
     rows, D, T = data(table), table.shape[1], table.dtype.type
     coming = ahead(table)
@@ -51,24 +51,24 @@ def add_named(table, held, begin, end, first, stop):
                     coming[k] = dys[at * D + d]
             for k in range(AHEAD):
                 v = int64(indices[min(r + k, end - 1)])
-                if r + k < end and first <= v < stop:
-                    if v != current:
-                        if current >= 0:
-                            rows[current * D + d] = total
-                        total, current = rows[v * D + d], v
+                if r + k < end:
+                    if v != current:                     # also where the index is another warp's: bits must not depend on whose rows are whose
+                        if first <= current < stop:
+                            rows[current * D + d] += total
+                        total, current = T(0), v
                     total += coming[k]
             r = anew(r + AHEAD)
-        if current >= 0:
-            rows[current * D + d] = total
+        if first <= current < stop:
+            rows[current * D + d] += total
 
 
 add_rows = scanning(names_row, add_named)
 
 
 @kernel
-def embedding_backward(task: Int, tasks: Int, dtable: Matrix, indices: Labels, dy: Matrix) -> None:
-    """dtable[v] = sum of dy[r] over the r with indices[r] = v, in the order of r. Shapes as above. Each warp covers its share of the rows of dtable.
-    Writes dtable (=)."""
+def embedding_backward(task: Int, tasks: Int, dtable: Matrix, indices: Labels, dy: Matrix, recent: Vector) -> None:
+    """dtable[v] = sum of dy[r] over the r with indices[r] = v, in the order of r. Shapes as above; recent is not used. Each warp covers its share of
+    the rows of dtable. Writes dtable (=)."""
     add_rows(task, tasks, dtable, indices.size, (data(indices), data(dy)))
 
 

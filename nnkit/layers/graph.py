@@ -17,6 +17,7 @@ from nnkit.layers.dropout import drop
 from nnkit.plan.build import numbered
 from nnkit.plan.passes import work_tasks
 from nnkit.prims.csr import Csr, GraphBuffer, aggregate, attend, largest_neighbours
+from nnkit.prims.matmul import weight_gradient
 from nnkit.prims.reduce import sum_rows
 from nnkit.regularizers import ActivityRegularizer, Regularizer
 from nnkit.spec import base, boolean, child, choice, integer, real, shape_of, spec
@@ -239,8 +240,7 @@ class GAT(OnNodes):
             g.step("layers.graph.scores_backward", [dz], [ds, dt, own, other], rows=V, flops=4 * z.size)
             for name, d in (("attention", ds), ("neighbour_attention", dt)):
                 blocks = g.scratch("blocks", self.heads, z.shape[1])
-                none = blocks.piece(0)
-                g.step("layers.dense.dense_backward_weight", [blocks, none], [d, z, none], flops=2 * self.heads * z.size)
+                weight_gradient(g, blocks, blocks.piece(0), d, z, self.heads)
                 g.step("layers.graph.diagonal_blocks", [g.gradient(name)], [blocks])
             return dz
         g.on_backward([s, t], [z], backward)

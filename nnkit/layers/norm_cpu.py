@@ -470,19 +470,14 @@ def layer_norm_gradients(task: Int, tasks: Int, dgamma: Vector, dbeta: Vector, p
 
     dgamma, dbeta [L], partial [K, 2, L]. Task t covers its share of the columns. Writes dgamma, dbeta (=).
     """
-    T = partial.dtype.type
-    length = partial.shape[2]
+    chunks, _, length = partial.shape
+    size = itemsize(partial)
     start, stop = share(length, tasks, task)
     for t in range(2):
         found = dbeta if t == 0 else dgamma
-        if found.size:
-            sums = part(found, start, stop)
-            for j in range(sums.size):
-                sums[j] = T(0)
-            for k in range(partial.shape[0]):
-                terms = part(partial, (2 * k + t) * length + start, (2 * k + t) * length + stop)
-                for j in range(sums.size):
-                    sums[j] += terms[j]
+        if found.size and stop > start:
+            columns_plain(chunks, stop - start, address(found) + size * start, 0, address(partial) + size * (t * length + start), 0, 2 * length, 0, 0,
+                          partial)
 
 
 @kernel
@@ -500,7 +495,7 @@ def layer_norm_input(task: Int, tasks: Int, dx: Matrix, dy: Matrix, x: Matrix, s
         at = itemsize(x) * r * length
         mean, rstd = statistics[r, 0], statistics[r, 1]
         total, moment = run_weighted(length, address(dy) + at, address(x) + at, address(gamma), mean, x)
-        a, b = rstd * total * n, rstd * rstd * rstd * moment * n
+        a, b = rstd * total * n, moment * rstd * n * rstd * rstd      # in this order: rstd^3 alone may be infinite where the row is constant
         start, stop = r * length, (r + 1) * length
         dxs, dys, xs = part(dx, start, stop), part(dy, start, stop), part(x, start, stop)
         if address(dx) == address(dy):

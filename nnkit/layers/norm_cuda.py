@@ -396,7 +396,7 @@ def input_row(total: Callable[..., Any]) -> Any:
         n, at = T(-1) / T(max(1, length)), r * length
         mean, rstd = statistics[2 * r], statistics[2 * r + 1]
         a, b = weighted_sums(lane, length, width, 1, dys, at, xs, at, mean, gammas, like)
-        a, b = rstd * total(a, place) * n, rstd * rstd * rstd * total(b, place) * n
+        a, b = rstd * total(a, place) * n, total(b, place) * rstd * n * rstd * rstd
         for j in range(lane, length, width):
             dxs[at + j] = dys[at + j] * gammas[j] * rstd + ((xs[at + j] - mean) * b + a)
     return row

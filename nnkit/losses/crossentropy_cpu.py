@@ -13,7 +13,7 @@ from nnkit.losses.weights_cpu import weigh
 from nnkit.prims.matmul_cpu import row_share
 from nnkit.prims.rows_cpu import blend_run, fill_run, largest_run, scale_run, shift_run, sum_run, sum_shifted
 from nnkit.prims.simd_cpu import address, itemsize, part
-from nnkit.scalar import exp_below, exp_normal, log, sigmoid, softplus
+from nnkit.scalar import exp_below, exp_normal, fabs, log, sigmoid, softplus
 
 
 @scalar
@@ -43,15 +43,22 @@ def binary_crossentropy_derivative(y, t, smoothing):
     """(y - t) / (y (1 - y)), 0 where y was clipped."""
     T = type(y)
     p = clipped(y)
-    return (p - smoothed(t, smoothing)) / (p * (T(1) - p)) if p == y else T(0)
+    return T(0) if p < y or p > y else (p - smoothed(t, smoothing)) / (p * (T(1) - p))
 
 
 binary_crossentropy_forward, binary_crossentropy_backward = pointwise_loss(binary_crossentropy, binary_crossentropy_derivative)
 
 
 def binary_crossentropy_logits(z, t, smoothing):
-    """softplus(z) - z t, which is max(z, 0) - z t + log(1 + exp(-|z|))."""
-    return softplus(z) - z * smoothed(t, smoothing)
+    """softplus(z) - z t, as log(1 + exp(-|z|)) + |z| u with u = 1 - t above 0, t below: where z is large and right, nothing is subtracted from it.
+
+    u = 0 counts as 0 whatever z is.
+    """
+    T = type(z)
+    t = smoothed(t, smoothing)
+    size = fabs(z)
+    u = T(1) - t if z > T(0) else t
+    return softplus(-size) + (T(0) if u == T(0) else size * u)
 
 
 def binary_crossentropy_logits_derivative(z, t, smoothing):
@@ -80,7 +87,7 @@ def kl_divergence_derivative(y, t):
     """-t / y, 0 where y was clipped."""
     T = type(y)
     p = clipped_to_one(y)
-    return -clipped_to_one(t) / p if p == y else T(0)
+    return T(0) if p < y or p > y else -clipped_to_one(t) / p
 
 
 kl_divergence_forward, kl_divergence_backward = pointwise_loss(kl_divergence, kl_divergence_derivative)
@@ -174,7 +181,10 @@ def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector,
         logits, targets = address(z) + r * row, address(t) + r * row
         largest = largest_run(logits, C, z)
         shift_run(address(kept) + r * row, logits, largest, C, z)
-        rows[r] = (T(1) - smoothing) * sum_shifted(targets, logits, largest, C, z)
+        if smoothing != T(1):                            # else the targets count for nothing, whatever their logarithms are
+            rows[r] = (T(1) - smoothing) * sum_shifted(targets, logits, largest, C, z)
+        else:
+            rows[r] = T(0)
         scale[r] = (T(1) - smoothing) * sum_run(targets, C, z) + smoothing
     if smoothing != T(0):
         for r in range(start, stop):
@@ -285,7 +295,8 @@ def sparse_categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, 
     for r in range(start, stop):
         q = kept[r, label_of(t, r, valid, ignore)]
         factor = row_factor(t, w, r, per_sample, valid, ignore)
-        fill_run(address(dy) + r * row, factor * scale[r] if factor != T(0) and clipped(q) == q else T(0), C, y)
+        moved = clipped(q) < q or clipped(q) > q         # not where q is NaN, which stays visible
+        fill_run(address(dy) + r * row, T(0) if factor == T(0) or moved else factor * scale[r], C, y)
     for r in range(start, stop):
         label = label_of(t, r, valid, ignore)
         if dy[r, label] != T(0):

@@ -104,7 +104,7 @@ def categorical_crossentropy_logits_forward(task: Int, tasks: Int, rows: Vector,
             es[i] = e
             total += e
             targets += target
-            cross += target * shifted
+            cross += T(0) if target == T(0) else target * shifted     # 0 log 0 = 0
         total, targets, cross = sum_over_warp(total), sum_over_warp(targets), sum_over_warp(cross)
         if warp_lane() == 0:
             data(rows)[r] = weight_of(w, r, R) * (targets * log(total) - cross)
@@ -193,7 +193,7 @@ def sparse_categorical_crossentropy_backward(task: Int, tasks: Int, dy: Matrix, 
             q = qs[r * C + label]
             factor = weight_of(w, r, R) / T(R) * data(scale)[r]
             factor = factor * data(valid)[0] if valid.size else factor
-            factor = factor if clipped(q) == q else T(0)
+            factor = T(0) if clipped(q) < q or clipped(q) > q else factor
             ratio = factor / q if factor != T(0) else T(0)
         for c in range(warp_lane(), C, 32):
             ds[r * C + c] = factor - ratio if c == label else factor

@@ -30,20 +30,22 @@ def categorical_hinge_forward(task: Int, tasks: Int, rows: Vector, others: Matri
     R, C = y.shape
     ns, ys, ts = data(others), data(y), data(t)
     for r in range(start + row_of_warp(), stop, WARPS):
-        largest, total = T(-math.inf), T(0)
+        largest, total, unknown = T(-math.inf), T(0), T(0)
         for i in range(r * C + warp_lane(), (r + 1) * C, 32):
-            other = (T(1) - ts[i]) * ys[i]
+            other = T(0) if ts[i] == T(1) else (T(1) - ts[i]) * ys[i]     # whatever y is
             ns[i] = other
             largest = larger(largest, other)
-            total += ts[i] * ys[i]
-        margin = T(1) + largest_over_warp(largest) - sum_over_warp(total)
+            unknown = other if other != other else unknown            # the largest is none
+            total += T(0) if ts[i] == T(0) else ts[i] * ys[i]
+        margin = T(1) + largest_over_warp(largest) - sum_over_warp(total) + sum_over_warp(unknown)
         if warp_lane() == 0:
             data(rows)[r] = weight_of(w, r, R) * (T(0) if margin < T(0) else margin)
 
 
 @kernel
 def categorical_hinge_backward(task: Int, tasks: Int, dy: Matrix, rows: Vector, others: Matrix, t: Matrix, w: Vector) -> None:
-    """dy[r, j] = w / R (-t + [j is the largest of the others] (1 - t)) where rows[r] > 0, 0 elsewhere; of equal ones the first is the largest.
+    """dy[r, j] = w / R (-t + [j is the largest of the others] (1 - t)) where rows[r] > 0, NaN where it is NaN, else 0. Of equal
+    ones the first is the largest.
 
     Shapes: dy, others, t [R, C], rows [R], w [N]. Row-local. Writes dy (=).
     """
@@ -58,7 +60,8 @@ def categorical_hinge_backward(task: Int, tasks: Int, dy: Matrix, rows: Vector, 
             if ns[r * C + j] == top:
                 largest = min(largest, j)
         largest = smallest_over_warp(largest)
-        active = T(0) if data(rows)[r] <= T(0) else weight_of(w, r, R) * (T(1) / T(R))
+        row = data(rows)[r]
+        active = T(0) if row <= T(0) else (weight_of(w, r, R) * (T(1) / T(R)) if row > T(0) else row)
         for j in range(warp_lane(), C, 32):
             i = r * C + j
             ds[i] = -active * ts[i] + (active * (T(1) - ts[i]) if j == largest else T(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnkit.losses.pointwise_cpu import pointwise_loss
-from nnkit.scalar import LOG_2, fabs, log, softplus, tanh
+from nnkit.scalar import LOG_2, expm1_below, fabs, log, log1p, tanh
 
 
 def mean_squared_error(y, t):
@@ -51,10 +51,14 @@ huber_forward, huber_backward = pointwise_loss(huber, huber_derivative)
 
 
 def log_cosh(y, t):
-    """log cosh e = |e| + log(1 + exp(-2 |e|)) - log 2; e = y - t."""
+    """log cosh e, e = y - t. With p = exp(-|e|): log(1 + (1 - p)^2 / 2p) where e is small, where log cosh e is about e^2 / 2; elsewhere
+    |e| - log 2 + log(1 + p^2)."""
     T = type(y)
     e = fabs(y - t)
-    return e + softplus(T(-2) * e) - LOG_2(y)
+    q = -expm1_below(-e)
+    p = T(1) - q
+    small = e < T(1)
+    return log1p(q * q / (T(2) * p) if small else p * p) + (T(0) if small else e - LOG_2(y))
 
 
 def log_cosh_derivative(y, t):

@@ -49,9 +49,15 @@ def whole_labels(y_true: np.ndarray, classes: int) -> np.ndarray:
     return labels
 
 
+def place_of_largest(y_pred: np.ndarray) -> np.ndarray:
+    """Where along the last axis the largest stands, the first of equal ones; -1, which is no class, where one is NaN."""
+    place = y_pred.argmax(axis=-1)                        # that of the first NaN where there is one
+    return np.where(np.isnan(np.take_along_axis(y_pred, place[..., None], axis=-1)[..., 0]), -1, place)
+
+
 @spec("binary_accuracy")
 class BinaryAccuracy(Metric):
-    """Share of outputs for which (y_pred > threshold) equals y_true. Several outputs of a sample count one by one.
+    """Share of outputs for which (y_pred > threshold) equals y_true; NaN never does. Several outputs of a sample count one by one.
 
     threshold: finite, default 0.5; give 0 for predictions that are logits (the name "binary_accuracy" does by itself). A target of -1 (hinge losses)
     counts as 0.
@@ -62,7 +68,7 @@ class BinaryAccuracy(Metric):
     def update(self, y_true: Any, y_pred: Any, weight: Any = None) -> np.ndarray:
         """(sum of weights of right outputs, sum of weights)."""
         y_true, y_pred = alike(y_true, y_pred)
-        return weighted_sums(np.where(y_true == -1, 0, y_true) == (y_pred > self.threshold), weight)
+        return weighted_sums((np.where(y_true == -1, 0, y_true) == (y_pred > self.threshold)) & ~np.isnan(y_pred), weight)
 
     def result(self, sums: np.ndarray) -> float:
         """The share of right outputs."""
@@ -71,12 +77,13 @@ class BinaryAccuracy(Metric):
 
 @spec("categorical_accuracy")
 class CategoricalAccuracy(Metric):
-    """Share of samples whose largest prediction is at the largest target. Targets are one-hot; the first of equal predictions counts."""
+    """Share of samples whose largest prediction is at the largest target. Targets are one-hot; the first of equal predictions counts, and no sample
+    with a NaN among them is right."""
 
     def update(self, y_true: Any, y_pred: Any, weight: Any = None) -> np.ndarray:
         """(sum of weights of right samples, sum of weights)."""
         y_true, y_pred = one_hot_pair(y_true, y_pred)
-        return weighted_sums(y_true.argmax(axis=-1) == y_pred.argmax(axis=-1), weight)
+        return weighted_sums(y_true.argmax(axis=-1) == place_of_largest(y_pred), weight)
 
     def result(self, sums: np.ndarray) -> float:
         """The share of right samples."""
@@ -85,12 +92,13 @@ class CategoricalAccuracy(Metric):
 
 @spec("sparse_categorical_accuracy")
 class SparseCategoricalAccuracy(Metric):
-    """Share of samples whose largest prediction is at their label. The first of equal predictions counts."""
+    """Share of samples whose largest prediction is at their label. The first of equal predictions counts, and no sample with a NaN among them is
+    right."""
 
     def update(self, y_true: Any, y_pred: Any, weight: Any = None) -> np.ndarray:
         """(sum of weights of right samples, sum of weights)."""
         y_true, y_pred = label_pair(y_true, y_pred)
-        return weighted_sums(y_true == y_pred.argmax(axis=-1), weight)
+        return weighted_sums(y_true == place_of_largest(y_pred), weight)
 
     def result(self, sums: np.ndarray) -> float:
         """The share of right samples."""

@@ -131,11 +131,17 @@ def rmsprop_momentum(p, g, v, m, k):
 
 
 @scalar
+def variance(v, a):
+    """v - a^2, not below 0, where rounding takes it when gradients hardly change: the root would be NaN."""
+    return maximum(v - a * a, type(v)(0))
+
+
+@scalar
 def rmsprop_centered(p, g, v, a, k):
     """a = rho a + (1 - rho) g; p - lr g / sqrt(v - a^2 + epsilon)."""
     v = k[1] * v + k[2] * (g * g)
     a = k[1] * a + k[2] * g
-    return p - k[0] * g / sqrt(v - a * a + k[3]), v, a
+    return p - k[0] * g / sqrt(variance(v, a) + k[3]), v, a
 
 
 @scalar
@@ -186,7 +192,7 @@ def centered_moments(g, v, a, k):
 @scalar
 def centered_step(p, g, v, a, m, k):
     """m = momentum m + lr g / sqrt(v - a^2 + epsilon); p - m."""
-    m = k[4] * m + k[0] * g / sqrt(v - a * a + k[3])
+    m = k[4] * m + k[0] * g / sqrt(variance(v, a) + k[3])
     return p - m, m
 
 

@@ -21,6 +21,7 @@ __all__ = ["csr_places", "csr_row_sums", "edge_softmax_backward", "edge_softmax_
 
 
 AHEAD = 32                                               # entries between the fetching of a number of another row and its use
+LONG = 128                                               # entries whose sum is taken on its own
 NEAR = 2 ** 18                                           # entries whose numbers a core's caches hold
 
 
@@ -56,6 +57,28 @@ class Row:
         """visit(e) for all entries."""
         with cgutils.for_range_slice(self.e.b, self.first, self.last, I64(1)) as (entry, _):
             visit(entry)
+
+    def total(self, add: Callable[[Any, Any], Any]) -> Any:
+        """The sum over all entries of what add(running total, e) adds: LONG at a time, then these sums, so that it does not outgrow its terms."""
+        b, long = self.e.b, I64(LONG)
+        whole, part = (cgutils.alloca_once_value(b, self.e.zero) for _ in range(2))
+
+        def stretch(start: Any, stop: Any) -> None:
+            with cgutils.for_range_slice(b, start, stop, I64(1)) as (entry, _):
+                b.store(add(b.load(part), entry), part)
+        done, is_long = cgutils.alloca_once(b, I64), b.icmp_signed(">", b.sub(self.last, self.first), long)
+        b.store(self.first, done)
+        with b.if_then(is_long, likely=False):
+            full = b.add(self.first, b.mul(b.sdiv(b.sub(self.last, self.first), long), long))
+            with cgutils.for_range_slice(b, self.first, full, long) as (start, _):
+                stretch(start, b.add(start, long))
+                b.store(b.fadd(b.load(whole), b.load(part)), whole)
+                b.store(self.e.zero, part)
+            b.store(full, done)
+        stretch(b.load(done), self.last)
+        with b.if_then(is_long, likely=False):
+            b.store(b.fadd(b.load(whole), b.load(part)), part)
+        return b.load(part)
 
     def place(self, x: Any, row: Any) -> Any:
         """Pointer to row `row` of a matrix of H columns."""
@@ -106,9 +129,8 @@ def divide_by_sum(typing_context: Any, y: Any, first: Any, last: Any, H: Any, n:
         y, first, last, H, n, _ = values
 
         def emit(e: Emitter, mask: Any) -> None:
-            row, total = Row(e, first, last, H, mask), cgutils.alloca_once_value(builder, e.zero)
-            row.each(lambda entry: builder.store(builder.fadd(builder.load(total), row.load(y, entry)), total))
-            factor = builder.fdiv(e.splat_constant(1.0), builder.load(total))
+            row = Row(e, first, last, H, mask)
+            factor = builder.fdiv(e.splat_constant(1.0), row.total(lambda total, entry: builder.fadd(total, row.load(y, entry))))
             row.each(lambda entry: e.store(builder.fmul(factor, row.load(y, entry)), row.place(y, entry), mask))
         each_width(builder, signature.args[-1].dtype, H, n, emit)
         return context.get_dummy_value()
@@ -124,21 +146,19 @@ def row_gradient(typing_context: Any, d: Any, ds: Any, columns: Any, first: Any,
 
         def emit(e: Emitter, mask: Any) -> None:
             row, slopes, own = Row(e, first, last, H, mask), e.splat(slope), e.load(e.pointer(s), mask)
-            inner, total = (cgutils.alloca_once_value(builder, e.zero) for _ in range(2))
 
-            def dot(entry: Any) -> None:
+            def dot(total: Any, entry: Any) -> Any:
                 e.prefetch(builder.ptrtoint(row.place(t, row.column(columns, entry)), I64), near=True)
-                builder.store(e.fma(row.load(alpha, entry), row.load(dalpha, entry), builder.load(inner)), inner)
+                return e.fma(row.load(alpha, entry), row.load(dalpha, entry), total)
+            inner = row.total(dot)
 
-            def visit(entry: Any) -> None:
-                gradient = builder.fmul(row.load(alpha, entry), builder.fsub(row.load(dalpha, entry), builder.load(inner)))
+            def visit(total: Any, entry: Any) -> Any:
+                gradient = builder.fmul(row.load(alpha, entry), builder.fsub(row.load(dalpha, entry), inner))
                 a = builder.fadd(own, row.load(t, row.column(columns, entry)))
                 gradient = builder.select(builder.fcmp_ordered(">", a, e.zero), gradient, builder.fmul(slopes, gradient))
                 e.store(gradient, row.place(d, entry), mask)
-                builder.store(builder.fadd(builder.load(total), gradient), total)
-            row.each(dot)
-            row.each(visit)
-            e.store(builder.load(total), e.pointer(ds), mask)
+                return builder.fadd(total, gradient)
+            e.store(row.total(visit), e.pointer(ds), mask)
         each_width(builder, signature.args[-1].dtype, H, n, emit)
         return context.get_dummy_value()
     return types.void(*[types.int64] * 11, like.dtype, like), codegen

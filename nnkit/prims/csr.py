@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Csr", "GraphBuffer", "aggregate", "attend", "form_name", "is_even", "largest_neighbours"]
 
 
-CHUNK = 65_536                                           # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
+CHUNK = 1024                                             # entries of a row that are summed in one go: longer rows are cut, whatever the tasks
+WHOLE = 32_768                                           # entries of a matrix, to which on a CPU no row is cut: sums are short, and the steps few
 DEVICE_CHUNK = 512                                       # the same on a GPU, where a warp sums them
 EXPONENTIAL = 16                                         # FLOPs of an entry's part of a softmax, about
 
@@ -95,7 +96,7 @@ class Csr:
         if device and self.even[0]:
             g.step(f"prims.csr_rows.product{self.suffix}", [y], reads, rows=self.shape[0], gathers=[2, 3], flops=flops)
             return
-        chunk = DEVICE_CHUNK if device else CHUNK
+        chunk = DEVICE_CHUNK if device else (CHUNK if self.entries > WHOLE else WHOLE)
         parted = self.entries > chunk                    # a row may be so long that several tasks share it
         carry = g.scratch("carry", 2 * (self.entries // chunk) + 2 if parted else 0, width)
         if parted and not device:

@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 from nnkit.jit import I64, Int, Matrix, Ordinals, Vector, Windows, kernel, routine
 from nnkit.prims.convolution import CHAIN
 from nnkit.prims.depthwise import ROWS
+from nnkit.prims.direct import CHAIN_PLACES
 from nnkit.prims.direct_cpu import unit_place
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import STREAMED, Emitter, address, fence, itemsize, lanes, part
@@ -312,8 +313,8 @@ def weight_unit(dweight, x, dy, copied, table, place, TP, windows):
     D, H, W, T, R, S, stride_d, stride_h, stride_w, step_d, step_h, step_w, before_d, before_h, before_w, E, P, Q, C, O, _ = windows
     size, lane, straight, reach = itemsize(x), lanes(x), O == C, (S - 1) * step_w
     distances, step, down = tile_distances(straight, windows), stride_w * (C if straight else min(CHAIN, O)), stride_h * W * C
-    triples, most = S // 3 if stride_w == step_w else 0, Q if straight else ROWS
     n, e, p, tp = place
+    triples, most = S // 3 if stride_w == step_w else 0, (CHAIN_PLACES if tp == 1 else Q) if straight else ROWS
     stop, d = p + tp, e * stride_d - before_d
     while p < stop:
         h, rows, box = p * stride_h - before_h, 1, (0, T, 0, R, 0, S)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from nnkit.jit import Int, Matrix, Ordinals, Vector, Windows, kernel, routine
 from nnkit.prims.convolution import BLOCK, CHAIN
+from nnkit.prims.direct import CHAIN_PLACES
 from nnkit.prims.rows_cpu import fill_run
 from nnkit.prims.simd_cpu import address, copy_masked, copy_whole, itemsize, lanes, largest_of_square, transpose_tile
 from nnkit.prims.tile_cpu import channel_rows, place_rows, put_step
@@ -181,19 +182,22 @@ def direct_weight_unit(to, x, dy, a, steps, group, c, place, more, windows, like
     rows, places, remainder = packed_rows(tp, windows)
     pack_places(a, x + size * (n * D * H * W * C + group * each + c), e, first, tp, channels, windows, like)
     b = a + size * BLOCK * ((channels + BLOCK - 1) // BLOCK) * T * rows * places
-    for p in range(tp):
-        put_step(steps, p, p * stride_h * places * BLOCK, Q)
+    chain = CHAIN_PLACES if tp == 1 else Q               # only a single row has more places than a chain may go over
     for o in range(0, own, panel):
         width = min(panel, own - o)
         source = dy + size * (((n * E + e) * P + first) * Q * O + group * own + o)
         for q in range(tp * Q):
             copy_run(b + size * q * width, source + size * q * O, width, like)
-        for k in range(0, channels, BLOCK):
-            for tap in range(T * R * S):
-                t, r, s = tap // (R * S), tap // S % R, tap % S * step_w
-                at = ((k // BLOCK * T + t) * rows + r * step_h) * places + s % stride_w * remainder + s // stride_w
-                cell = to + size * ((tap * each + c + k) * O + group * own + o)
-                channel_rows(min(BLOCK, channels - k), width, steps, tp, a + size * BLOCK * at, BLOCK, b, width, cell, O, cell if more else 0, like)
+        for q in range(0, Q, chain):
+            for p in range(tp):
+                put_step(steps, p, (p * stride_h * places + q) * BLOCK, min(chain, Q - q))
+            for k in range(0, channels, BLOCK):
+                for tap in range(T * R * S):
+                    t, r, s = tap // (R * S), tap // S % R, tap % S * step_w
+                    at = ((k // BLOCK * T + t) * rows + r * step_h) * places + s % stride_w * remainder + s // stride_w
+                    cell = to + size * ((tap * each + c + k) * O + group * own + o)
+                    channel_rows(min(BLOCK, channels - k), width, steps, tp, a + size * BLOCK * at, BLOCK, b + size * q * width, width, cell, O,
+                                 cell if more or q else 0, like)
 
 
 @kernel
@@ -338,12 +342,13 @@ def few_weight(task: Int, tasks: Int, dweight: Matrix, x: Matrix, dy: Matrix, pa
         for unit in range(start, units * (part + 1) // slices):
             n, e, first, tp = unit_place(unit, TP, windows)
             pack_runs(a, address(x) + size * n * D * H * W * C, address(x) + size * x.size, e, first, tp, windows, x)
-            put_step(steps, 0, 0, tp * Q)
             for o in range(0, O, panel):
                 b = address(dy) + size * (((n * E + e) * P + first) * Q * O + o)
-                for row in range(T * R):
-                    for k in range(0, S * C, BLOCK):
-                        at = a + size * run_offset(row // R, row % R, k // BLOCK, tp, windows)
-                        cell = address(dweight) + size * (part * dweight.shape[1] + (row * S * C + k) * O + o)
-                        channel_rows(min(BLOCK, S * C - k), min(panel, O - o), steps, 1, at, BLOCK, b, O, cell, O,
-                                     cell if unit > start else 0, x)
+                for q in range(0, tp * Q, CHAIN_PLACES):
+                    put_step(steps, 0, BLOCK * q, min(CHAIN_PLACES, tp * Q - q))
+                    for row in range(T * R):
+                        for k in range(0, S * C, BLOCK):
+                            at = a + size * run_offset(row // R, row % R, k // BLOCK, tp, windows)
+                            cell = address(dweight) + size * (part * dweight.shape[1] + (row * S * C + k) * O + o)
+                            channel_rows(min(BLOCK, S * C - k), min(panel, O - o), steps, 1, at, BLOCK, b + size * q * O, O, cell, O,
+                                         cell if unit > start or q else 0, x)

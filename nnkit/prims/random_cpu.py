@@ -15,12 +15,12 @@ SEED, EPOCH, SHUFFLE = COUNTERS["seed"], COUNTERS["epoch"], STREAMS["shuffle"]
 def shuffle(task: Int, tasks: Int, order: Ordinals, counters: Counters) -> None:
     """order = a permutation of 0 ... n - 1 that depends on seed and epoch alone (Fisher and Yates; Durstenfeld 1964). One task. Writes order (=).
 
-    A place below i + 1 is drawn by `place_below`.
+    A place below i + 1 is drawn by `place_below`. The seed's upper half is part of the counter.
     """
     for i in range(order.size):
         order[i] = i
     for block in range((order.size + 3) // 4):
-        words = philox(counters[SEED], SHUFFLE, block, 0, counters[EPOCH], 0)
+        words = philox(counters[SEED], SHUFFLE, block, 0, counters[EPOCH], counters[SEED] >> 32)
         for lane in range(4):
             i = order.size - 1 - 4 * block - lane
             if i > 0:

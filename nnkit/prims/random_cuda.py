@@ -21,7 +21,7 @@ def shuffle(task: Int, tasks: Int, order: Ordinals, counters: Counters) -> None:
     barrier()
     if thread() == 0:
         for block in range((n + 3) // 4):
-            words = philox(counts[SEED], SHUFFLE, block, 0, counts[EPOCH], 0)
+            words = philox(counts[SEED], SHUFFLE, block, 0, counts[EPOCH], counts[SEED] >> 32)
             for lane in range(4):
                 i = n - 1 - 4 * block - lane
                 if i > 0:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from nnkit.plan.passes import work_tasks
+from nnkit.prims.reduce import sum_slices
 
 if TYPE_CHECKING:
     from nnkit.plan.builder import Builder
@@ -20,6 +22,8 @@ ACTIVATIONS = ("linear", "tanh", "sigmoid", "relu", "hard_sigmoid", "leaky_relu"
 
 BLOCK_BYTES = 2 ** 18                                    # of the gates of a block of steps: they stay in the second-level cache
 LEAST_STEPS, MOST_STEPS = 8, 64                          # of a block: rows of a product
+SLICE, MOST_SLICES = 64, 64                              # fewest groups of a slice of the weights' gradients, and most slices
+SLICED = 2 ** 22                                         # numbers of all slices, at most
 STRIP = 48                                               # columns of a gate worth a task of the kernels' gradients: three registers of float32
 STRIPS = 8                                               # with fewer of them, their rows are shared among tasks, too
 PART = 32                                                # fewest rows of such a part
@@ -141,14 +145,18 @@ class Pass(Way):
                tasks=work_tasks(flops, 0, most=self.groups), flops=flops)
 
     def weight_gradients(self, g: Builder, memory: Memory, dweight: Buffer, drecurrent: Buffer, dbias: Buffer | None) -> None:
-        """Emit the gradients of W, R and the bias, from those of the gates."""
-        cell = self.cell
+        """Emit the gradients of W, R and the bias, from those of the gates: of slices of many groups, and their sums."""
+        cell, columns = self.cell, dweight.shape[1]
         strips = cell.gates * -(-self.units // STRIP)
         parts = max(1, min(-(-STRIPS // strips), (dweight.shape[0] + self.units) // PART))
-        tasks = work_tasks(self.flops(), 0, most=strips * parts)
-        g.step("prims.recurrent.recurrent_weight", [dweight, drecurrent, dbias.flat() if dbias is not None else self.x.piece(0)],
-               [self.x, memory.planes, memory.hidden, memory.left], scratch=[g.scratch("one", tasks)],
-               scalars=[*self.shape, cell.gates, cell.kept, cell.into, cell.of, parts], tasks=tasks, flops=self.flops())
+        slices = max(1, min(MOST_SLICES, self.groups // SLICE, SLICED // (dweight.size + drecurrent.size)))
+        tasks = work_tasks(self.flops(), 0, most=strips * parts * slices)
+        biases = sum_slices(g, dbias.flat(), slices) if dbias is not None else contextlib.nullcontext(self.x.piece(0))
+        with sum_slices(g, dweight, slices) as dw, sum_slices(g, drecurrent, slices) as dr, biases as db:
+            matrices = [each.reshaped(each.size // columns, columns) for each in (dw, dr)]
+            g.step("prims.recurrent.recurrent_weight", [*matrices, db.flat()], [self.x, memory.planes, memory.hidden, memory.left],
+                   scratch=[g.scratch("one", tasks)], scalars=[*self.shape, cell.gates, cell.kept, cell.into, cell.of, parts, slices], tasks=tasks,
+                   flops=self.flops())
 
     def input_gradient(self, g: Builder, memory: Memory, dx: Buffer, weight: Buffer) -> None:
         """Emit dx, from the gradients of the gates."""

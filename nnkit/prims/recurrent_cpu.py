@@ -336,12 +336,13 @@ def backward_kernel(kept: int, step_backward: Callable[..., Any], products: Call
 
 @kernel
 def recurrent_weight(task: Int, tasks: Int, dweight: Matrix, drecurrent: Matrix, dbias: Vector, x: Tensor3, planes: Vector, hidden: Vector,
-                     left: Vector, one: Vector, shape: Sequence, gates: Int, kept: Int, into: Int, of: Int, parts: Int) -> None:
-    """dW = sum over rows and steps of x^T dz, dR of h^T dz, db of dz, gate by gate.
+                     left: Vector, one: Vector, shape: Sequence, gates: Int, kept: Int, into: Int, of: Int, parts: Int, slices: Int) -> None:
+    """dW = sum over rows and steps of x^T dz, dR of h^T dz, db of dz, gate by gate, of each of the slices of the groups.
 
-    Shapes: dweight [I, G U], drecurrent [U, G U], dbias [G U], [2 G U] or empty, x [N, T, I], one [tasks]. The last gate's dz for R is plane `into`;
-    what R multiplies there is plane `of`, or (-1) h like elsewhere. A unit is a strip of columns of a gate, three registers wide, in one of the
-    `parts` into which the rows of dW and dR together are cut; the first of them has db, too. Task t covers its share of the units.
+    Shapes: dweight [slices I, G U], drecurrent [slices U, G U], dbias [slices G U], [slices 2 G U] or empty, x [N, T, I], one [tasks]. The last
+    gate's dz for R is plane `into`; what R multiplies there is plane `of`, or (-1) h like elsewhere. A unit is a strip of columns of a gate, three
+    registers wide, of a slice, in one of the `parts` into which the rows of dW and dR together are cut; the first of them has db, too. Task t
+    covers its share of the units.
 
     Writes dweight, drecurrent, dbias (=).
     """
@@ -352,42 +353,47 @@ def recurrent_weight(task: Int, tasks: Int, dweight: Matrix, drecurrent: Matrix,
     strips = (U + wide - 1) // wide
     factors, kept_steps = (left, T) if left.size else (hidden, T + 1)
     one[task] = 1
-    for unit in range(gates * strips * parts * task // tasks, gates * strips * parts * (task + 1) // tasks):
-        gate, u, rows = unit // parts // strips, unit // parts % strips * wide, unit % parts
+    groups, biases, units = (N + B - 1) // B, dbias.size // slices, gates * strips * parts * slices
+    for unit in range(units * task // tasks, units * (task + 1) // tasks):
+        piece, strip, rows = unit % slices, unit // slices // parts, unit // slices % parts
+        gate, u = strip // strips, strip % strips * wide
+        to_weight, to_recurrent = address(dweight) + size * piece * I * gates * U, address(drecurrent) + size * piece * U * gates * U
         width, column = min(wide, U - u), gate * U + u
         last = gate == gates - 1
         start, stop = row_share(above + U, parts, rows)
         i0, i1, u0, u1 = min(start, I), min(stop, I), max(start - above, 0), max(stop - above, 0)
-        for group in range((N + B - 1) // B):
+        begin = groups * piece // slices
+        for group in range(begin, groups * (piece + 1) // slices):
+            more = group > begin
             first, b = rows_of_group(group, B, N)
             base, plane = address(planes) + size * (group * kept * T * B * U), T * b * U
             dz, dr = base + size * (gate * plane + u), base + size * ((into if last else gate) * plane + u)
             m = base + size * of * plane if last and of >= 0 else address(factors) + size * group * kept_steps * B * U
             if i1 > i0:
-                input_weight(address(dweight) + size * (i0 * gates * U + column), x, first, b, i0, i1, width, dz, gates, group, shape)
+                input_weight(to_weight + size * (i0 * gates * U + column), x, first, b, i0, i1, width, dz, gates, more, shape)
             if u1 > u0:
-                out = address(drecurrent) + size * (u0 * gates * U + column)
-                product(u1 - u0, width, T * b, m + size * u0, 1, U, dr, U, out, gates * U, out if group else 0, gates * U, x)
-            for k in range(2 if rows == 0 and dbias.size else 0):
-                if k * gates * U < dbias.size:           # the second bias of a GRU
-                    out = address(dbias) + size * (k * gates * U + column)
-                    product(1, width, T * b, address(one) + size * task, 0, 0, dr if k else dz, U, out, U, out if group else 0, U, x)
+                out = to_recurrent + size * (u0 * gates * U + column)
+                product(u1 - u0, width, T * b, m + size * u0, 1, U, dr, U, out, gates * U, out if more else 0, gates * U, x)
+            for k in range(2 if rows == 0 else 0):
+                if k * gates * U < biases:               # the second bias of a GRU
+                    out = address(dbias) + size * (piece * biases + k * gates * U + column)
+                    product(1, width, T * b, address(one) + size * task, 0, 0, dr if k else dz, U, out, U, out if more else 0, U, x)
 
 
 @routine
-def input_weight(out, x, first, rows, i0, i1, width, dz, gates, group, shape):
-    """The rows [i0, i1) of a strip of columns of one gate's part of dW, at `out`: += a group's x^T dz, = of the first group."""
+def input_weight(out, x, first, rows, i0, i1, width, dz, gates, more, shape):
+    """The rows [i0, i1) of a strip of columns of one gate's part of dW, at `out`: += a group's x^T dz, or (more False) = it."""
     _, T, I = x.shape
     U, size = shape[UNITS], itemsize(x)
     along = -I if shape[BACKWARDS] else I
     at = address(x) + size * ((first * T + place(0, T, shape[BACKWARDS])) * I + i0)
     if rows <= T:
         for r in range(rows):
-            begun = out if group + r else 0
+            begun = out if more or r else 0
             product(i1 - i0, width, T, at + size * r * T * I, 1, along, dz + size * r * U, rows * U, out, gates * U, begun, gates * U, x)
     else:
         for t in range(T):
-            begun = out if group + t else 0
+            begun = out if more or t else 0
             product(i1 - i0, width, rows, at + size * t * along, 1, T * I, dz + size * t * rows * U, U, out, gates * U, begun, gates * U, x)
 
 

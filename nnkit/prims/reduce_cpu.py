@@ -6,6 +6,7 @@ the new values of the running `sums`. Everything goes by addresses, and strides 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,19 +20,22 @@ from nnkit.prims.pointwise_cpu import share
 from nnkit.prims.reduce import STRIP
 from nnkit.prims.simd_cpu import Emitter, address, copy_masked, itemsize, lanes
 
-__all__ = ["column_sums", "columns_plain", "fold", "piece_bounds", "run_plain", "run_sums", "sum_chunks", "sum_middle", "tile"]
+__all__ = ["add_masked", "column_sums", "columns_plain", "fold", "piece_bounds", "run_plain", "run_sums", "sum_chunks", "sum_middle", "tile"]
+
+BEGINS, GOES_ON, ADDS = 0, 1, 2                          # what rows of a matrix are to those that were summed before them
 
 Terms = Callable[[Emitter, list[Any], list[Any], list[Any]], list[Any]]
 
 BAND = 4                                                 # rows that go by before the next columns: runs of memory, not stripes (a quarter faster)
 UNROLLED = 4                                             # independent sums: the latency of an addition is about four additions
+LONG = 128                                               # terms that are summed in one go: a sum of such sums does not outgrow its terms
 
 
 def run_sums(terms: Terms, inputs: int, totals: int, wide: bool = False) -> Any:
     """f(n, x0, x1, x2, c, like) -> `totals` sums over the elements of up to three runs x0[:n], ... and one constant c.
 
-    Vector v of the run goes to sum v mod UNROLLED of each lane; then these pairwise, then the lanes pairwise, halving. `wide`: the sums are
-    float64, whatever the type of the elements.
+    Vector v of the run goes to sum v mod UNROLLED of each lane; every LONG terms these are added to totals and begin anew; then the totals
+    pairwise, then the lanes pairwise, halving. `wide`: the sums are float64, whatever the type of the elements.
     """
     @intrinsic
     def run(typing_context: Any, n: Any, x0: Any, x1: Any, x2: Any, c: Any, like: Any) -> Any:
@@ -43,8 +47,8 @@ def run_sums(terms: Terms, inputs: int, totals: int, wide: bool = False) -> Any:
             runs = [e.pointer(value) for value in values[1:1 + inputs]]
             kind = ir.VectorType(ir.DoubleType(), e.lanes) if wide else e.vector
             zero = ir.Constant(kind, [0.0] * e.lanes)
-            sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(totals)] for _ in range(UNROLLED)]
-            width = ir.Constant(I64, e.lanes * UNROLLED)
+            sums, whole = ([[cgutils.alloca_once_value(builder, zero) for _ in range(totals)] for _ in range(UNROLLED)] for _ in range(2))
+            width, long = ir.Constant(I64, e.lanes * UNROLLED), ir.Constant(I64, LONG)
             turns = builder.sdiv(n, width)
 
             def add(first: Any, places: list[Any], mask: Any) -> None:
@@ -53,14 +57,29 @@ def run_sums(terms: Terms, inputs: int, totals: int, wide: bool = False) -> Any:
                 for place, before, after in zip(places, old, new, strict=True):
                     builder.store(after if mask is None else builder.select(mask, after, before), place)
 
-            with cgutils.for_range(builder, turns) as loop:
-                for u in range(UNROLLED):
-                    add(builder.add(builder.mul(loop.index, width), ir.Constant(I64, u * e.lanes)), sums[u], None)
+            def put_aside() -> None:
+                for place, part in zip(itertools.chain(*whole), itertools.chain(*sums), strict=True):
+                    builder.store(builder.fadd(builder.load(place), builder.load(part)), place)
+                    builder.store(zero, part)
+
+            def stretch(start: Any, stop: Any) -> None:
+                with cgutils.for_range_slice(builder, start, stop, I64(1)) as (turn, _):
+                    for u in range(UNROLLED):
+                        add(builder.add(builder.mul(turn, width), ir.Constant(I64, u * e.lanes)), sums[u], None)
+            full, is_long = builder.mul(builder.sdiv(turns, long), long), builder.icmp_signed(">=", turns, long)
+            with cgutils.for_range_slice(builder, I64(0), full, long) as (start, _):
+                stretch(start, builder.add(start, long))
+                put_aside()
+            stretch(full, turns)
             done = builder.mul(turns, width)
             for u in range(UNROLLED):
                 first = builder.add(done, ir.Constant(I64, u * e.lanes))
                 with builder.if_then(builder.icmp_signed("<", first, n)):
                     add(first, sums[u], e.first(builder.sub(n, first)))
+            with builder.if_then(is_long, likely=False):
+                put_aside()
+                for place, part in zip(itertools.chain(*whole), itertools.chain(*sums), strict=True):
+                    builder.store(builder.load(place), part)
             found = [_across(e, [builder.load(sums[u][t]) for u in range(UNROLLED)]) for t in range(totals)]
             return context.make_tuple(builder, signature.return_type, found)
         return types.UniTuple(result, totals)(*[types.int64] * 4, like.dtype, like), codegen
@@ -78,47 +97,60 @@ def _across(e: Emitter, vectors: list[Any]) -> Any:
 def column_sums(terms: Terms, inputs: int, totals: int, along_columns: bool = False, along_rows: int = 0) -> Any:
     """f(rows, n, y, rsy, x0, x1, rsx, column, row, like): y[t, :n] = sum t over the rows of one or two matrices x0, x1 of row stride rsx.
 
-    Sums are kept in registers (of wide matrices for BAND rows at a time) and run in the order of the rows. Constants of the rule: where
-    `along_columns`, column[:n], one number for each column; then `along_rows` numbers row[r, :] for each row.
+    Sums are kept in registers (of wide matrices for BAND rows at a time) and run in the order of the rows. Of more than LONG rows, blocks of about
+    as many rows as there are blocks are summed, then these sums. Constants of the rule: where `along_columns`, column[:n], one number for each
+    column; then `along_rows` numbers row[r, :] for each row.
     """
     four, one = _strip(terms, inputs, totals, along_columns, along_rows, 4), _strip(terms, inputs, totals, along_columns, along_rows, 0)
 
     @routine
     def sums(rows, n, y, rsy, x0, x1, rsx, column, row, like):  # type: ignore[no-untyped-def]
         size, lane = itemsize(like), lanes(like)
-        most = BAND if n > 4 * lane else max(rows, 1)
-        for r in range(0, max(rows, 1), most):
-            band = min(most, rows - r)
-            down = size * r * rsx
-            j = 0
-            while j < n:
-                at = size * j
-                numbers = row + size * r * along_rows
-                if n - j >= 4 * lane:
-                    four(band, r, n - j, y + at, rsy, x0 + down + at, x1 + down + at, rsx, column + at, numbers, like)
-                    j += 4 * lane
-                else:
-                    one(band, r, n - j, y + at, rsy, x0 + down + at, x1 + down + at, rsx, column + at, numbers, like)
-                    j += lane
+        block = block_rows(rows)
+        for first in range(0, max(rows, 1), block):
+            stop = min(first + block, rows)
+            most = BAND if n > 4 * lane and rows <= LONG else block
+            for r in range(first, max(stop, 1), most):
+                band = min(most, stop - r)
+                kind = BEGINS if r == 0 else (GOES_ON if r > first else ADDS)
+                down, numbers = size * r * rsx, row + size * r * along_rows
+                j = 0
+                while j < n:
+                    at = size * j
+                    if n - j >= 4 * lane:
+                        four(band, kind, n - j, y + at, rsy, x0 + down + at, x1 + down + at, rsx, column + at, numbers, like)
+                        j += 4 * lane
+                    else:
+                        one(band, kind, n - j, y + at, rsy, x0 + down + at, x1 + down + at, rsx, column + at, numbers, like)
+                        j += lane
     return sums
+
+
+@routine
+def block_rows(rows):  # type: ignore[no-untyped-def]
+    """Rows that are summed in one go: all, or of more than LONG about the root of their number."""
+    block = LONG
+    while rows > LONG and block * block < rows:
+        block *= 2
+    return block if rows > LONG else max(rows, 1)
 
 
 def _strip(terms: Terms, inputs: int, totals: int, along_columns: bool, along_rows: int, vectors: int) -> Any:
     """`column_sums` for whole registers of columns, or (vectors 0) for the at most n columns of one masked register.
 
-    done: rows that went before; where there are any, y holds their sums.
+    kind: of these rows: the sums BEGIN with them; y holds sums of rows that went before, with which these GO ON; or these sums are ADDED to y.
     """
     @intrinsic
-    def strip(typing_context: Any, rows: Any, done: Any, n: Any, y: Any, rsy: Any, x0: Any, x1: Any, rsx: Any, column: Any, row: Any,
+    def strip(typing_context: Any, rows: Any, kind: Any, n: Any, y: Any, rsy: Any, x0: Any, x1: Any, rsx: Any, column: Any, row: Any,
               like: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            rows, done, n, y, rsy, x0, x1, rsx, column, row, _ = values
+            rows, kind, n, y, rsy, x0, x1, rsx, column, row, _ = values
             e = Emitter(builder, signature.args[-1].dtype)
             mask = None if vectors else e.first(n)
             places = [ir.Constant(I64, j * e.lanes) for j in range(vectors or 1)]
             sums = [[cgutils.alloca_once_value(builder, e.zero) for _ in range(totals)] for _ in places]
             targets = [e.at(e.pointer(y), builder.mul(rsy, ir.Constant(I64, t))) for t in range(totals)]
-            with builder.if_then(builder.icmp_signed(">", done, ir.Constant(I64, 0))):
+            with builder.if_then(builder.icmp_signed("==", kind, I64(GOES_ON))):
                 for j, place in enumerate(places):
                     for t in range(totals):
                         builder.store(e.load(e.at(targets[t], place), mask), sums[j][t])
@@ -133,6 +165,10 @@ def _strip(terms: Terms, inputs: int, totals: int, along_columns: bool, along_ro
                     new = terms(e, loaded, fixed[j] + numbers, [builder.load(total) for total in sums[j]])
                     for total, value in zip(sums[j], new, strict=True):
                         builder.store(value, total)
+            with builder.if_then(builder.icmp_signed("==", kind, I64(ADDS))):
+                for j, place in enumerate(places):
+                    for t in range(totals):
+                        builder.store(builder.fadd(e.load(e.at(targets[t], place), mask), builder.load(sums[j][t])), sums[j][t])
             for t in range(totals):
                 for j, place in enumerate(places):
                     e.store(builder.load(sums[j][t]), e.at(targets[t], place), mask)

@@ -20,8 +20,8 @@ from nnkit.jit import I64, array_view, vector_bytes
 from nnkit.prims.simd_cpu import Emitter
 
 __all__ = [
-    "BLOCK", "blend_run", "block_like", "dot_run", "fill_over", "fill_run", "largest_run", "multiply", "scale_run", "shift_run", "sum_run",
-    "sum_shifted",
+    "BLOCK", "blend_run", "block_like", "dot_run", "fill_over", "fill_run", "largest_or_nan", "largest_run", "multiply", "scale_run", "shift_run",
+    "sum_run", "sum_shifted",
 ]
 
 BLOCK = 2048                                             # numbers of a block: a few of them fit into the first-level cache
@@ -53,24 +53,31 @@ def fill_over(typing_context: Any, y: Any, number: Any, n: Any, like: Any) -> An
     return types.void(types.int64, like.dtype, types.int64, like), codegen
 
 
-@intrinsic
-def largest_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
-    """The largest of x[:n]; -inf where n is 0. NaN is passed over: who subtracts the largest meets it again in the element."""
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        x, n, _ = values
-        e = Emitter(builder, signature.args[-1].dtype)
-        lowest = ir.Constant(e.vector, [-math.inf] * e.lanes)
-        top = cgutils.alloca_once_value(builder, lowest)
+def largest(keeps_nan: bool) -> Any:
+    """f(x, n, like): the largest of x[:n]; -inf where n is 0. NaN is the largest of all, or (keeps_nan False) passed over."""
+    @intrinsic
+    def run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            x, n, _ = values
+            e = Emitter(builder, signature.args[-1].dtype)
+            lowest = ir.Constant(e.vector, [-math.inf] * e.lanes)
+            top = cgutils.alloca_once_value(builder, lowest)
 
-        def larger(a: Any, b: Any) -> Any:
-            return builder.select(builder.fcmp_ordered(">", a, b), a, b)
+            def larger(a: Any, b: Any) -> Any:
+                above = builder.fcmp_ordered(">", a, b)
+                return builder.select(builder.or_(above, builder.fcmp_unordered("uno", a, a)) if keeps_nan else above, a, b)
 
-        def visit(first: Any, mask: Any) -> None:
-            found = builder.select(mask, e.load(e.at(e.pointer(x), first), mask), lowest)
-            builder.store(larger(found, builder.load(top)), top)
-        e.each_register(n, visit)
-        return e.fold(builder.load(top), larger)
-    return like.dtype(types.int64, types.int64, like), codegen
+            def visit(first: Any, mask: Any) -> None:
+                found = builder.select(mask, e.load(e.at(e.pointer(x), first), mask), lowest)
+                builder.store(larger(found, builder.load(top)), top)
+            e.each_register(n, visit)
+            return e.fold(builder.load(top), larger)
+        return like.dtype(types.int64, types.int64, like), codegen
+    return run
+
+
+largest_run = largest(keeps_nan=False)                   # for who subtracts the largest and meets a NaN again in the element
+largest_or_nan = largest(keeps_nan=True)
 
 
 @intrinsic
@@ -79,9 +86,8 @@ def sum_run(typing_context: Any, x: Any, n: Any, like: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         x, n, _ = values
         e = Emitter(builder, signature.args[-1].dtype)
-        total = cgutils.alloca_once_value(builder, e.zero)
-        e.each_register(n, lambda first, mask: builder.store(builder.fadd(e.load(e.at(e.pointer(x), first), mask), builder.load(total)), total))
-        return e.fold(builder.load(total), builder.fadd)
+        total = e.long_sum(n, lambda total, first, mask: builder.fadd(e.load(e.at(e.pointer(x), first), mask), total))
+        return e.fold(total, builder.fadd)
     return like.dtype(types.int64, types.int64, like), codegen
 
 
@@ -91,13 +97,11 @@ def dot_run(typing_context: Any, x: Any, y: Any, n: Any, like: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         x, y, n, _ = values
         e = Emitter(builder, signature.args[-1].dtype)
-        total = cgutils.alloca_once_value(builder, e.zero)
 
-        def visit(first: Any, mask: Any) -> None:
+        def step(total: Any, first: Any, mask: Any) -> Any:
             factors = (e.load(e.at(e.pointer(run), first), mask) for run in (x, y))
-            builder.store(e.fma(*factors, builder.load(total)), total)
-        e.each_register(n, visit)
-        return e.fold(builder.load(total), builder.fadd)
+            return e.fma(*factors, total)
+        return e.fold(e.long_sum(n, step), builder.fadd)
     return like.dtype(types.int64, types.int64, types.int64, like), codegen
 
 
@@ -107,16 +111,14 @@ def sum_shifted(typing_context: Any, t: Any, x: Any, shift: Any, n: Any, like: A
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         t, x, shift, n, _ = values
         e = Emitter(builder, signature.args[-1].dtype)
-        total = cgutils.alloca_once_value(builder, e.zero)
         shifts = e.splat(shift)
 
-        def visit(first: Any, mask: Any) -> None:
+        def step(total: Any, first: Any, mask: Any) -> Any:
             factor = e.load(e.at(e.pointer(t), first), mask)
             term = builder.fmul(factor, builder.fsub(e.load(e.at(e.pointer(x), first), mask), shifts))
             term = builder.select(builder.fcmp_ordered("==", factor, e.zero), e.zero, term)
-            builder.store(builder.fadd(builder.load(total), term), total)
-        e.each_register(n, visit)
-        return e.fold(builder.load(total), builder.fadd)
+            return builder.fadd(total, term)
+        return e.fold(e.long_sum(n, step), builder.fadd)
     return like.dtype(types.int64, types.int64, like.dtype, types.int64, like), codegen
 
 

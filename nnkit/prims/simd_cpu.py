@@ -23,6 +23,7 @@ __all__ = [
 
 LANES32, LANES64 = vector_bytes() // 4, vector_bytes() // 8
 LINE = 64                                                # bytes of a cache line
+LONG = 512                                               # registers of a run that are summed before their sum is added to the rest
 STREAMED = 2 ** 24                                       # bytes of an output from which on it is written past the caches
 I32, I1 = ir.IntType(32), ir.IntType(1)
 
@@ -155,6 +156,31 @@ class Emitter:
         with cgutils.for_range(self.b, turns) as loop:
             first = self.b.mul(loop.index, lanes)
             visit(first, self.first(self.b.sub(n, first)))
+
+    def long_sum(self, n: Any, step: Callable[[Any, Any, Any], Any]) -> Any:
+        """The sum over a run of n elements, one number for each lane: step(total, first element, mask) is a running total with one register's terms.
+
+        LONG registers are summed on their own, and then these sums, so that no term is added to a total that has outgrown it.
+        """
+        b, long = self.b, ir.Constant(I64, LONG * self.lanes)
+        part = cgutils.alloca_once_value(b, self.zero)
+        b.store(self.zero, part)
+
+        def stretch(start: Any, length: Any) -> None:
+            self.each_register(length, lambda first, mask: b.store(step(b.load(part), b.add(start, first) if start else first, mask), part))
+        with b.if_else(b.icmp_signed("<=", n, long), likely=True) as (short, other):
+            with short:                                  # code of its own: rows of a few numbers take some ten cycles in all
+                stretch(None, n)
+            with other:
+                total = cgutils.alloca_once_value(b, self.zero)
+                b.store(self.zero, total)
+                with cgutils.for_range_slice(b, I64(0), n, long) as (start, _):
+                    left = b.sub(n, start)
+                    stretch(start, b.select(b.icmp_signed("<", left, long), left, long))
+                    b.store(b.fadd(b.load(total), b.load(part)), total)
+                    b.store(self.zero, part)
+                b.store(b.load(total), part)
+        return b.load(part)
 
     def fold(self, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
         """One number from the lanes of a register: pairwise, halving."""

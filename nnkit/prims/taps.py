@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nnkit.plan.passes import image_tasks, work_tasks
-from nnkit.prims.matmul import right_factor, right_factor_transposed
+from nnkit.prims.matmul import right_factor, right_factor_transposed, weight_gradient
 
 if TYPE_CHECKING:
     from nnkit.plan.builder import Builder
@@ -77,10 +77,7 @@ class Product:
     @staticmethod
     def weight_gradient(g: Builder, c: Convolution, dweight: Buffer, x: Buffer, dy: Buffer) -> None:
         """dW = x^T dy."""
-        x2, y2, flops = x.rows(len(x.shape) - 1), dy.rows(len(dy.shape) - 1), c.flops(x.shape[0])
-        matrix, panels = right_factor(g, "dy", y2, c.channels)
         dw = c.flat(dweight)
-        g.step("layers.dense.dense_backward_weight", [dw, dw.piece(0)], [x2, matrix, panels], flops=flops,
-               tasks=work_tasks(flops, 0, most=-(-c.channels // 8)))
+        weight_gradient(g, dw, dw.piece(0), x.rows(len(x.shape) - 1), dy.rows(len(dy.shape) - 1), 8)
 
 
