@@ -1,0 +1,145 @@
+"""Single kernels on a GPU: plans of one kernel or two, bound to a device, as the suites' `kernels.py` has them for the CPU.
+
+The device is what the runtime asks for (`nnkit.runtime.cuda.Device`): that of NVIDIA's driver, or the interpreter of PTX that the tests have.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+import scipy.sparse
+
+import nnkit
+from nnkit.optimizers import Optimizer
+from nnkit.plan.builder import Builder
+from nnkit.plan.layout import COUNTERS, Layout, lay_out
+from nnkit.plan.passes import optimise
+from nnkit.plan.plan import Buffer, Plan
+from nnkit.prims.csr import Csr, is_even
+from nnkit.runtime.cuda import Block, Device, DeviceTape
+from nnkit.runtime.device_memory import DeviceMemory
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "suites"))
+kernels = importlib.import_module("kernels")
+
+COPY = nnkit.LeakyReLU(1.0)                              # y = x by the sweep of the other activations: what a kernel of ours reaches that does nothing
+
+
+@attrs.frozen(eq=False)
+class DeviceKernel:
+    """A plan that can run, and its float32 result at an address. held: memory that it uses and that nobody else keeps."""
+
+    tape: DeviceTape
+    address: int
+    held: tuple[Block, ...] = ()
+
+    def run(self, times: int) -> None:
+        """Run it so many times, one after the other; waits once, for the last."""
+        self.tape.run(times)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Elements of the result, counted through all its rows."""
+        found = np.empty(stop - start, np.float32)
+        self.tape.device.read(self.address + 4 * start, found)
+        return found
+
+
+Made = dict[str, DeviceKernel]
+
+
+def made_of(memory: DeviceMemory, emit: Callable[[Builder], tuple[Buffer, ...]]) -> Plan:
+    """The plan of the steps that `emit` emits, as a model's for this device; it returns what of the arena has to last."""
+    architecture = memory.device.architecture
+    builder = Builder(memory.layout, 1, "train", backend="cuda", architecture=architecture)
+    outputs = emit(builder)
+    steps = tuple(builder.steps)
+    return optimise(Plan(mode="train", batch=1, dtype="float32", steps=steps, groups=tuple(range(len(steps))), outputs=outputs), backend="cuda",
+                    architecture=architecture)
+
+
+def smallest() -> Layout:
+    """Of a model of one weight: what runs of a plan need besides their arrays."""
+    return lay_out(nnkit.Sequential([nnkit.Input((1,)), nnkit.Dense(1, use_bias=False)]).graph(), None, "float32", "cuda")
+
+
+def sweep(memory: DeviceMemory, kernel: str, scalars: Sequence[float], shape: tuple[int, int], places: Mapping[str, Block]) -> DeviceKernel:
+    """A kernel over the rows of matrices [R, C] that lie at these places; the first is written."""
+    def emit(g: Builder) -> tuple[Buffer, ...]:
+        written, *read = (Buffer(name, shape, "float32", "external") for name in places)
+        g.step(kernel, [written], read, scalars=scalars, rows=shape[0])
+        return ()
+    tape = DeviceTape(made_of(memory, emit), memory)
+    tape.bind({name: (block.address, shape) for name, block in places.items()})
+    return DeviceKernel(tape, next(iter(places.values())).address, tuple(places.values()))
+
+
+def activations(device: Device, x: np.ndarray, dy: np.ndarray, names: Sequence[str] = tuple(kernels.ACTIVATIONS)) -> Made:
+    """A copy, then activations and their gradients on matrices [R, C]. All write into the same two arrays; of an activation whose gradient is taken
+    from its output that is kept."""
+    memory = DeviceMemory(device, smallest())
+    given = {"x": Block.of(device, x), "dy": Block.of(device, dy)}
+    y, dx = Block(device, x.nbytes), Block(device, x.nbytes)
+    made = {}
+    for name, spec in {"copy": COPY, **{name: kernels.ACTIVATIONS[name] for name in names}}.items():
+        kernel, constants = f"layers.activation.{spec.kernel}", [*spec.scalars(), 0.0, 0.0, 0.0][:3]
+        made[name] = sweep(memory, f"{kernel}_forward", constants, x.shape, {"y": y, "x": given["x"]})
+        if name == "copy":
+            continue
+        kept = given["x"]
+        if spec.keeps == "y":
+            kept = Block(device, x.nbytes)
+            sweep(memory, f"{kernel}_forward", constants, x.shape, {"y": kept, "x": given["x"]}).run(1)
+        made[f"{name} gradient"] = sweep(memory, f"{kernel}_backward", constants, x.shape, {"dx": dx, "dy": given["dy"], "kept": kept})
+    return made
+
+
+def copying(device: Device, x: np.ndarray) -> DeviceKernel:
+    """A copy of a matrix."""
+    return activations(device, x, x[:0], names=())["copy"]
+
+
+def optimizer(device: Device, spec: Optimizer, parameters: np.ndarray, gradients: np.ndarray) -> DeviceKernel:
+    """One step of an optimizer over flat vectors, as in a model of so many parameters; the parameters are the result."""
+    graph = nnkit.Sequential([nnkit.Input((parameters.size,)), nnkit.Dense(1, use_bias=False)]).graph()
+    memory = DeviceMemory(device, lay_out(graph, spec, "float32", "cuda"))
+    vectors = {name: memory.edit(buffer) for name, buffer in memory.layout.buffers.items()}
+    vectors["parameters"][:parameters.size] = parameters
+    vectors["gradients"][:parameters.size] = gradients
+    vectors["learning_rates"][0] = spec.learning_rate
+    vectors["counters"][COUNTERS["table_size"]] = 1
+    for state, start in spec.states().items():
+        vectors[f"optimizer/{state}"][:] = start
+
+    def emit(g: Builder) -> tuple[Buffer, ...]:
+        spec.lower(g, memory.layout)
+        return ()
+    tape = DeviceTape(made_of(memory, emit), memory)
+    return DeviceKernel(tape, memory.address(memory.layout.buffers["parameters"]))
+
+
+def optimizers(device: Device, parameters: np.ndarray, gradients: np.ndarray, names: Sequence[str] = tuple(kernels.OPTIMIZERS)) -> Made:
+    """One step of every optimizer, each with vectors of its own."""
+    return {name: optimizer(device, kernels.OPTIMIZERS[name], parameters, gradients) for name in names}
+
+
+def sparse_product(device: Device, a: scipy.sparse.csr_matrix, x: np.ndarray) -> DeviceKernel:
+    """y = A x, as layers on graphs ask for it: by rows where the entries of A lie evenly, else cut along the entries."""
+    starts = a.indptr.astype(np.int64)
+    csr = Csr.external("a", a.shape, a.nnz, "float32", ("a",) if is_even(starts) else ())
+    memory = DeviceMemory(device, smallest())
+
+    def emit(g: Builder) -> tuple[Buffer, ...]:
+        y = g.buffer("y", a.shape[0], x.shape[1])
+        csr.multiply(g, y, Buffer("x", x.shape, "float32", "external"))
+        return (y,)
+    plan = made_of(memory, emit)
+    tape = DeviceTape(plan, memory)
+    arrays = {csr.starts.name: starts, csr.columns.name: a.indices.astype(np.int32), csr.values.name: a.data.astype(np.float32), "x": x}
+    places = {name: Block.of(device, np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tape.bind({name: (block.address, arrays[name].shape) for name, block in places.items()})
+    return DeviceKernel(tape, memory.address(plan.outputs[0], plan), tuple(places.values()))
