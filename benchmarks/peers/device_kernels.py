@@ -27,7 +27,7 @@ from nnkit.runtime.device_memory import DeviceMemory
 sys.path.append(str(Path(__file__).resolve().parents[1] / "suites"))
 kernels = importlib.import_module("kernels")
 
-COPY = nnkit.LeakyReLU(1.0)                              # y = x by the sweep of the other activations: what a kernel of ours reaches that does nothing
+COPY = nnkit.LeakyReLU(1.0)                              # y = x by the sweep of all activations: what it reaches without a formula
 
 
 @attrs.frozen(eq=False)

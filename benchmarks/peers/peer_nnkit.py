@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 from worker import Job, repeated, serve, threads
-from workloads import CELLS, CLASSES, HIDDEN, LABELLED, RATE, SYMBOLS, WEIGHTS, WORDS, WORKS, kernels_of
+from workloads import CELLS, CLASSES, HIDDEN, LABELLED, RATE, SYMBOLS, WEIGHTS, WORDS, WORKS, kernels_of, on_a_gpu
 
 import nnkit
 from nnkit import (
@@ -116,6 +116,23 @@ def optimizers(arrays: dict[str, np.ndarray]) -> Job:
     kernels = single_kernels()
     copy = kernels.copying(arrays["parameters"].reshape(-1, 1000), threads())
     return measured({"copy": copy, **kernels.optimizers(arrays["parameters"], arrays["gradients"], threads())})
+
+
+def device_kernels(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    """`activations` and `optimizers` on the GPU; n runs are asked for at once, and waited for once."""
+    from nnkit.runtime import driver
+
+    device, kernels = driver.device(), importlib.import_module("device_kernels")
+    first, second = (on_a_gpu(array) for array in arrays.values())
+    if work == "activations":
+        made = kernels.activations(device, first.reshape(-1, 4096), second.reshape(-1, 4096))
+    else:
+        made = {"copy": kernels.copying(device, first.reshape(-1, 1000)), **kernels.optimizers(device, first, second)}
+    checks = {}
+    for name, kernel in made.items():
+        kernel.run(1)
+        checks[name] = kernel.read(0, 64)
+    return Job({name: kernel.run for name, kernel in made.items()}, checks=checks, note=f"{first.size:,} elements")
 
 
 def measured(made: dict[str, tuple[Callable[[int], None], np.ndarray]]) -> Job:
@@ -227,6 +244,8 @@ def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
         return vgg16(work, arrays)
     if work in ("resnet_block", "depthwise", "lstm100"):
         return layer(work, arrays)
+    if peer == "nnkit-cuda" and work in ("activations", "optimizers"):
+        return device_kernels(work, arrays)
     if work in HIDDEN:
         return graphs(work, arrays)
     special = {"activations": activations, "optimizers": optimizers}

@@ -162,10 +162,17 @@ def first_batch(model: Reader, loss_of: Callable[..., torch.Tensor], x: torch.Te
             "embeddings gradient": table.numpy()}
 
 
-def activations(arrays: dict[str, np.ndarray]) -> Job:
+Wait = Callable[[object], object]                        # until the device has done what was asked for; gets the last result
+
+
+def on_time(last: object) -> None:
+    """Nothing to wait for: a CPU has done it."""
+
+
+def activations(arrays: dict[str, np.ndarray], device: str = "cpu", wait: Wait = on_time) -> Job:
     """Every call writes into memory that is there already, as nnkit's do."""
     ops = torch.ops.aten
-    x, dy = (torch.from_numpy(arrays[name]) for name in ("x", "dy"))
+    x, dy = (torch.from_numpy(arrays[name]).to(device) for name in ("x", "dy"))
     y, dx, sigmoid, tanh = torch.empty_like(x), torch.empty_like(x), torch.sigmoid(x), torch.tanh(x)
     calls: dict[str, Callable[[], object]] = {
         "copy": lambda: y.copy_(x),
@@ -189,30 +196,34 @@ def activations(arrays: dict[str, np.ndarray]) -> Job:
     checks = {}
     for name, call in calls.items():
         call()
-        checks[name] = (dx if name.endswith("gradient") else y)[:64].numpy().copy()
-    return Job({name: repeated(call) for name, call in calls.items()}, checks=checks)
+        checks[name] = (dx if name.endswith("gradient") else y)[:64].cpu().numpy().copy()
+    return Job({name: repeated(call, wait) for name, call in calls.items()}, checks=checks)
 
 
-def optimizers(arrays: dict[str, np.ndarray]) -> Job:
-    """The fused form where there is one; RMSprop has none. The settings are Keras' defaults."""
-    made: dict[str, Callable[[list], torch.optim.Optimizer]] = {
-        "sgd": lambda p: torch.optim.SGD(p, 0.01, fused=True),
-        "sgd_momentum": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, fused=True),
-        "adagrad": lambda p: torch.optim.Adagrad(p, 1e-3, initial_accumulator_value=0.1, eps=1e-7, fused=True),
-        "rmsprop": lambda p: torch.optim.RMSprop(p, 1e-3, alpha=0.9, eps=1e-7, foreach=True),
-        "adam": lambda p: torch.optim.Adam(p, 1e-3, eps=1e-7, fused=True),
-        "adamw": lambda p: torch.optim.AdamW(p, 1e-3, eps=1e-7, weight_decay=0.004, fused=True),
+def optimizers(arrays: dict[str, np.ndarray], device: str = "cpu", wait: Wait = on_time) -> Job:
+    """The fused form where there is one: RMSprop has none, Adagrad on a GPU only in newer versions. The settings are Keras' defaults."""
+    made: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "sgd": lambda p, **form: torch.optim.SGD(p, 0.01, **form),
+        "sgd_momentum": lambda p, **form: torch.optim.SGD(p, 0.01, momentum=0.9, **form),
+        "adagrad": lambda p, **form: torch.optim.Adagrad(p, 1e-3, initial_accumulator_value=0.1, eps=1e-7, **form),
+        "rmsprop": lambda p, **form: torch.optim.RMSprop(p, 1e-3, alpha=0.9, eps=1e-7, foreach=True),
+        "adam": lambda p, **form: torch.optim.Adam(p, 1e-3, eps=1e-7, **form),
+        "adamw": lambda p, **form: torch.optim.AdamW(p, 1e-3, eps=1e-7, weight_decay=0.004, **form),
     }
-    source = torch.from_numpy(arrays["parameters"])
+    source = torch.from_numpy(arrays["parameters"]).to(device)
     target = source.clone()
-    items, checks = {"copy": repeated(lambda: target.copy_(source))}, {"copy": target[:64].numpy()}
+    items, checks = {"copy": repeated(lambda: target.copy_(source), wait)}, {"copy": target[:64].cpu().numpy()}
     for name, make in made.items():
-        parameters = torch.from_numpy(arrays["parameters"].copy()).requires_grad_()
-        parameters.grad = torch.from_numpy(arrays["gradients"])
-        optimizer = make([parameters])
-        optimizer.step()
-        checks[name] = parameters.detach()[:64].numpy().copy()
-        items[name] = repeated(optimizer.step)
+        parameters = source.clone().requires_grad_()
+        parameters.grad = torch.from_numpy(arrays["gradients"]).to(device)
+        optimizer = make([parameters], fused=True)
+        try:
+            optimizer.step()
+        except RuntimeError:                             # refused before anything has changed
+            optimizer = make([parameters], foreach=True)
+            optimizer.step()
+        checks[name] = parameters.detach()[:64].cpu().numpy().copy()
+        items[name] = repeated(optimizer.step, wait)
     return Job(items, checks=checks)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from peer_torch import network
+from peer_torch import activations, network, optimizers
 from torch import nn
 from worker import Job, serve
-from workloads import LABELLED, WORKS
+from workloads import LABELLED, WORKS, on_a_gpu
 
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False      # float32 products, as nnkit's
 GPU = "cuda"
@@ -68,5 +68,24 @@ def training(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     return Job({"epoch": epochs}, loss)
 
 
+def done(last: object = None) -> None:
+    """Wait for all that was asked of the device."""
+    if GPU == "cuda":
+        torch.cuda.synchronize()
+
+
+def kernels(work: str, arrays: dict[str, np.ndarray]) -> Job:
+    """`activations` and `optimizers` on the GPU; n calls are asked for at once, and waited for once."""
+    made = {"activations": activations, "optimizers": optimizers}[work]
+    given = {name: on_a_gpu(array) for name, array in arrays.items()}
+    return made(given, GPU, done)
+
+
+def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
+    if GPU == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"PyTorch {torch.__version__} sees no NVIDIA GPU")
+    return kernels(work, arrays) if work in ("activations", "optimizers") else training(work, arrays, peer)
+
+
 if __name__ == "__main__":
-    serve(training)
+    serve(prepare)

@@ -79,17 +79,22 @@ def table(name: str, results: list[Result]) -> str:
 def bandwidths(work: str, results: list[Result], base: Result | None) -> list[str]:
     """One row for each item: every peer's time and GB/s, and nnkit's share of the copy bandwidth that the same run reached."""
     good = [result for result in results if not result.problem]
-    copies = [traffic(work, "copy") / statistics.median(result.times["copy"]) for result in good if "copy" in result.times]
+    copies = [bandwidth(work, "copy", result) for result in good if "copy" in result.times]
     heading = "| item | " + " | ".join(f"{result.peer} median | GB/s" for result in good) + " | torch / nnkit | share of copy |"
     rows = [heading, "| --- " * (heading.count("|") - 1) + "|"]
     for item in dict.fromkeys(item for result in good for item in result.times):
         cells = [item]
         for result in good:
-            seconds = statistics.median(result.times[item]) if item in result.times else None
-            cells += ["", ""] if seconds is None else [duration(seconds), f"{traffic(work, item) / seconds / 1e9:.1f}"]
-        torch = next((result for result in good if result.peer == "torch" and item in result.times), None)
+            there = item in result.times
+            cells += [duration(statistics.median(result.times[item])), f"{bandwidth(work, item, result) / 1e9:.1f}"] if there else ["", ""]
+        torch = next((result for result in good if result.peer in ("torch", "torch-cuda") and item in result.times), None)
         cells.append(ratio(torch, item, base) if torch else "")
         share = base is not None and item in base.times and copies
-        cells.append(f"{traffic(work, item) / statistics.median(base.times[item]) / max(copies):.0%}" if share and base else "")
+        cells.append(f"{bandwidth(work, item, base) / max(copies):.0%}" if share and base else "")
         rows.append("| " + " | ".join(cells) + " |")
     return rows
+
+
+def bandwidth(work: str, item: str, result: Result) -> float:
+    """Bytes per second, of the median time. Peers on a GPU have larger arrays."""
+    return traffic(work, item, gpu="-cuda" in result.peer) / statistics.median(result.times[item])

@@ -47,6 +47,7 @@ CUDA_PEERS = {
     "torch-cuda-compile": ("peer_torch_cuda.py", ("torch",)),
     "torch-cuda-graph": ("peer_torch_cuda.py", ("torch",)),
 }
+CUDA_KERNELS = {"activations": ("nnkit-cuda", "torch-cuda"), "optimizers": ("nnkit-cuda", "torch-cuda")}   # of single kernels
 CUDA_WORKS = ("mlp", "autoencoder", "bigmlp", "digits_cnn", "conv3d")
 # Set by some machines for other programs; they choose OpenBLAS's code for it and so change what NumPy and scikit-learn reach.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -234,7 +235,7 @@ def arguments() -> argparse.Namespace:
         PEERS.clear()
         PEERS.update(CUDA_PEERS)
     options.peers = options.peers or ",".join(PEERS)
-    options.work = options.work or ",".join(CUDA_WORKS if options.cuda else WORKS)
+    options.work = options.work or ",".join((*CUDA_WORKS, *CUDA_KERNELS) if options.cuda else WORKS)
     return options
 
 
@@ -260,7 +261,8 @@ def main() -> int:
               f"unset for every process: {', '.join(UNSET)} ({'were set: ' + ', '.join(unset) if unset else 'none was set'})\n", flush=True)
         good = True
         for name in options.work.split(","):
-            members = [peer for peer in there if options.cuda or peer == "nnkit" or peer in WORKS[name].peers]
+            asked = CUDA_KERNELS.get(name, tuple(PEERS)) if options.cuda else ("nnkit", *WORKS[name].peers)
+            members = [peer for peer in there if peer in asked]
             if name == "startup":
                 results = startup(runner, members, options.rounds)
             else:

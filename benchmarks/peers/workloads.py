@@ -18,6 +18,7 @@ Arrays = dict[str, np.ndarray]
 
 ELEMENTS = 1 << 24        # activations run over arrays of 16 M float32
 PARAMETERS = 10_000_000   # optimizer steps run over this many float32
+DEVICE_TIMES = 8          # on a GPU arrays are these, so many times one behind the other: its cache holds little of them, and a launch is nothing
 
 # What one pass reads and writes, in arrays of float32: the figure in GB/s is these bytes over the time.
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "gelu")
@@ -322,8 +323,14 @@ WORKS: dict[str, Work] = {
 }
 
 
-def traffic(work: str, item: str) -> float:
+def on_a_gpu(given: np.ndarray) -> np.ndarray:
+    """An array of `activations` or `optimizers` as peers on a GPU have it."""
+    return np.tile(given, DEVICE_TIMES)
+
+
+def traffic(work: str, item: str, gpu: bool = False) -> float:
     """Bytes that one repetition of an item of `activations` or `optimizers` must move at least."""
+    times = DEVICE_TIMES if gpu else 1
     if work == "optimizers":
-        return 4.0 * PARAMETERS * OPTIMIZER_ARRAYS[item]
-    return 4.0 * ELEMENTS * (3 if item.endswith("gradient") else 2)   # x, y; or dy, saved value, dx
+        return 4.0 * times * PARAMETERS * OPTIMIZER_ARRAYS[item]
+    return 4.0 * times * ELEMENTS * (3 if item.endswith("gradient") else 2)   # x, y; or dy, saved value, dx
