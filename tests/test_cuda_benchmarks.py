@@ -17,6 +17,7 @@ import ptx
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks" / "peers"))
 import device_kernels
 import kernels
+import spmm_cuda
 
 SHAPE = (5, 330)                                         # whole rounds of a block's threads and what is left of them
 ROUNDINGS = 4e-6                                         # of float32, some tens: exponentials of a device and of a CPU are not the same
@@ -77,3 +78,29 @@ def test_sparse_products_beside_scipy(device, longest, expected):
     found = kernel.read(0, a.shape[0] * 3).reshape(-1, 3)
     assert (np.abs(found - exact) <= 2e-6 * size).all()  # sums of some hundred at a time: at most their number of half units, mostly far less
     np.testing.assert_array_equal(kernel.read(9, 12), found[3])
+
+
+def test_the_table_of_sparse_products(device, monkeypatch):
+    monkeypatch.setattr(spmm_cuda, "CHECKED", 5)
+    a = graph(20, 30, 7)
+    x = normal(30, 3, seed=1)
+    product = spmm_cuda.of_nnkit(device, a, x)
+    spmm_cuda.check("nnkit", product, a, x)
+    wrong = spmm_cuda.Product(product.run, lambda numbers: product.rows(numbers) + np.float32(1e-3))
+    with pytest.raises(AssertionError, match=r"^nnkit: other numbers than SciPy's"):
+        spmm_cuda.check("nnkit", wrong, a, x)
+    asked = []
+    times = spmm_cuda.least({"nnkit": product.run, "other": asked.append}, 0.0)
+    assert times.keys() == {"nnkit", "other"}
+    assert asked[:2] == [1, 1]                           # once to warm up, once to see how long it takes
+    assert len(asked) == 1 + spmm_cuda.FEWEST
+
+
+def test_bytes_and_shares_of_a_sparse_product():
+    a = scipy.sparse.csr_matrix(np.array([[1, 2, 3], [0, 0, 4]], np.float32))
+    matrix, x, y = 4 * 8 + 3 * 8, 3 * 16 * 4, 2 * 16 * 4
+    assert spmm_cuda.traffic(a, 16) == (matrix + x + y, matrix + 4 * 16 * 4 + y)
+    times = {"nnkit": 2e-6, "torch.sparse.mm": 3e-6, "torch.mm out": 1.8e-6, "copy": 1.0}
+    assert spmm_cuda.line("uniform", a, 16, times, copied=10 ** 9) == \
+        "| uniform | 2 | 4 | 16 | 0.002 | 0.003 | 0.002 | 0.90 | 0 | 0 | 1 | 19% | 22% |"
+    assert len(spmm_cuda.HEADING) == 13

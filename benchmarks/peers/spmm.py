@@ -3,6 +3,7 @@
     python benchmarks/peers/spmm.py [--graphs uniform,power] [--features 16,64,256] [--threads 2] [--nodes 1000000] [--pubmed file.npz]
 
 All three run in this process and take turns; each result is checked, then each number is the least time of the rounds. SciPy has one thread.
+With --cuda: on a GPU, beside cuSPARSE as PyTorch calls it, by default on graphs of ten million nodes and a hundred million entries: spmm_cuda.py.
 """
 
 from __future__ import annotations
@@ -60,17 +61,24 @@ def least(made: dict[str, tuple[Callable[[], object], Callable[[], np.ndarray]]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--graphs", default="uniform,power")
-    parser.add_argument("--features", default="16,64,256")
+    parser.add_argument("--cuda", action="store_true", help="on the GPU")
+    parser.add_argument("--features", help="default: 16,64,256; on a GPU 16,64")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--nodes", type=int, default=1_000_000)
+    parser.add_argument("--nodes", type=int, help="default: a million; on a GPU ten")
     parser.add_argument("--pubmed", help="file with adj_indptr, adj_indices, adj_data, adj_shape")
     parser.add_argument("--seconds", type=float, default=8.0, help="of rounds for each line")
     given = parser.parse_args()
+    nodes = given.nodes or (10_000_000 if given.cuda else 1_000_000)
+    widths = [int(width) for width in (given.features or ("16,64" if given.cuda else "16,64,256")).split(",")]
+    if given.cuda:
+        spmm_cuda = importlib.import_module("spmm_cuda")
+        spmm_cuda.compare(((name, graph(name, nodes, given.pubmed)) for name in given.graphs.split(",")), widths, given.seconds)
+        return
     print("| graph | nodes | entries | features | nnkit ms | scipy ms | torch ms | better of them / nnkit |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in given.graphs.split(","):
-        a = graph(name, given.nodes, given.pubmed)
-        for features in map(int, given.features.split(",")):
+        a = graph(name, nodes, given.pubmed)
+        for features in widths:
             x = np.random.default_rng(1).standard_normal((a.shape[1], features), dtype=np.float32)
             made = runners(a, x, given.threads)
             expected = made["scipy"][1]()
