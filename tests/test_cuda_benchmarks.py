@@ -23,9 +23,9 @@ SHAPE = (5, 330)                                         # whole rounds of a blo
 ROUNDINGS = 4e-6                                         # of float32, some tens: exponentials of a device and of a CPU are not the same
 
 
-@pytest.fixture
-def device():
-    return ptx.PtxDevice()
+@pytest.fixture(params=["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request):
+    return ptx.PtxDevice() if request.param == "interpreter" else request.getfixturevalue("gpu")
 
 
 def normal(*shape, seed=0):

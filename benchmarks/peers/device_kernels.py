@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse
 
 import nnkit
+from nnkit.layers.activation import ActivationFunction
 from nnkit.optimizers import Optimizer
 from nnkit.plan.builder import Builder
 from nnkit.plan.layout import COUNTERS, Layout, lay_out
@@ -82,25 +83,33 @@ def activations(device: Device, x: np.ndarray, dy: np.ndarray, names: Sequence[s
     """A copy, then activations and their gradients on matrices [R, C]. All write into the same two arrays; of an activation whose gradient is taken
     from its output that is kept."""
     memory = DeviceMemory(device, smallest())
-    given = {"x": Block.of(device, x), "dy": Block.of(device, dy)}
+    given, above = Block.of(device, x), Block.of(device, dy)
     y, dx = Block(device, x.nbytes), Block(device, x.nbytes)
-    made = {}
-    for name, spec in {"copy": COPY, **{name: kernels.ACTIVATIONS[name] for name in names}}.items():
-        kernel, constants = f"layers.activation.{spec.kernel}", [*spec.scalars(), 0.0, 0.0, 0.0][:3]
-        made[name] = sweep(memory, f"{kernel}_forward", constants, x.shape, {"y": y, "x": given["x"]})
-        if name == "copy":
-            continue
-        kept = given["x"]
+    made = {"copy": forward(memory, COPY, x.shape, y, given)}
+    for name in names:
+        spec, kept = kernels.ACTIVATIONS[name], given
+        made[name] = forward(memory, spec, x.shape, y, given)
         if spec.keeps == "y":
             kept = Block(device, x.nbytes)
-            sweep(memory, f"{kernel}_forward", constants, x.shape, {"y": kept, "x": given["x"]}).run(1)
-        made[f"{name} gradient"] = sweep(memory, f"{kernel}_backward", constants, x.shape, {"dx": dx, "dy": given["dy"], "kept": kept})
+            forward(memory, spec, x.shape, kept, given).run(1)
+        made[f"{name} gradient"] = sweep(memory, f"layers.activation.{spec.kernel}_backward", constants_of(spec), x.shape,
+                                         {"dx": dx, "dy": above, "kept": kept})
     return made
+
+
+def constants_of(spec: ActivationFunction) -> list[float]:
+    """What both kernels of an activation take."""
+    return [*spec.scalars(), 0.0, 0.0, 0.0][:3]
+
+
+def forward(memory: DeviceMemory, spec: ActivationFunction, shape: tuple[int, int], y: Block, x: Block) -> DeviceKernel:
+    """y = f(x)."""
+    return sweep(memory, f"layers.activation.{spec.kernel}_forward", constants_of(spec), shape, {"y": y, "x": x})
 
 
 def copying(device: Device, x: np.ndarray) -> DeviceKernel:
     """A copy of a matrix."""
-    return activations(device, x, x[:0], names=())["copy"]
+    return forward(DeviceMemory(device, smallest()), COPY, x.shape, Block(device, x.nbytes), Block.of(device, x))
 
 
 def optimizer(device: Device, spec: Optimizer, parameters: np.ndarray, gradients: np.ndarray) -> DeviceKernel:
