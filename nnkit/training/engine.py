@@ -70,8 +70,8 @@ class Engine:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what may be set; see `refuse_in_vain`."""
-        known = vars(self)
-        if "_parameters" in known and (name not in known or name in COMPILED):   # made, and none of the names that change as it works
+        new = not (hasattr(type(self), name) or hasattr(self, name))          # `vars` would make all attributes slower to read
+        if (new or name in COMPILED) and hasattr(self, "_parameters"):        # when it is made: none of the names that change as it works
             refuse_in_vain(self, name)
         super().__setattr__(name, value)
 
