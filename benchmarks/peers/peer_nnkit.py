@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from worker import Job, repeated, serve, threads
@@ -41,6 +42,11 @@ from nnkit import (
 )
 
 
+def placed(peer: str) -> dict[str, Any]:
+    """Where `compile` is to run the plan, by the peer's name."""
+    return {"backend": "cuda", "blas": peer.endswith("blas")} if "cuda" in peer else {"threads": threads()}
+
+
 def network(work: str) -> Sequential | Network:
     if work == "char_lstm":
         return Sequential([Input((64,)), Embedding(SYMBOLS, 64), LSTM(256, return_sequences=True), Dense(SYMBOLS, activation="softmax")])
@@ -53,6 +59,12 @@ def network(work: str) -> Sequential | Network:
         return Sequential([Input((20,)), Dense(10, activation="relu"), Dense(20, activation="sigmoid")])
     if work == "bigmlp":
         return Sequential([Input((784,)), Dense(1024, activation="relu"), Dense(1024, activation="relu"), Dense(10, activation="softmax")])
+    if work == "mlp4096":
+        return Sequential([Input((784,)), Dense(4096, activation="relu"), Dense(4096, activation="relu"), Dense(10, activation="softmax")])
+    if work == "vgg16_batch64":
+        return Sequential([Input((224, 224, 3)), nnkit.models.vgg16(include_top=False, pooling="avg"), Dense(CLASSES, activation="softmax")])
+    if work == "lstm256":
+        return Sequential([Input((100, 64)), LSTM(256), Dense(1, activation="sigmoid")])
     if work == "digits_cnn":
         return Sequential([Input((8, 8, 1)), Conv2D(32, 3, activation="relu"), MaxPooling2D(2), Flatten(), Dense(128, activation="relu"),
                            Dense(10, activation="softmax")])
@@ -69,10 +81,13 @@ def network(work: str) -> Sequential | Network:
     return Sequential([Input((20,)), Dense(64, activation="relu"), Dense(32, activation=LeakyReLU(0.01)), Dense(1, activation="sigmoid")])
 
 
-def training(work: str, arrays: dict[str, np.ndarray], backend: str = "cpu") -> Job:
+def training(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     x, y = arrays["x"], arrays["y"]
     loss_name = "sparse_categorical_crossentropy" if work in LABELLED else "binary_crossentropy"
-    model = nnkit.compile(network(work), optimizer=Adam(1e-3), loss=loss_name, seed=0, threads=threads(), backend=backend)
+    optimizer = SGD(RATE) if work.startswith("vgg16") else Adam(1e-3)
+    model = nnkit.compile(network(work), optimizer=optimizer, loss=loss_name, seed=0, **placed(peer))
+    if "kernel1" in arrays:
+        set_kernels(model, arrays)
     batch_size = WORKS[work].batch_size
     checks = given_weights(model, arrays, batch_size) if work in CELLS else {}
 
@@ -217,7 +232,7 @@ def graph_network(work: str, F: int, classes: int) -> Network:
     return Network([x, graph], GraphConv(classes, activation="softmax", dropout=rate)([h, graph]))
 
 
-def graphs(work: str, arrays: dict[str, np.ndarray]) -> Job:
+def graphs(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
     y, mask, (first, second) = arrays["y"], arrays["training"], kernels_of(arrays)
     if work == "gcn":
         from scipy import sparse
@@ -226,7 +241,7 @@ def graphs(work: str, arrays: dict[str, np.ndarray]) -> Job:
         x = arrays["x"]
     inputs = [x, nnkit.graph.Adjacency.of(arrays["edges"], nodes=len(y))]
     model = nnkit.compile(graph_network(work, len(first), second.shape[1]), optimizer=Adam(0.01), loss="sparse_categorical_crossentropy", seed=0,
-                          threads=threads())
+                          **placed(peer))
     set_kernels(model, arrays)
     checks = {"probabilities": model.predict(inputs)[:64]}
 
@@ -240,16 +255,16 @@ def graphs(work: str, arrays: dict[str, np.ndarray]) -> Job:
 
 
 def prepare(work: str, arrays: dict[str, np.ndarray], peer: str) -> Job:
-    if work.startswith("vgg16"):
+    if work in ("vgg16_forward", "vgg16_train"):
         return vgg16(work, arrays)
     if work in ("resnet_block", "depthwise", "lstm100"):
         return layer(work, arrays)
     if peer == "nnkit-cuda" and work in ("activations", "optimizers"):
         return device_kernels(work, arrays)
     if work in HIDDEN:
-        return graphs(work, arrays)
+        return graphs(work, arrays, peer)
     special = {"activations": activations, "optimizers": optimizers}
-    return special[work](arrays) if work in special else training(work, arrays, "cuda" if peer == "nnkit-cuda" else "cpu")
+    return special[work](arrays) if work in special else training(work, arrays, peer)
 
 
 if __name__ == "__main__":

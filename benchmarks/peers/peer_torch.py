@@ -77,6 +77,17 @@ class Reader(nn.Module):
         return self.dense(h).flatten(0, 1) if self.all_steps else self.dense(h[:, -1])
 
 
+class LastStep(nn.Module):
+    """An LSTM, and Dense 1 of its last output."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.recurrent, self.dense = nn.LSTM(inputs, units, batch_first=True), nn.Linear(units, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.recurrent(x)[0][:, -1])
+
+
 def network(work: str, arrays: dict[str, np.ndarray]) -> nn.Module:
     if work in CELLS:
         return Reader(work, arrays)
@@ -86,6 +97,12 @@ def network(work: str, arrays: dict[str, np.ndarray]) -> nn.Module:
         return nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 20))
     if work == "bigmlp":
         return nn.Sequential(nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    if work == "mlp4096":
+        return nn.Sequential(nn.Linear(784, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 10))
+    if work == "vgg16_batch64":
+        return vgg16(arrays)
+    if work == "lstm256":
+        return LastStep(64, 256)
     if work == "digits_cnn":
         return nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32 * 3**2, 128), nn.ReLU(), nn.Linear(128, 10))
     if work == "conv3d":

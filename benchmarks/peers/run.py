@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import report
-from workloads import WORKS, Work
+from workloads import GPU_ONLY, WORKS, Work
 
 HERE = Path(__file__).resolve().parent
 # Peer -> (its module here, the packages it imports).
@@ -43,12 +43,13 @@ PEERS = {
 # With --cuda these instead, and of the works those that all of them have.
 CUDA_PEERS = {
     "nnkit-cuda": ("peer_nnkit.py", ("nnkit", "numba_cuda")),
+    "nnkit-cuda-blas": ("peer_nnkit.py", ("nnkit", "numba_cuda", "nvmath")),
     "torch-cuda": ("peer_torch_cuda.py", ("torch",)),
     "torch-cuda-compile": ("peer_torch_cuda.py", ("torch",)),
     "torch-cuda-graph": ("peer_torch_cuda.py", ("torch",)),
 }
 CUDA_KERNELS = {"activations": ("nnkit-cuda", "torch-cuda"), "optimizers": ("nnkit-cuda", "torch-cuda")}   # of single kernels
-CUDA_WORKS = ("mlp", "autoencoder", "bigmlp", "digits_cnn", "conv3d")
+CUDA_WORKS = ("mlp", "autoencoder", "digits_cnn", "gcn", "bigmlp", "mlp4096", "conv3d", "vgg16_batch64", "lstm256")
 # Set by some machines for other programs; they choose OpenBLAS's code for it and so change what NumPy and scikit-learn reach.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 REST = 0.25   # seconds before a round: the thread pools of the process before spin for up to 0.2 s after their last work
@@ -235,7 +236,8 @@ def arguments() -> argparse.Namespace:
         PEERS.clear()
         PEERS.update(CUDA_PEERS)
     options.peers = options.peers or ",".join(PEERS)
-    options.work = options.work or ",".join((*CUDA_WORKS, *CUDA_KERNELS) if options.cuda else WORKS)
+    on_gpu, on_cpu = (*CUDA_WORKS, *CUDA_KERNELS), [name for name in WORKS if name not in GPU_ONLY]
+    options.work = options.work or ",".join(on_gpu if options.cuda else on_cpu)
     return options
 
 

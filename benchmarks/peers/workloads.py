@@ -56,10 +56,10 @@ def reconstruction() -> Arrays:
     return {"x": x, "y": 1 / (1 + np.exp(-x))}
 
 
-def images() -> Arrays:
-    """5,120 rows of 784 features in ten classes: the largest of ten random projections."""
+def images(count: int = 5120) -> Arrays:
+    """Rows of 784 features in ten classes: the largest of ten random projections."""
     rng = np.random.default_rng(7)
-    x = rng.standard_normal((5120, 784), dtype=np.float32)
+    x = rng.standard_normal((count, 784), dtype=np.float32)
     y = np.argmax(x @ rng.standard_normal((784, 10), dtype=np.float32), axis=1)
     return {"x": x, "y": y.astype(np.int32)}
 
@@ -132,10 +132,10 @@ def voxels() -> Arrays:
     return {"x": x, "y": y.astype(np.int32)}
 
 
-def vgg16() -> Arrays:
-    """Eight images of normal numbers, their classes, and the weights: kernel1 to kernel13 of the convolutions, kernel14 of the last layer."""
+def vgg16(count: int = 8) -> Arrays:
+    """Images of normal numbers, their classes, and the weights: kernel1 to kernel13 of the convolutions, kernel14 of the last layer."""
     rng = np.random.default_rng(16)
-    arrays = {"x": rng.standard_normal((8, 224, 224, 3), dtype=np.float32), "y": np.arange(8, dtype=np.int32)}
+    arrays = {"x": rng.standard_normal((count, 224, 224, 3), dtype=np.float32), "y": np.arange(count, dtype=np.int32) % CLASSES}
     channels = [3, *(filters for count, filters in VGG16 for _ in range(count))]
     for number, (inputs, filters) in enumerate(itertools.pairwise(channels), 1):
         arrays[f"kernel{number}"] = he_normal(rng, 3, 3, inputs, filters)
@@ -218,6 +218,13 @@ def lstm100() -> Arrays:
     return {"x": x, "dy": dy, **recurrent_weights(rng, "lstm", 100, 100)}
 
 
+def signals() -> Arrays:
+    """512 sequences of 100 steps of 64 numbers; the class is the sign of the last step's random projection."""
+    rng = np.random.default_rng(256)
+    x = rng.standard_normal((512, 100, 64), dtype=np.float32)
+    return {"x": x, "y": (x[:, -1] @ rng.standard_normal(64, dtype=np.float32) > 0).astype(np.float32)}
+
+
 # Graphs: "edges" int32 (2, E), sources and targets, each undirected edge in both directions. Sparse features in rows: "starts", "columns", "values".
 
 CORA = {"nodes": 2708, "edges": 5278, "features": 1433, "classes": 7, "words": 18, "training": 140}
@@ -271,12 +278,16 @@ def large_graph() -> Arrays:
 NETWORKS = ("torch", "torch-compile", "keras", "jax")
 GRAPHS = ("pyg", "pyg-sparse", "pyg-compile")
 CONVOLUTIONS = ("torch", "torch-channels-last", "torch-compile", "keras", "jax")
-LABELLED = ("bigmlp", "digits_cnn", "conv3d", "char_lstm")  # training with classes as targets
+LABELLED = ("bigmlp", "digits_cnn", "conv3d", "char_lstm", "mlp4096", "vgg16_batch64")  # training with classes as targets
+GPU_ONLY = ("mlp4096", "vgg16_batch64", "lstm256")       # too large for the processors that the others are timed on
+# How many times nnkit's time PyTorch should need on a GPU: for a step of a few launches, and for one of large products by Numba's kernels.
+SMALL = {"torch-cuda": 10, "torch-cuda-compile": 1.5, "torch-cuda-graph": 1.5}
+PRODUCTS = dict.fromkeys(SMALL, 0.6)
 READER = "100 words: Embedding(10000, 64), {}(32), Dense 1"
 
 WORKS: dict[str, Work] = {
     "mlp": Work("MLP 20-64-32-1, batch 32, Adam", "epoch of 25 steps, shuffled", binary, 32, 20, (0.11, 0.19), NETWORKS,
-                {"jax": 5, "torch": 90, "keras": 500}, limits={("nnkit", "epoch"): 25 * 4.6e-6}),
+                {"jax": 5, "torch": 90, "keras": 500, **SMALL}, limits={("nnkit", "epoch"): 25 * 4.6e-6}),
     "dropout": Work("the same with Dropout(0.5) twice", "epoch of 25 steps, shuffled", binary, 32, 20, (0.21, 0.29), NETWORKS, {"jax": 10}),
     "autoencoder": Work("autoencoder 20-10-20, BCE, batch 32, Adam", "epoch of 25 steps, shuffled", reconstruction, 32, 20, (0.645, 0.68), NETWORKS,
                         {"torch": 60}),
@@ -287,7 +298,7 @@ WORKS: dict[str, Work] = {
     "vae": Work("variational autoencoder 784-400-(20+20)-400-784, batch 128, Adam", "epoch of 93 steps, shuffled", fashion, 128, 2, (0.2, 0.65),
                 NETWORKS, dict.fromkeys(NETWORKS, 1.3)),
     "digits_cnn": Work("digits 8 x 8: Conv2D 32 of 3 x 3, max pooling, Dense 128, Dense 10, batch 32, Adam", "epoch of 44 steps, shuffled",
-                       digits, 32, 5, (0.1, 0.25), CONVOLUTIONS, dict.fromkeys(CONVOLUTIONS, 5)),
+                       digits, 32, 5, (0.1, 0.25), CONVOLUTIONS, {**dict.fromkeys(CONVOLUTIONS, 5), **SMALL}),
     "conv3d": Work("voxels 32 x 32 x 32: Conv3D 32 of 3 x 3 x 3, max pooling, Dense 128, Dense 20, batch 32, Adam", "epoch of 4 steps, shuffled",
                    voxels, 32, 5, (0.02, 0.9), CONVOLUTIONS, dict.fromkeys(CONVOLUTIONS, 3)),
     "vgg16_forward": Work("VGG16's 13 convolutions and 5 poolings at 224 x 224, mean of every channel, Dense 10; batch 8", "call, NumPy in and out",
@@ -312,9 +323,15 @@ WORKS: dict[str, Work] = {
     "predict_lstm": Work("predict of one row, " + READER.format("LSTM"), "call, NumPy in and out", partial(reviews, "lstm"), 32, 1, (0.55, 0.66),
                          NETWORKS, limits={("nnkit", "call"): 150e-6}, tolerance=1e-3),
     "gcn": Work("GCN 1433-16-7 on Cora, all nodes at once, dropout 0.5, L2 of 5e-4 on the first kernel, Adam 0.01, the loss of 140 nodes",
-                "epoch of one step", citations, epochs=60, loss=(0.65, 1.2), peers=GRAPHS, targets={"pyg": 20, "pyg-sparse": 5}),
+                "epoch of one step", citations, epochs=60, loss=(0.65, 1.2), peers=GRAPHS, targets={"pyg": 20, "pyg-sparse": 5, **SMALL}),
     "gcn_large": Work("GCN 32-32-16 on a random graph of a million nodes and ten million entries, all nodes at once, Adam 0.01, the loss of all",
                       "epoch of one step", large_graph, epochs=3, loss=(2.71, 2.735), peers=("pyg",)),
+    "mlp4096": Work("MLP 784-4096-4096-10, batch 4096, Adam", "epoch of 5 steps, shuffled", partial(images, 5 * 4096), 4096, 2, (1.5, 2.25),
+                    targets=PRODUCTS),
+    "vgg16_batch64": Work("VGG16's convolutions and poolings at 224 x 224, mean of every channel, Dense 10; SGD; batch 64", "epoch of one step",
+                          partial(vgg16, 64), 64, 1, (2, 9.8), targets=PRODUCTS),
+    "lstm256": Work("LSTM(256) on sequences of 100 steps of 64 numbers, Dense 1, batch 64, Adam", "epoch of 8 steps, shuffled", signals, 64, 2,
+                    (0.4, 0.7), targets=dict.fromkeys(SMALL, 1.0)),
     "predict": Work("predict of one row, MLP 20-64-32-1", "call, NumPy in and out", binary, 32, 1, (0.5, 0.7), limits={("nnkit", "call"): 10e-6}),
     "startup": Work("fresh process, import to the end of the first epoch of mlp", "process", binary, 32,
                     limits={("nnkit", "first epoch"): 0.6, ("nnkit, empty cache", "first epoch"): 6, ("nnkit", "import alone"): 0.35}),

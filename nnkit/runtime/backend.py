@@ -60,7 +60,7 @@ class Backend:
 
     def heeded(self, sizes: Sizes) -> Sizes:
         """What plans for this backend depend on: a CPU's products are cut the same way for all matrices."""
-        return attrs.evolve(sizes, even=()) if self.device is None and sizes.even else sizes
+        return attrs.evolve(sizes, even=()) if self.device is None else sizes
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan with a kernel that the backend does not have, or with a user's formula that does not compile for it. Raises ValueError."""

@@ -70,8 +70,8 @@ class Engine:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what may be set; see `refuse_in_vain`."""
-        known = vars(self)
-        if "_parameters" in known and (name not in known or name in COMPILED):   # made, and none of the names that change as it works
+        new = not (hasattr(type(self), name) or hasattr(self, name))          # `vars` would make all attributes slower to read
+        if (new or name in COMPILED) and hasattr(self, "_parameters"):        # when it is made: none of the names that change as it works
             refuse_in_vain(self, name)
         super().__setattr__(name, value)
 
@@ -147,7 +147,7 @@ class Engine:
 
     def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes = NO_SIZES) -> Any:
         """That plan, bound to the model's memory; the last PLANS_KEPT are kept."""
-        sizes = self.runtime.heeded(sizes)
+        sizes = self.runtime.heeded(sizes) if sizes.even else sizes           # `predict` of one row takes microseconds
         key = (mode, batch, keep_predictions, input_gradients, sizes)
         if key not in self.tapes:
             plan = self._special_plan(mode) or self.build_plan(mode, batch, keep_predictions, input_gradients, sizes)
