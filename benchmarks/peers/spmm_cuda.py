@@ -48,7 +48,8 @@ def of_torch(a: scipy.sparse.csr_matrix, x: np.ndarray, gpu: str = "cuda") -> di
     last = [y]
 
     def anew() -> None:
-        last[0] = torch.sparse.mm(matrix, right)
+        last.clear()                                     # so that its memory can be the next one's
+        last.append(torch.sparse.mm(matrix, right))
 
     def rows(found: list[torch.Tensor]) -> Callable[[np.ndarray], np.ndarray]:
         return lambda numbers: found[0][torch.from_numpy(numbers).to(gpu)].cpu().numpy()
