@@ -165,6 +165,11 @@ def test_masked_losses_and_metrics_are_keras(name, weighted):
         assert found["loss"] == pytest.approx(float(expected["loss"]), rel=DOUBLE)
         metrics = [key for key in found if "loss" not in key]
         assert len(metrics) == len([key for key in expected if "loss" not in key])
+        if name == "ignoring":                           # labels that the loss ignores are left out; Keras' accuracy counts them as any others
+            counted = (x > 0) & (labels != loss.ignore_class)
+            right = theirs.predict(x, verbose=0)[0].argmax(axis=-1) == labels
+            expected["steps_accuracy"] = right[counted].mean()
+            assert right[counted].mean() != right[x > 0].mean()
         for key, other in zip(metrics, [key for key in expected if "loss" not in key], strict=True):
             assert found[key] == pytest.approx(float(expected[other]), rel=1e-6), key        # Keras' metrics are float32
         for _ in range(3):
