@@ -156,6 +156,7 @@ CPU_ALONE = {
     "prims.direct", "prims.winograd", "prims.taps", "prims.pooled", "prims.depthwise.depthwise_forward", "prims.depthwise.depthwise_weight",
     "prims.matmul.pack", "prims.matmul.pack_gates", "prims.matmul.pack_transposed", "prims.matmul.pack_gates_transposed", "prims.matmul.transpose",
     "layers.dense.dense_forward_slices", "layers.dense.dense_backward_input", "layers.dense.dense_backward_columns",     # nothing is packed or turned
+    "layers.dense.dense_backward_weight_slices",         # slices are those of plan/products.py
     "prims.recurrent.recurrent_weight", "prims.recurrent.recurrent_input",               # products over all steps; and through time it goes by walks:
     *(f"layers.recurrent.{cell}{kind}_{way}" for cell in ("simple_rnn", "lstm", "gru") for kind in ("", "_any") for way in ("forward", "backward")),
 }
