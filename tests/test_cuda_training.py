@@ -44,6 +44,7 @@ from nnkit.plan.layout import lay_out
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan, Step
 from nnkit.training.data import Data
+from nnkit.training.graphs import sizes_of
 
 
 def device_plan(spec, batch, mode="train", sizes=None, precision="float32", architecture=ARCHITECTURE, **named):
@@ -627,7 +628,8 @@ def graph_plan(name):
     model = nnkit.compile(spec, optimizer=nnkit.Adam(0.01), loss=loss)
     given = Data.of(x, y, model.graph, model.outputs, "float32", mask=mask)
     losses = [(output.loss, output.weight) for output in model.outputs]
-    return build(model.graph, model.layout, "train", len(y), losses=losses, optimizer=model.optimizer, backend="cuda", sizes=given.sizes)
+    return build(model.graph, model.layout, "train", len(y), losses=losses, optimizer=model.optimizer, backend="cuda",
+                 sizes=sizes_of(given.inputs, evenness=True))
 
 
 def train_a_graph_beside_the_cpu(name, on, even=True):
@@ -641,8 +643,9 @@ def train_a_graph_beside_the_cpu(name, on, even=True):
     device = DeviceModel(model, on)
     width = int(np.prod(model.output_shape))
     device.data(**given.arrays, predictions=np.zeros((len(y), width), np.float32))
-    assert len(given.sizes.even) == 2 * len(given.sizes.entries)
-    sizes = given.sizes if even else attrs.evolve(given.sizes, even=())
+    sizes = sizes_of(given.inputs, evenness=True)
+    assert len(sizes.even) == 2 * len(sizes.entries)
+    sizes = sizes if even else attrs.evolve(sizes, even=())
     losses = device.train(device.tape("train", len(y), sizes=sizes), 1, 10)
     kept = device.check_trained(losses, model.fit(x, y, epochs=10, mask=mask, verbose=0)["loss"], parameters=1e-4)
     if name == "convolutional":

@@ -198,7 +198,7 @@ def test_a_tape_without_its_graph_is_refused():
     """It would read memory at random; so would one with the arrays of another graph."""
     model = model_of()
     data = model.data([X, A], LABELS)
-    tape = model.tape("evaluate", data.n, sizes=data.sizes)
+    tape = model.tape("evaluate", data.n, sizes=model.sizes_of(data.inputs))
     arrays = {name: array for name, array in data.arrays.items() if name != "x1/symmetric_loops/columns"}
     refused("the plan reads the array 'x1/symmetric_loops/columns', but received none", tape.bind, arrays, error=TypeError)
     refused("array 'x1/symmetric_loops/columns' must have the 832 bytes that the plan gives it, received 828", tape.bind,

@@ -13,7 +13,6 @@ from typing import Any
 
 import attrs
 
-from nnkit.plan.build import Sizes
 from nnkit.plan.launch import ARCHITECTURE, LIBRARY
 from nnkit.plan.layout import Layout
 from nnkit.plan.plan import PERSISTENT, Plan, Step
@@ -58,9 +57,10 @@ class Backend:
         """The same with copies of those arrays on the host, for what is looked at before it is used."""
         return on_host(self.adopt(value, what))
 
-    def heeded(self, sizes: Sizes) -> Sizes:
-        """What plans for this backend depend on: a CPU's products are cut the same way for all matrices."""
-        return attrs.evolve(sizes, even=()) if self.device is None else sizes
+    @property
+    def heeds_evenness(self) -> bool:
+        """Whether plans depend on how the entries of sparse matrices lie: a CPU's products are cut the same way for all matrices."""
+        return self.device is not None
 
     def check(self, plan: Plan) -> None:
         """Refuse a plan with a kernel that the backend does not have, or with a user's formula that does not compile for it. Raises ValueError."""

@@ -10,10 +10,9 @@ import attrs
 import numpy as np
 
 from nnkit.plan.build import numbered
-from nnkit.plan.builder import Sizes
 from nnkit.spec import article, nearest
 from nnkit.training.feed import as_indices, as_samples, as_weights, class_weights, same_length
-from nnkit.training.graphs import Checked, as_graph_inputs, as_mask, input_arrays, samples_of, sizes_of
+from nnkit.training.graphs import Checked, as_graph_inputs, as_mask, input_arrays, samples_of
 from nnkit.training.outputs import Output, per_name
 
 if TYPE_CHECKING:
@@ -38,11 +37,6 @@ class Data:
     def n(self) -> int:
         """Number of samples."""
         return len(self.weights)
-
-    @property
-    def sizes(self) -> Sizes:
-        """What a plan for these data depends on besides the batch."""
-        return sizes_of(self.inputs)
 
     def part(self, start: int, stop: int) -> Data:
         """The samples [start, stop), without a copy; not of a graph."""

@@ -25,7 +25,7 @@ from nnkit.runtime import cpu
 from nnkit.runtime.backend import Backend
 from nnkit.training.data import Data, Kept, as_inputs, output_arrays
 from nnkit.training.fitting import Fitting, piece_of
-from nnkit.training.graphs import by_kind, input_arrays, samples_of, sizes_of, smallest_sizes
+from nnkit.training.graphs import Checked, by_kind, input_arrays, samples_of, sizes_of, smallest_sizes
 from nnkit.training.outputs import Output, resolve_outputs
 from nnkit.training.progress import QUIET, Progress
 from nnkit.training.source import as_batch, is_labelled
@@ -145,9 +145,12 @@ class Engine:
             for mode in ("predict", *["evaluate"] * (self.loss is not None), *["train"] * (None not in (self.optimizer, self.loss))):
                 self.runtime.check(self.build_plan(mode, batch, sizes=sizes))
 
+    def sizes_of(self, inputs: Sequence[Checked]) -> Sizes:
+        """What a plan for checked inputs depends on besides the batch."""
+        return sizes_of(inputs, self.runtime.heeds_evenness)
+
     def tape(self, mode: str, batch: int, keep_predictions: bool = False, input_gradients: bool = False, sizes: Sizes = NO_SIZES) -> Any:
         """That plan, bound to the model's memory; the last PLANS_KEPT are kept."""
-        sizes = self.runtime.heeded(sizes) if sizes.even else sizes           # `predict` of one row takes microseconds
         key = (mode, batch, keep_predictions, input_gradients, sizes)
         if key not in self.tapes:
             plan = self._special_plan(mode) or self.build_plan(mode, batch, keep_predictions, input_gradients, sizes)
@@ -172,7 +175,6 @@ class Engine:
 
     def prepare_kernels(self, batch: int, keep_predictions: bool, shuffle: bool, sizes: Sizes = NO_SIZES) -> None:
         """Have all that an epoch runs compiled or loaded: asked for at once, kernels are compiled several at a time."""
-        sizes = self.runtime.heeded(sizes)
         if ("train", batch, keep_predictions, False, sizes) not in self.tapes:
             plans = [self.build_plan("train", batch, keep_predictions, sizes=sizes), *[shuffle_plan(self.layout)] * shuffle]
             self.memory.prepare(plans)
@@ -237,7 +239,7 @@ class Engine:
                     progress: Progress = QUIET) -> None:
         """Write the outputs for checked inputs. mode: "predict" or "features"."""
         self.counters[POSITION] = 0
-        tapes = [*self.cut(len(predictions[0]), batch, mode, sizes=sizes_of(inputs))]
+        tapes = [*self.cut(len(predictions[0]), batch, mode, sizes=self.sizes_of(inputs))]
         written = output_arrays(predictions)
         self.run_through(self.memory.hold(input_arrays(inputs), written).feed(written), tapes, progress)
 
@@ -272,7 +274,7 @@ class Engine:
         kept = self.room_for_metrics(data.n, data.counted)
         self.counters[POSITION] = 0
         prepare_rates(self, 1)
-        tape = self.tape("train", data.n, kept is not None, sizes=data.sizes)
+        tape = self.tape("train", data.n, kept is not None, sizes=self.sizes_of(data.inputs))
         self.will_train()
         self.run_batch(tape, data, kept, np.arange(data.n))
         self.settle()
@@ -303,7 +305,7 @@ class Engine:
                     except (TypeError, ValueError) as error:
                         raise error if what == "x" else type(error)(f"{what}: {error}") from None
                     kept = self.room_for_metrics(data.n, data.counted)
-                    tape = self.tape("evaluate", data.n, kept is not None, sizes=data.sizes)
+                    tape = self.tape("evaluate", data.n, kept is not None, sizes=self.sizes_of(data.inputs))
                     self.counters[POSITION] = 0
                     self.run_batch(tape, data, kept)
                     pieces.append((data.targets, kept))
@@ -323,7 +325,7 @@ class Engine:
         with Use(self, "evaluate"):
             try:
                 self.sums[:] = 0
-                tapes = [*self.cut(data.n, batch_size, "evaluate", kept is not None, data.sizes)]
+                tapes = [*self.cut(data.n, batch_size, "evaluate", kept is not None, self.sizes_of(data.inputs))]
                 self.run_through(self.feed(data, kept), tapes, progress)
                 logs = self.mean_losses()
             finally:

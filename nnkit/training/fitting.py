@@ -120,7 +120,7 @@ class Fitting:
         for data, what in ((self.training, "fit"), (self.validation, "fit: validation data")):
             rows = model.rows_of(self.batch_size, data.n, what) if isinstance(data, Data) else self.batch_size
             self.batch_size = rows if data is self.training else self.batch_size
-        self.sizes = self.sizes if self.training is None else self.training.sizes
+        self.sizes = self.sizes if self.training is None else model.sizes_of(self.training.inputs)
 
     def resume(self, path: str | os.PathLike[str] | None, verbose: int | str) -> None:
         """Check a file that an earlier call left, and what of it is to be taken over. Nothing is changed yet but the place of a loader."""

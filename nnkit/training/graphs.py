@@ -157,8 +157,8 @@ def input_arrays(inputs: Sequence[Checked]) -> dict[str, np.ndarray]:
     return found
 
 
-def sizes_of(inputs: Sequence[Checked]) -> Sizes:
-    """What a plan depends on besides the batch."""
+def sizes_of(inputs: Sequence[Checked], evenness: bool) -> Sizes:
+    """What a plan depends on besides the batch. evenness: whether also on how the entries of matrices lie, see `Sizes`."""
     graphs = [value for value in inputs if isinstance(value, Surroundings)]
     if not graphs:
         return Sizes()
@@ -166,12 +166,12 @@ def sizes_of(inputs: Sequence[Checked]) -> Sizes:
     for position, value in enumerate(inputs):
         if isinstance(value, (SparseRows, Surroundings)):
             matrices.update(value.matrices(numbered_input(position)))
-    return sizes_with(len(graphs[0]), matrices)
+    return sizes_with(len(graphs[0]), matrices, evenness)
 
 
-def sizes_with(nodes: int, matrices: Mapping[str, CsrArrays]) -> Sizes:
+def sizes_with(nodes: int, matrices: Mapping[str, CsrArrays], evenness: bool = True) -> Sizes:
     """Those of so many nodes and these matrices."""
-    sides = [(side, starts) for name, matrix in matrices.items()
+    sides = [(side, starts) for name, matrix in matrices.items() if evenness
              for side, starts in ((name, matrix.starts), (f"{name}/transposed", matrix.transposed[0]))]
     return Sizes(nodes, tuple((name, len(matrix.columns)) for name, matrix in matrices.items()),
                  tuple(side for side, starts in sides if is_even(starts)))

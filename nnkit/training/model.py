@@ -23,7 +23,7 @@ from nnkit.training.callbacks import Callback
 from nnkit.training.engine import Engine
 from nnkit.training.feed import as_seed, as_whole
 from nnkit.training.fitting import Fitting
-from nnkit.training.graphs import Surroundings, samples_of, sizes_of
+from nnkit.training.graphs import Surroundings, samples_of
 from nnkit.training.history import History
 from nnkit.training.outputs import resolve_outputs
 from nnkit.training.progress import one_pass
@@ -379,7 +379,7 @@ class Model(Engine):
         self.check_batch(data.n, "gradients")
         with Use(self, "gradients"):
             sums = self.sums.copy()
-            tape = self.tape("gradients", data.n, input_gradients=inputs, sizes=data.sizes)
+            tape = self.tape("gradients", data.n, input_gradients=inputs, sizes=self.sizes_of(data.inputs))
             self.feed(data).run(tape)
             self.sums[:] = sums
             pieces = self.layout.gradients
@@ -487,7 +487,7 @@ class Model(Engine):
         """The plan of a step ("train", "evaluate" or "predict") on all of x as one batch, before anything is compiled or allocated: print it, or look
         at its `arena_bytes`. So one sees what a network on a large graph will take. Raises as `fit` does for an x that does not fit the network."""
         inputs = self.inputs(x)
-        return self.build_plan(mode, samples_of(inputs, self.graph), sizes=sizes_of(inputs))
+        return self.build_plan(mode, samples_of(inputs, self.graph), sizes=self.sizes_of(inputs))
 
     def summary(self) -> None:
         """Print the layers with their output shapes and numbers of parameters."""
