@@ -18,7 +18,7 @@ import nnkit
 from nnkit.layers.activation import ActivationFunction
 from nnkit.optimizers import Optimizer
 from nnkit.plan.builder import Builder
-from nnkit.plan.layout import COUNTERS, Layout, lay_out
+from nnkit.plan.layout import Layout, lay_out
 from nnkit.plan.passes import optimise
 from nnkit.plan.plan import Buffer, Plan
 from nnkit.prims.csr import Csr, is_even
@@ -65,7 +65,7 @@ def made_of(memory: DeviceMemory, emit: Callable[[Builder], tuple[Buffer, ...]])
 
 def smallest() -> Layout:
     """Of a model of one weight: what runs of a plan need besides their arrays."""
-    return lay_out(nnkit.Sequential([nnkit.Input((1,)), nnkit.Dense(1, use_bias=False)]).graph(), None, "float32", "cuda")
+    return lay_out(kernels.network_of(1), None, "float32", "cuda")
 
 
 def sweep(memory: DeviceMemory, kernel: str, scalars: Sequence[float], shape: tuple[int, int], places: Mapping[str, Block]) -> DeviceKernel:
@@ -114,15 +114,8 @@ def copying(device: Device, x: np.ndarray) -> DeviceKernel:
 
 def optimizer(device: Device, spec: Optimizer, parameters: np.ndarray, gradients: np.ndarray) -> DeviceKernel:
     """One step of an optimizer over flat vectors, as in a model of so many parameters; the parameters are the result."""
-    graph = nnkit.Sequential([nnkit.Input((parameters.size,)), nnkit.Dense(1, use_bias=False)]).graph()
-    memory = DeviceMemory(device, lay_out(graph, spec, "float32", "cuda"))
-    vectors = {name: memory.edit(buffer) for name, buffer in memory.layout.buffers.items()}
-    vectors["parameters"][:parameters.size] = parameters
-    vectors["gradients"][:parameters.size] = gradients
-    vectors["learning_rates"][0] = spec.learning_rate
-    vectors["counters"][COUNTERS["table_size"]] = 1
-    for state, start in spec.states().items():
-        vectors[f"optimizer/{state}"][:] = start
+    memory = DeviceMemory(device, lay_out(kernels.network_of(parameters.size), spec, "float32", "cuda"))
+    kernels.begin_updates({name: memory.edit(buffer) for name, buffer in memory.layout.buffers.items()}, spec, parameters, gradients)
 
     def emit(g: Builder) -> tuple[Buffer, ...]:
         spec.lower(g, memory.layout)

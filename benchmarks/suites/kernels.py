@@ -83,10 +83,25 @@ def activations(x: np.ndarray, dy: np.ndarray, threads: int, names: Sequence[str
     return made
 
 
+def network_of(size: int) -> nnkit.nodes.Graph:
+    """A network of so many parameters, in one vector."""
+    return nnkit.Sequential([nnkit.Input((size,)), nnkit.Dense(1, use_bias=False)]).graph()
+
+
+def begin_updates(vectors: Mapping[str, np.ndarray], spec: nnkit.optimizers.Optimizer, parameters: np.ndarray, gradients: np.ndarray) -> None:
+    """Fill a model's lasting vectors with what the optimizer's first step finds."""
+    vectors["parameters"][:parameters.size] = parameters
+    vectors["gradients"][:parameters.size] = gradients
+    vectors["learning_rates"][0] = spec.learning_rate
+    vectors["counters"][COUNTERS["table_size"]] = 1
+    for state, start in spec.states().items():
+        vectors[f"optimizer/{state}"][:] = start
+
+
 def optimizers(parameters: np.ndarray, gradients: np.ndarray, threads: int, names: Sequence[str] = tuple(OPTIMIZERS)) -> Made:
     """One step of every optimizer over flat vectors, with the steps and tasks that a model of so many parameters has."""
     made = {}
-    graph = nnkit.Sequential([nnkit.Input((parameters.size,)), nnkit.Dense(1, use_bias=False)]).graph()
+    graph = network_of(parameters.size)
     for name in names:
         spec = OPTIMIZERS[name]
         layout = lay_out(graph, spec, "float32")
@@ -94,12 +109,7 @@ def optimizers(parameters: np.ndarray, gradients: np.ndarray, threads: int, name
         spec.lower(builder, layout)
         memory = Memory(layout)
         vectors = {key: memory.view(buffer) for key, buffer in layout.buffers.items()}
-        vectors["parameters"][:parameters.size] = parameters
-        vectors["gradients"][:parameters.size] = gradients
-        vectors["learning_rates"][0] = spec.learning_rate
-        vectors["counters"][COUNTERS["table_size"]] = 1
-        for state, start in spec.states().items():
-            vectors[f"optimizer/{state}"][:] = start
+        begin_updates(vectors, spec, parameters, gradients)
         plan = Plan(mode="train", batch=1, dtype="float32", steps=tuple(builder.steps), groups=tuple(range(len(builder.steps))))
         made[name] = (Tape(plan, memory, threads).run, vectors["parameters"][:parameters.size])
     return made
